@@ -1,0 +1,50 @@
+"""Batch and Loss: the two values of a training step.
+
+A ``Batch`` is born aligned: its targets are already shifted, so nobody downstream shifts again. A ``Loss`` is a sum
+with its count, so that micro-batches and processes add up exactly and one division gives the mean.
+
+Shapes: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that is not a target (the value torch's cross-entropy ignores)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass reads."""
+
+    inputs: dict[str, Tensor]
+    """Keyword arguments of the model, for example ``tokens`` (B, T) int64, and ``last`` (B,) int64: the index of the last real token."""
+    targets: dict[str, Tensor]
+    """What only the objective reads, for example ``labels`` (B, T) int64 with ``IGNORED`` where there is no target, or (B,) class ids."""
+    n_tokens: int = field(default=0)
+    """Real (not padding) input tokens, for throughput."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        move = {"device": device, "non_blocking": True}
+        return Batch(
+            {k: v.to(**move) for k, v in self.inputs.items()},  # type: ignore[call-overload]
+            {k: v.to(**move) for k, v in self.targets.items()},  # type: ignore[call-overload]
+            self.n_tokens,
+        )
+
+
+class Loss(NamedTuple):
+    """A summed loss over ``count`` items, and further sums by name (for example ``correct``)."""
+
+    total: Tensor
+    """() fp32: the sum of the items' losses."""
+    count: int
+    """The number of items (target tokens, rows) in the sum."""
+    sums: dict[str, float]
+    """Further sums over the same items."""

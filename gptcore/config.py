@@ -1,0 +1,179 @@
+"""Config: a frozen dataclass that survives JSON.
+
+A run is described by one value built from these. ``to_dict`` writes the class name under ``kind``; ``from_dict``
+finds the class by it, so that a checkpoint or a tracked run can be read back years later, and an unknown kind or field
+is refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from gptcore.errors import ConfigError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of every configuration value and of every stateless component."""
+
+    def to_dict(self) -> Json:
+        """This value as plain JSON types, its class name under ``kind``."""
+        fields = {f.name: _to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {"kind": type(self).__name__, **fields}
+
+    @classmethod
+    def from_dict(cls, data: Json) -> Self:
+        """Rebuild a value written by ``to_dict``.
+
+        Raises:
+            ConfigError: the kind is not a known subclass of this class, or a field is unknown or of the wrong type.
+        """
+        target = _find_kind(cls, data.get("kind", cls.__name__))
+        known = {f.name: f for f in dataclasses.fields(target)}
+        hints = typing.get_type_hints(target)
+        values: Json = {}
+        for name, raw in data.items():
+            if name == "kind":
+                continue
+            if name not in known:
+                raise ConfigError(f"{target.__name__} has no field {name!r}{nearest(name, known)}")
+            values[name] = coerce(hints[name], raw, where=f"{target.__name__}.{name}")
+        try:
+            return target(**values)
+        except TypeError as error:
+            raise ConfigError(f"{target.__name__}: {error}") from error
+
+    def digest(self) -> str:
+        """sha256 (hex) of the canonical JSON form."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A suffix for an error message: the nearest known name, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (known: {', '.join(names)})"
+
+
+def set_by_path(config: Config, path: str, raw: Any) -> Config:
+    """A copy of ``config`` with the field at a dotted path replaced, as ``--set train.lr=1e-3`` does.
+
+    Raises:
+        ConfigError: a part of the path is not a field, or the value does not fit the field's type.
+    """
+    head, _, rest = path.partition(".")
+    fields = {f.name for f in dataclasses.fields(config)}
+    if head not in fields:
+        raise ConfigError(f"{type(config).__name__} has no field {head!r}{nearest(head, fields)}")
+    current = getattr(config, head)
+    if rest:
+        if not isinstance(current, Config):
+            raise ConfigError(f"{type(config).__name__}.{head} has no fields of its own; cannot set {path!r}")
+        value: Any = set_by_path(current, rest, raw)
+    else:
+        hint = typing.get_type_hints(type(config))[head]
+        value = coerce(hint, raw, where=f"{type(config).__name__}.{head}")
+    return dataclasses.replace(config, **{head: value})
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _find_kind(base: type[Config], kind: str) -> type[Any]:
+    known = {c.__name__: c for c in _family(base)}
+    if kind not in known:
+        raise ConfigError(f"unknown {base.__name__} kind {kind!r}{nearest(kind, known)}")
+    return known[kind]
+
+
+def _family(base: type[Config]) -> list[type[Config]]:
+    return [base, *(c for sub in base.__subclasses__() for c in _family(sub))]
+
+
+def coerce(hint: Any, raw: Any, *, where: str) -> Any:
+    """``raw`` (JSON, or text from a command line) as the type that ``hint`` names.
+
+    Raises:
+        ConfigError: it does not fit; the text names ``where``, the value and the expected type.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _coerce_union(args, raw, where)
+    if origin is typing.Literal:
+        if raw not in args:
+            raise ConfigError(f"{where} is {raw!r}; it must be one of {', '.join(map(repr, args))}")
+        return raw
+    if origin is tuple:
+        items = _split(raw) if isinstance(raw, str) else raw
+        if not isinstance(items, list | tuple):
+            raise ConfigError(f"{where} is {raw!r}; it must be a list")
+        inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
+        if inner is None and len(items) != len(args):
+            raise ConfigError(f"{where} has {len(items)} values; it must have {len(args)}")
+        return tuple(coerce(inner or args[i], item, where=f"{where}[{i}]") for i, item in enumerate(items))
+    if origin is dict:
+        return {key: coerce(args[1], item, where=f"{where}[{key!r}]") for key, item in dict(raw).items()}
+    return _coerce_plain(hint, raw, where)
+
+
+def _coerce_union(args: tuple[Any, ...], raw: Any, where: str) -> Any:
+    if type(None) in args and (raw is None or raw == "none"):
+        return None
+    failures = []
+    for option in args:
+        if option is type(None):
+            continue
+        try:
+            return coerce(option, raw, where=where)
+        except ConfigError as error:
+            failures.append(str(error))
+    raise ConfigError(failures[-1])
+
+
+def _coerce_plain(hint: Any, raw: Any, where: str) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return raw if isinstance(raw, hint) else hint.from_dict(raw)
+    if hint is bool:
+        table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        value = table.get(raw.lower()) if isinstance(raw, str) else raw
+        if isinstance(value, bool):
+            return value
+    elif hint in (int, float, str, Path):
+        fits = isinstance(raw, str | int | float | Path) and not isinstance(raw, bool)
+        whole = hint is not int or not isinstance(raw, float) or raw.is_integer()
+        textual = hint not in (str, Path) or isinstance(raw, str | Path)
+        if fits and whole and textual:
+            try:
+                return hint(raw)
+            except ValueError:
+                pass
+    else:
+        return raw
+    raise ConfigError(f"{where} is {raw!r}; it must be of type {hint.__name__}")
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
