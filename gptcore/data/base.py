@@ -29,6 +29,8 @@ class Source(Protocol):
     """Digest of the tokenizer that made the token ids."""
     vocab_size: int
     """Upper bound of the token ids."""
+    context_length: int
+    """The longest sample, in positions."""
 
     def order(self, *, epoch: int, seed: int, batch_size: int) -> NDArray[np.int64]:
         """(n_samples,) a permutation of the samples; consecutive runs of ``batch_size`` form the steps' batches."""

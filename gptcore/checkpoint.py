@@ -1,0 +1,179 @@
+"""A checkpoint: a folder that holds a model whole, and exists only when it is.
+
+    model.json           the spec: sizes, transforms in order, prompt template, free notes
+    model.safetensors    every weight once (tied weights are not repeated)
+    tokenizer/           the tokenizer the model was trained with
+    training.json, training.safetensors     only in checkpoints that a run can resume from
+    manifest.json        sha256 and size of all the above, written last
+
+Only safetensors and JSON are read: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gptcore.config import Config
+from gptcore.errors import CheckpointError
+from gptcore.files import verify_folder, whole_folder, write_json
+from gptcore.models.base import Model, ModelConfig
+from gptcore.tokenizer import Tokenizer
+from gptcore.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class ModelSpec(Config):
+    """What a model is, apart from its weights."""
+
+    model: ModelConfig
+    """Sizes of the model before any transform."""
+    transforms: tuple[Transform, ...] = ()
+    """Changes of its structure, in the order in which they are replayed."""
+    template: str | None = None
+    """Prompt template it was instructed with; None for a base model or a classifier."""
+    tokenizer_digest: str = ""
+    """Digest of the tokenizer beside the weights."""
+
+    def build(self) -> Model:
+        """The structure with fresh weights."""
+        model = self.model.build()
+        for transform in self.transforms:
+            model = transform.apply(model)
+        return model
+
+
+class Loaded(NamedTuple):
+    """A checkpoint in memory."""
+
+    model: Model
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    digest: str
+    """sha256 of the manifest: the identity of these exact bytes."""
+
+
+class TrainingState(NamedTuple):
+    """What a run needs beside the weights to go on as if it had never stopped."""
+
+    values: dict[str, Any]
+    """JSON values: step, best metric, fingerprints, RNG streams of python and numpy."""
+    tensors: dict[str, Tensor]
+    """Optimizer moments and torch's RNG state."""
+
+
+def unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict without repeats of shared tensors, and the repeats' names with the name that stands for them."""
+    first: dict[int, str] = {}
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(tensor), name)
+        if owner == name:
+            kept[name] = tensor.detach().contiguous()
+        else:
+            aliases[name] = owner
+    return kept, aliases
+
+
+def save(
+    path: Path, *, model: Model, spec: ModelSpec, tokenizer: Tokenizer, training: TrainingState | None = None
+) -> None:
+    """Write a checkpoint folder in one step; an older one at ``path`` is replaced.
+
+    Raises:
+        OutOfDiskError: it did not fit; nothing half-written is left.
+    """
+    tensors, _ = unique_tensors(model)
+    with whole_folder(path) as folder:
+        write_json(folder / "model.json", spec.to_dict())
+        _save_tensors(tensors, folder / "model.safetensors", path)
+        tokenizer.save(folder / "tokenizer")
+        if training is not None:
+            write_json(folder / "training.json", training.values)
+            _save_tensors(training.tensors, folder / "training.safetensors", path)
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path, path: Path) -> None:
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # safetensors wraps the operating system's error in its own and keeps only the text
+        if any(sign in str(error) for sign in ("No space left", "StorageFull", "File too large", "FileTooLarge")):
+            raise OSError(28, "No space left on device") from error
+        raise CheckpointError(f"{path} could not be written: {error}") from error
+
+
+def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
+    """Read a checkpoint, its bytes verified against the manifest; the model is in evaluation mode.
+
+    Raises:
+        CheckpointError: something is missing or damaged, or the weights do not fit the spec.
+    """
+    digest = verify_folder(path, CheckpointError)
+    spec = read_spec(path)
+    with torch.random.fork_rng(devices=[]):
+        # building draws weights that are overwritten at once; the caller's random stream must not notice
+        model = spec.build()
+    load_weights(model, path)
+    tokenizer = Tokenizer.load(path / "tokenizer")
+    if tokenizer.digest != spec.tokenizer_digest:
+        raise CheckpointError(
+            f"{path}: model.json was written for tokenizer {spec.tokenizer_digest[:12]}, "
+            f"but the folder holds {tokenizer.name} {tokenizer.digest[:12]}"
+        )
+    return Loaded(model.to(device).eval(), spec, tokenizer, digest)
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """The spec of a checkpoint, without its weights."""
+    try:
+        return ModelSpec.from_dict(json.loads((path / "model.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / 'model.json'} cannot be read: {error}") from error
+
+
+def load_weights(model: Model, path: Path) -> None:
+    """Put a checkpoint's weights into a model of the same structure.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape.
+    """
+    tensors = _load_tensors(path / "model.safetensors")
+    own, aliases = unique_tensors(model)
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or extra:
+        raise CheckpointError(f"{path}: the weights do not fit model.json; missing {missing[:3]}, left over {extra[:3]}")
+    for name, tensor in own.items():
+        if tensors[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
+            )
+    model.load_state_dict({**tensors, **{alias: tensors[owner] for alias, owner in aliases.items()}})
+
+
+def load_training(path: Path) -> TrainingState:
+    """The part of a checkpoint that a run resumes from.
+
+    Raises:
+        CheckpointError: the checkpoint was saved without it, or it is damaged.
+    """
+    try:
+        values = json.loads((path / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be resumed from: {error}") from error
+    return TrainingState(values, _load_tensors(path / "training.safetensors"))
+
+
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error

@@ -1,0 +1,244 @@
+"""Token shards: a corpus as memory-mapped token files.
+
+A folder of ``shard-00000.bin``, ``shard-00001.bin`` ... holds one long row of token ids, every document followed by
+the end-of-text token; a document may run on into the next shard. ``manifest.json`` says how many tokens and bytes of
+text there are, which tokenizer made them, and each file's sha256, so that a truncated or altered shard is refused
+before it is mapped (reading past the end of a mapped file kills the process).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptcore.config import Config, canonical_json
+from gptcore.data.whole import synced, whole_folder
+from gptcore.errors import ConfigError, DataError
+from gptcore.tokenizer import Tokenizer
+
+MANIFEST = "manifest.json"
+_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
+_READ_TOKENS = 1 << 22
+
+
+@dataclass(frozen=True)
+class ShardFile(Config):
+    """One token file."""
+
+    name: str
+    """File name inside the folder."""
+    n_tokens: int
+    """Token ids in it."""
+    n_bytes: int
+    """Its size on disk."""
+    sha256: str
+    """Of its bytes, hex."""
+
+
+@dataclass(frozen=True)
+class ShardManifest(Config):
+    """What a folder of token shards holds."""
+
+    shards: tuple[ShardFile, ...]
+    """The files, in reading order."""
+    dtype: str
+    """``uint16`` if every id fits, else ``uint32``; little-endian."""
+    tokenizer_name: str
+    """For messages."""
+    tokenizer_digest: str
+    """Identity of the tokenizer that made the ids."""
+    vocab_size: int
+    """Every id is below it."""
+    max_id: int
+    """The largest id found."""
+    n_documents: int
+    """Documents, each ended by one end-of-text token."""
+    n_bytes: int
+    """UTF-8 bytes of the documents' text: the denominator of bits per byte."""
+    n_tokens: int
+    """Token ids in all shards, the end-of-text tokens among them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the manifest, and through its hashes of every token."""
+        return self.digest()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Opened token shards."""
+
+    manifest: ShardManifest
+    """What they hold."""
+    arrays: tuple[NDArray[np.unsignedinteger], ...]
+    """One read-only memory map (n_tokens,) per shard."""
+
+
+def write_shards(
+    documents: Iterable[str], *, tokenizer: Tokenizer, folder: Path, shard_tokens: int = 1 << 24
+) -> ShardManifest:
+    """Encode the documents into token shards under ``folder``; one batch of documents is in memory at a time.
+
+    Args:
+        documents: texts, read once and lazily. An empty one is skipped.
+        tokenizer: makes the ids and ends every document with its end-of-text token.
+        folder: appears when all is written; an older folder of that name is replaced.
+        shard_tokens: tokens per file.
+
+    Raises:
+        DataError: there is no text at all.
+        OutOfDiskError: the disk is full; nothing is left behind.
+    """
+    if shard_tokens < 1:
+        raise ConfigError(f"shard_tokens is {shard_tokens}; it must be at least 1")
+    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    with whole_folder(folder) as beside:
+        writer = _ShardWriter(beside, _DTYPES[dtype], shard_tokens)
+        n_documents = n_bytes = 0
+        try:
+            for batch in _batches(documents):
+                rows = tokenizer.encode_batch(batch)
+                writer.write(np.array([i for row in rows for i in (*row, tokenizer.end_of_text)], dtype=np.int64))
+                n_documents += len(batch)
+                n_bytes += sum(len(text.encode()) for text in batch)
+        finally:
+            writer.close()
+        if not n_documents:
+            raise DataError(f"no text for {folder}: there is no document, or every document is empty")
+        manifest = ShardManifest(
+            shards=tuple(writer.files),
+            dtype=dtype,
+            tokenizer_name=tokenizer.name,
+            tokenizer_digest=tokenizer.digest,
+            vocab_size=tokenizer.vocab_size,
+            max_id=writer.max_id,
+            n_documents=n_documents,
+            n_bytes=n_bytes,
+            n_tokens=sum(file.n_tokens for file in writer.files),
+        )
+        with (beside / MANIFEST).open("wb") as file:
+            file.write((canonical_json(manifest.to_dict()) + "\n").encode())
+            synced(file)
+    return manifest
+
+
+def read_manifest(folder: Path) -> ShardManifest:
+    """The manifest of a folder written by ``write_shards``.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = ShardManifest.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: {folder} is not a folder of token shards; prepare the data") from error
+    except (OSError, ValueError, ConfigError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete {folder} and prepare the data again") from error
+    if manifest.dtype not in _DTYPES or sum(file.n_tokens for file in manifest.shards) != manifest.n_tokens:
+        raise DataError(f"{path} contradicts itself; delete {folder} and prepare the data again")
+    return manifest
+
+
+def open_shards(folder: Path, *, verify: bool = True) -> Shards:
+    """Memory-map the shards of a folder.
+
+    Args:
+        folder: written by ``write_shards``.
+        verify: also read every byte: sha256, and no id outside the vocabulary. Sizes are always checked.
+
+    Raises:
+        DataError: a shard is missing, truncated, altered, or has an id outside the vocabulary.
+    """
+    manifest = read_manifest(folder)
+    arrays = []
+    for file in manifest.shards:
+        path = folder / file.name
+        mend = f"; delete {folder} and prepare the data again"
+        dtype = _DTYPES[manifest.dtype]
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise DataError(f"token shard {path} is missing{mend}")
+        if size != file.n_bytes or size != file.n_tokens * dtype.itemsize:
+            raise DataError(f"token shard {path} has {size:,} bytes, its manifest says {file.n_bytes:,}{mend}")
+        array: NDArray[np.unsignedinteger] = np.memmap(path, dtype=dtype, mode="r")
+        if verify:
+            _verify(array, path=path, file=file, vocab_size=manifest.vocab_size, mend=mend)
+        arrays.append(array)
+    return Shards(manifest, tuple(arrays))
+
+
+def _verify(array: NDArray[np.unsignedinteger], *, path: Path, file: ShardFile, vocab_size: int, mend: str) -> None:
+    digest, top = hashlib.sha256(), 0
+    for start in range(0, len(array), _READ_TOKENS):
+        part = array[start : start + _READ_TOKENS]
+        digest.update(part.tobytes())
+        top = max(top, int(part.max()))
+    if digest.hexdigest() != file.sha256:
+        raise DataError(
+            f"token shard {path} is damaged: its sha256 is {digest.hexdigest()[:12]}, its manifest says "
+            f"{file.sha256[:12]}{mend}"
+        )
+    if top >= vocab_size:
+        raise DataError(f"token shard {path} holds the id {top}, outside the vocabulary of {vocab_size}{mend}")
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    n_characters = 0
+    for text in documents:
+        if not text:
+            continue
+        batch.append(text)
+        n_characters += len(text)
+        if len(batch) >= _BATCH_DOCUMENTS or n_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, n_characters = [], 0
+    if batch:
+        yield batch
+
+
+class _ShardWriter:
+    """Appends ids to the current shard file and starts the next one when it is full."""
+
+    def __init__(self, folder: Path, dtype: np.dtype[np.unsignedinteger], shard_tokens: int) -> None:
+        self.files: list[ShardFile] = []
+        self.max_id = 0
+        self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
+        self._file: BinaryIO | None = None
+        self._sha256 = hashlib.sha256()
+        self._n_tokens = 0
+
+    def write(self, ids: NDArray[np.int64]) -> None:
+        """Append ids (n,) to the shards."""
+        self.max_id = max(self.max_id, int(ids.max(initial=0)))
+        while len(ids):
+            if self._file is None:
+                self._file = (self._folder / f"shard-{len(self.files):05d}.bin").open("wb")
+                self._sha256, self._n_tokens = hashlib.sha256(), 0
+            part, ids = np.split(ids, [self._shard_tokens - self._n_tokens])
+            content = part.astype(self._dtype).tobytes()
+            self._file.write(content)
+            self._sha256.update(content)
+            self._n_tokens += len(part)
+            if self._n_tokens == self._shard_tokens:
+                self.close()
+
+    def close(self) -> None:
+        """Finish the current shard, if one is open."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with file:
+            synced(file)
+        name = f"shard-{len(self.files):05d}.bin"
+        n_bytes = self._n_tokens * self._dtype.itemsize
+        self.files.append(ShardFile(name, self._n_tokens, n_bytes, self._sha256.hexdigest()))

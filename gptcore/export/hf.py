@@ -1,0 +1,90 @@
+"""Folders that Hugging Face's transformers reads and writes: config.json, model.safetensors, vocab.json, merges.txt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gptcore import checkpoint
+from gptcore.checkpoint import ModelSpec
+from gptcore.errors import CheckpointError, ConfigError
+from gptcore.export.vocabulary import merges_of, tokenizer_of, vocabulary_of
+from gptcore.files import whole_folder, write_json, write_text
+from gptcore.models.gpt import GPT
+from gptcore.models.gpt.hf import from_hf_config, load_hf_tensors, to_hf_config, to_hf_tensors
+from gptcore.tokenizer import Tokenizer
+from gptcore.transforms import QuantizedLinear, merge_lora
+
+
+def export_hf(source: Path, folder: Path) -> Path:
+    """Write a checkpoint as a folder for ``transformers.GPT2LMHeadModel``; LoRA updates are merged first.
+
+    Raises:
+        ConfigError: the checkpoint is no GPT-2 language model (a classifier, or quantized).
+    """
+    loaded = checkpoint.load(source)
+    model = merge_lora(loaded.model)
+    if not isinstance(model, GPT) or isinstance(model.blocks[0].attention.out, QuantizedLinear):
+        raise ConfigError(f"{source} is quantized or no GPT-2; export the fp32 checkpoint it was made from")
+    if model.head.weight.shape[0] != model.config.vocab_size:  # type: ignore[union-attr]
+        raise ConfigError(f"{source} is a classifier; only language models can be exported to GPT2LMHeadModel")
+    merges = merges_of(loaded.tokenizer)
+    with whole_folder(folder) as partial:
+        write_json(partial / "config.json", to_hf_config(model.config, end_of_text=loaded.tokenizer.end_of_text))
+        save_file(to_hf_tensors(model), partial / "model.safetensors", metadata={"format": "pt"})
+        write_json(partial / "vocab.json", vocabulary_of(loaded.tokenizer))
+        write_text(partial / "merges.txt", "#version: 0.2\n" + "".join(f"{merge}\n" for merge in merges))
+        special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+        settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": model.config.context_length, **special}
+        write_json(partial / "tokenizer_config.json", settings)
+    return folder
+
+
+def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) -> Path:
+    """Make a checkpoint of a folder that transformers wrote.
+
+    Args:
+        folder: has config.json and model.safetensors; vocab.json and merges.txt unless ``tokenizer`` is given.
+        out: the checkpoint folder to write.
+        tokenizer: used instead of the folder's.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the model is not a GPT-2.
+    """
+    config = from_hf_config(_read_json(folder / "config.json"))
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
+    model = config.build()
+    load_hf_tensors(model, tensors)
+    known = tokenizer or _read_tokenizer(folder)
+    if known.vocab_size > config.vocab_size:
+        raise CheckpointError(f"{folder}: the tokenizer has {known.vocab_size} words, the model {config.vocab_size}")
+    spec = ModelSpec(config, tokenizer_digest=known.digest)
+    checkpoint.save(out, model=model, spec=spec, tokenizer=known)
+    return out
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    vocabulary = _read_json(folder / "vocab.json")
+    try:
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise CheckpointError(f"{folder / 'merges.txt'} cannot be read: {error}") from error
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    return tokenizer_of(folder.name, vocabulary=vocabulary, merges=merges)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return data

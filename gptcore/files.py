@@ -1,0 +1,131 @@
+"""Write files and folders so that they exist whole or not at all.
+
+Everything is written beside its final name, flushed to the disk, and renamed; a folder additionally carries a manifest
+with the size and sha256 of each file, written last. safetensors does not notice a flipped byte, the manifest does.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptcore.errors import GptcoreError, OutOfDiskError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "file too large" into ``OutOfDiskError`` naming the path and the free bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+            raise OutOfDiskError(
+                f"{path} could not be written: {error.strerror} ({free:,} bytes free); nothing half-written was kept. "
+                "Free some space or choose another folder, and run the same command again"
+            ) from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) in one step."""
+    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8")
+            sync(partial)
+            partial.replace(path)
+            sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by the JSON form of ``value`` in one step."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """sha256 (hex) of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to write into; on success it gets a manifest and takes the place of ``path``, else it vanishes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with disk_errors(path):
+            yield partial
+            files = sorted(p for p in partial.rglob("*") if p.is_file())
+            entries = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
+            for file in files:
+                sync(file)
+            write_json(partial / MANIFEST, {"files": entries})
+            sync(partial)
+            _swap(partial, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    if not path.exists():
+        partial.rename(path)
+        return
+    old = path.with_name(f"{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def verify_folder(path: Path, error: type[GptcoreError]) -> str:
+    """Check every file against the manifest.
+
+    Returns:
+        sha256 (hex) of the manifest: the identity of the whole folder.
+
+    Raises:
+        error: the folder or its manifest is missing, or a file is missing, of another size, or of other content.
+    """
+    manifest = path / MANIFEST
+    if not path.is_dir():
+        raise error(f"{path} is not a folder; check the path")
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError as cause:
+        raise error(f"{path} has no {MANIFEST}: it was never finished, or is no folder of ours") from cause
+    except (ValueError, KeyError, TypeError) as cause:
+        raise error(f"{manifest} is damaged ({cause}); restore the folder or make it again") from cause
+    for name, entry in entries.items():
+        file = path / name
+        if not file.is_file():
+            raise error(f"{file} is missing; restore it or make {path.name} again")
+        if file.stat().st_size != entry["bytes"]:
+            raise error(f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}; it is damaged")
+        if sha256(file) != entry["sha256"]:
+            raise error(f"{file} does not match the sha256 in its manifest; it is damaged: restore it or make it again")
+    return sha256(manifest)

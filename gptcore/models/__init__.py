@@ -1,0 +1,6 @@
+"""Model families; a family is a folder with ``model.py`` and the formats it can be written in."""
+
+from gptcore.models.base import Model, ModelConfig
+from gptcore.models.gpt import GPT, PRESETS, GPTConfig
+
+__all__ = ["GPT", "PRESETS", "GPTConfig", "Model", "ModelConfig"]

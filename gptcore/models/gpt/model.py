@@ -1,0 +1,149 @@
+"""GPT-2: a causal decoder with learned positions.
+
+"Language Models are Unsupervised Multitask Learners", Radford et al. 2019, and the released code's details: pre-norm
+blocks, tanh-GELU, layer-norm epsilon 1e-5, normal(0, 0.02) initialisation, residual projections scaled by 1/sqrt(2 n_layers),
+a head tied to the token embedding.
+
+Shapes: B rows, T positions, C width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptcore.errors import ConfigError
+from gptcore.models.base import Model, ModelConfig
+from gptcore.nn.block import Block
+from gptcore.nn.kv_cache import KVCache, LayerCache
+
+
+@dataclass(frozen=True)
+class GPTConfig(ModelConfig):
+    """Sizes and switches of a GPT-2-class model."""
+
+    vocab_size: int = 50257
+    """Rows of the token embedding; every token id is below it."""
+    context_length: int = 1024
+    """The most positions the model can see at once."""
+    width: int = 768
+    """Width of the residual stream."""
+    n_layers: int = 12
+    """Number of blocks."""
+    n_heads: int = 12
+    """Attention heads per block; width is a multiple of it."""
+    dropout: float = 0.0
+    """Dropout probability on embeddings, attention weights and both sub-blocks' outputs."""
+    qkv_bias: bool = True
+    """Whether the query/key/value projection has a bias (GPT-2: yes; the book: no)."""
+    tied_head: bool = True
+    """Whether the output head shares the token embedding's weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        for name in ("vocab_size", "context_length", "width", "n_layers", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % self.n_heads:
+            raise ConfigError(f"width {self.width} is not a multiple of n_heads {self.n_heads}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    def build(self) -> GPT:
+        """A new model with random weights from torch's global generator."""
+        return GPT(self)
+
+
+PRESETS: dict[str, GPTConfig] = {
+    "gpt2-small": GPTConfig(),
+    "gpt2-medium": GPTConfig(width=1024, n_layers=24, n_heads=16),
+    "gpt2-large": GPTConfig(width=1280, n_layers=36, n_heads=20),
+    "gpt2-xl": GPTConfig(width=1600, n_layers=48, n_heads=25),
+    "mini": GPTConfig(context_length=256, width=384, n_layers=6, n_heads=6),
+    "micro": GPTConfig(context_length=256, width=192, n_layers=4, n_heads=4),
+    "nano": GPTConfig(context_length=64, width=32, n_layers=2, n_heads=2),
+}
+"""Named sizes: OpenAI's four (124M, 355M, 774M, 1558M parameters) and three small ones."""
+
+
+class GPT(Model):
+    """The GPT-2 decoder."""
+
+    config: GPTConfig
+
+    def __init__(self, config: GPTConfig) -> None:
+        """Build all layers and draw their weights."""
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.context_length, config.width)
+        self.blocks = nn.ModuleList(
+            Block(width=config.width, n_heads=config.n_heads, dropout=config.dropout, qkv_bias=config.qkv_bias)
+            for _ in range(config.n_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self._initialise()
+        if config.tied_head:
+            self.tie_head()
+
+    def tie_head(self) -> None:
+        """Let the head share the token embedding's weights."""
+        assert isinstance(self.head, nn.Linear)
+        self.head.weight = self.token_embedding.weight
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                if name.endswith(".bias"):
+                    nn.init.zeros_(parameter)
+                continue
+            residual = name.endswith(("attention.out.weight", "feedforward.down.weight"))
+            scale = (2 * self.config.n_layers) ** -0.5 if residual else 1.0
+            nn.init.normal_(parameter, std=0.02 * scale)
+
+    def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """(B, T) int64 token ids to (B, T, C) normalised features; with a cache, its positions are continued.
+
+        Raises:
+            ConfigError: more positions than ``context_length`` (or than the cache) can hold.
+        """
+        length = tokens.shape[1]
+        if cache is None:
+            self._check_length(length, self.config.context_length)
+            x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
+            x = F.dropout(x, self.config.dropout, self.training)
+            for block in self.blocks:
+                x = block(x)
+        else:
+            positions = cache.positions(length)  # (B, T)
+            mask, n_keys = cache.mask(positions)
+            self._check_length(n_keys, cache.capacity)
+            x = self.token_embedding(tokens) + self.position_embedding(positions)
+            for block, layer in zip(self.blocks, cache.layers, strict=True):
+                x = block(
+                    x, cache=layer, start=cache.common_length, positions=positions, mask=mask, n_keys=n_keys
+                )
+        y: Tensor = self.norm(x)
+        return y
+
+    def _check_length(self, length: int, limit: int) -> None:
+        if length > limit:
+            raise ConfigError(
+                f"{length} positions do not fit the model's context_length of {limit}; "
+                "shorten the input or choose a model with a longer context"
+            )
+
+    def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
+        """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""
+        size = min(capacity or self.config.context_length, self.config.context_length)
+        shape = (n_rows, self.config.n_heads, size, self.config.width // self.config.n_heads)
+        like = self.position_embedding.weight
+
+        def empty() -> Tensor:
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+        return KVCache([LayerCache(empty(), empty()) for _ in range(self.config.n_layers)])

@@ -1,0 +1,61 @@
+"""The pre-norm transformer block of GPT-2 and its feed-forward layer.
+
+"Language Models are Unsupervised Multitask Learners" (GPT-2), section 2.3: layer normalisation before each sub-block.
+GELU in its tanh form: https://arxiv.org/abs/1606.08415.
+
+Shapes: B rows, T positions, C width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptcore.nn.attention import CausalSelfAttention
+from gptcore.nn.kv_cache import LayerCache
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around tanh-GELU, four times as wide inside."""
+
+    def __init__(self, *, width: int, dropout: float = 0.0) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.dropout = dropout
+        self.up: nn.Module = nn.Linear(width, 4 * width)
+        self.down: nn.Module = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        y: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        return F.dropout(y, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x))."""
+
+    def __init__(self, *, width: int, n_heads: int, dropout: float = 0.0, qkv_bias: bool = True) -> None:
+        """Build both sub-blocks."""
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(width)
+        self.attention = CausalSelfAttention(width=width, n_heads=n_heads, dropout=dropout, qkv_bias=qkv_bias)
+        self.norm_2 = nn.LayerNorm(width)
+        self.feedforward = FeedForward(width=width, dropout=dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        cache: LayerCache | None = None,
+        start: int | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        n_keys: int | None = None,
+    ) -> Tensor:
+        """Map (B, T, C) to (B, T, C); the keywords are those of ``CausalSelfAttention.forward``."""
+        attended = self.attention(
+            self.norm_1(x), cache=cache, start=start, positions=positions, mask=mask, n_keys=n_keys
+        )
+        x = x + attended
+        y: Tensor = x + self.feedforward(self.norm_2(x))
+        return y

@@ -1,0 +1,45 @@
+"""Classification from the last real token.
+
+Shapes: B rows, T positions, C width, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptcore.batch import Batch, Loss
+from gptcore.models.base import Model
+from gptcore.objectives.base import Objective
+
+
+@dataclass(frozen=True)
+class Classify(Objective):
+    """Cross-entropy of the class, summed over the rows; ``sums`` has the number of correct ones."""
+
+    label_smoothing: float = 0.0
+    """Share of the target's probability spread over all classes."""
+
+    def count(self, batch: Batch) -> int:
+        """Rows in the batch."""
+        return len(batch.targets["classes"])
+
+    def __call__(self, model: Model, batch: Batch) -> Loss:
+        """The loss and the number of rows whose best class is right."""
+        logits = class_logits(model, batch)
+        classes = batch.targets["classes"]
+        smoothing = self.label_smoothing if model.training else 0.0
+        total = F.cross_entropy(logits, classes, reduction="sum", label_smoothing=smoothing)
+        correct = int((logits.argmax(dim=1) == classes).sum())
+        return Loss(total=total, count=len(classes), sums={"correct": float(correct)})
+
+
+def class_logits(model: Model, batch: Batch) -> Tensor:
+    """(B, K) fp32 logits of the classes, read at each row's last real token."""
+    hidden = model.features(batch.inputs["tokens"])  # (B, T, C)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    logits: Tensor = model.head(hidden[rows, batch.inputs["last"]])
+    return logits.float()

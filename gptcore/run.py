@@ -1,0 +1,163 @@
+"""Run: one training run, whole, as a value.
+
+It survives JSON, so the same value is written into the output folder, logged by a tracker and read by another process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gptcore import checkpoint
+from gptcore.checkpoint import ModelSpec
+from gptcore.config import Config
+from gptcore.data.base import Data, Source
+from gptcore.errors import ConfigError, TokenizerMismatch
+from gptcore.files import write_json
+from gptcore.locking import hold
+from gptcore.models.base import Model, ModelConfig
+from gptcore.nn.surgery import count_parameters
+from gptcore.objectives.base import Objective
+from gptcore.tokenizer import Tokenizer
+from gptcore.train.logger import RunLogger
+from gptcore.train.trainer import Progress, TrainConfig, Trainer, TrainResult
+from gptcore.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class Run(Config):
+    """One training run."""
+
+    data: Data
+    """What is trained on."""
+    objective: Objective
+    """What for."""
+    tokenizer: Path
+    """Folder of the tokenizer that made the data."""
+    held_out: Data | None = None
+    """What the held-out loss is measured on."""
+    model: ModelConfig | None = None
+    """Sizes of a model from random weights; set this or ``init``."""
+    init: Path | None = None
+    """Checkpoint to start from; set this or ``model``."""
+    transforms: tuple[Transform, ...] = ()
+    """Changes of the structure before training, such as a new head or LoRA."""
+    template: str | None = None
+    """Prompt template, saved with the checkpoint."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How long and how."""
+    seed: int = 1
+    """Seed of weights, order and dropout."""
+
+    def __post_init__(self) -> None:
+        """Refuse a run that has no model, or two."""
+        if (self.model is None) == (self.init is None):
+            raise ConfigError("set either model (random weights) or init (a checkpoint), not both and not neither")
+
+    def execute(
+        self, out: Path, log: RunLogger, *, on_progress: Callable[[Progress], None] | None = None
+    ) -> TrainResult:
+        """Train, or go on where the same run stopped; leaves ``out/checkpoint``.
+
+        Raises:
+            LockedError: another process is training in ``out``.
+            ConfigError, TokenizerMismatch: data, model and tokenizer do not belong together.
+            InterruptedRun: stopped from outside, after saving.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        with hold(out / "run.lock", wait=False, purpose=f"the run in {out}"):
+            trainer = self._trainer(out, log)
+            trainer.on_progress = on_progress
+            write_json(out / "run.json", self.to_dict())
+            counts = count_parameters(trainer.model)
+            log.log_params(
+                {
+                    "n_parameters": counts.total,
+                    "n_trainable": counts.trainable,
+                    "trained_share": round(counts.trainable / counts.total, 6),
+                    "n_steps": trainer.n_steps,
+                    "n_samples": trainer.source.n_samples,
+                }
+            )
+            return trainer.fit()
+
+    def _trainer(self, out: Path, log: RunLogger) -> Trainer:
+        seed_everything(self.seed)
+        tokenizer = Tokenizer.load(self.tokenizer)
+        source = self.data.open()
+        held_out = self.held_out.open() if self.held_out else None
+        model, spec = self._build(tokenizer)
+        for part in filter(None, (source, held_out)):
+            check_fit(part, model, tokenizer)
+        return Trainer(
+            model=model,
+            spec=spec,
+            tokenizer=tokenizer,
+            objective=self.objective,
+            source=source,
+            held_out=held_out,
+            config=self.train,
+            seed=self.seed,
+            out=out,
+            log=log,
+        )
+
+    def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec]:
+        if self.init is not None:
+            loaded = checkpoint.load(self.init)
+            model, spec = loaded.model, loaded.spec
+            if loaded.tokenizer.digest != tokenizer.digest and not tokenizer.extends(loaded.tokenizer):
+                raise TokenizerMismatch(
+                    f"the checkpoint {self.init} was trained with tokenizer {loaded.tokenizer.name} "
+                    f"({loaded.tokenizer.digest[:12]}), the data with {tokenizer.name} ({tokenizer.digest[:12]}); "
+                    "prepare the data with the checkpoint's tokenizer"
+                )
+        else:
+            assert self.model is not None
+            spec = ModelSpec(self.model, tokenizer_digest=tokenizer.digest)
+            model = spec.build()
+        for transform in self.transforms:
+            model = transform.apply(model)
+        return model, dataclasses.replace(
+            spec,
+            transforms=(*spec.transforms, *self.transforms),
+            template=self.template or spec.template,
+            tokenizer_digest=tokenizer.digest,
+        )
+
+
+def check_fit(source: Source, model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse data that the model cannot read.
+
+    Raises:
+        TokenizerMismatch: the data was made with another tokenizer.
+        ConfigError: the data has more words or longer samples than the model.
+    """
+    if source.tokenizer_digest != tokenizer.digest:
+        raise TokenizerMismatch(
+            f"the data was made with tokenizer {source.tokenizer_digest[:12]}, this run uses {tokenizer.name} "
+            f"({tokenizer.digest[:12]}); prepare the data again with that tokenizer"
+        )
+    if source.vocab_size > model.config.vocab_size:
+        raise ConfigError(
+            f"the data has token ids up to {source.vocab_size - 1}, the model only {model.config.vocab_size} words; "
+            "set model.vocab_size to the tokenizer's"
+        )
+    if source.context_length > model.config.context_length:
+        raise ConfigError(
+            f"the data is cut to {source.context_length} positions, the model's context_length is "
+            f"{model.config.context_length}; lower data.context_length or choose a larger model"
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python's, numpy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

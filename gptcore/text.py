@@ -1,0 +1,110 @@
+"""TextModel: prompts in, strings out.
+
+It owns what a caller of a raw model forgets: the prompt template the model was trained with, its stop strings, and
+prompts that are longer than the context (the front is cut, since the question stands at the end).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptcore import checkpoint
+from gptcore.data.templates import PromptTemplate, template_by_name
+from gptcore.generate import Sampling, generate
+from gptcore.models.base import Model
+from gptcore.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A language model that speaks text."""
+
+    model: Model
+    """The network."""
+    tokenizer: Tokenizer
+    """Its tokenizer."""
+    template: PromptTemplate | None = None
+    """The prompt template it was instructed with; None continues plain text."""
+
+    @staticmethod
+    def load(path: Path, *, template: str | None = None) -> TextModel:
+        """Read a checkpoint; ``template`` overrides the one saved in it."""
+        loaded = checkpoint.load(path)
+        name = template or loaded.spec.template
+        return TextModel(loaded.model, loaded.tokenizer, template_by_name(name) if name else None)
+
+    def respond(
+        self,
+        prompts: Sequence[tuple[str, str]],
+        *,
+        sampling: Sampling,
+        batch_size: int = 16,
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Answers to (instruction, input) pairs, rendered through the template.
+
+        Prompts of similar length are decoded together; ``on_done`` is called with the number of finished ones.
+        """
+        rendered = [self._encode(instruction, extra, sampling) for instruction, extra in prompts]
+        order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
+        answers = [""] * len(rendered)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            for row, text in zip(rows, self.complete([rendered[r] for r in rows], sampling=sampling), strict=True):
+                answers[row] = text
+            if on_done:
+                on_done(start + len(rows))
+        return answers
+
+    def _encode(self, instruction: str, extra: str, sampling: Sampling) -> list[int]:
+        if self.template is None:
+            text = f"{instruction}\n{extra}" if extra else instruction
+            ids = self.tokenizer.encode(text)
+        else:
+            ids = self.tokenizer.encode_with_special(self.template.render_prompt(instruction, extra))
+        room = max(1, self.model.config.context_length - sampling.max_new_tokens)
+        if len(ids) > room:
+            logger.warning("a prompt of %d tokens was cut to its last %d", len(ids), room)
+            ids = ids[-room:]
+        return ids or [self.tokenizer.end_of_text]
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Continuations of token prompts, each ended before the first stop string."""
+        stops = self.template.stop_strings if self.template else ()
+
+        def should_stop(ids: list[int]) -> bool:
+            tail = self.tokenizer.decode(ids[-16:])
+            return any(stop in tail for stop in stops)
+
+        new = generate(
+            self.model,
+            prompts,
+            sampling,
+            end_token=self._end_token,
+            should_stop=should_stop if stops else None,
+            on_token=on_token,
+        )
+        return [_before(self.tokenizer.decode(ids), stops).strip() for ids in new]
+
+    @property
+    def _end_token(self) -> int:
+        if self.template is None or self.template.end_token is None:
+            return self.tokenizer.end_of_text
+        return self.tokenizer.special_tokens[self.template.end_token]
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text

@@ -1,0 +1,23 @@
+"""The training loop and what it is made of."""
+
+from gptcore.train.held_out import HeldOut, evaluate
+from gptcore.train.logger import JsonlLogger, MemoryLogger, RunLogger
+from gptcore.train.optim import OptimizerConfig
+from gptcore.train.schedule import Constant, Cosine, Schedule
+from gptcore.train.trainer import Progress, TrainConfig, Trainer, TrainResult
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "HeldOut",
+    "JsonlLogger",
+    "MemoryLogger",
+    "OptimizerConfig",
+    "Progress",
+    "RunLogger",
+    "Schedule",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "evaluate",
+]

@@ -1,0 +1,87 @@
+"""RunLogger: where the numbers of a run go. Whoever opens a run owns its logger; only rank 0 logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class RunLogger(Protocol):
+    """The three things a run says about itself."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Facts that are fixed from the start."""
+        ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers at an optimizer step; without a step, a summary of the whole run."""
+        ...
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """A file or folder to keep with the run."""
+        ...
+
+
+@dataclass
+class MemoryLogger:
+    """Keeps everything in lists, for tests and for use without any tracker."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    """All params so far."""
+    metrics: list[tuple[int | None, dict[str, float]]] = field(default_factory=list)
+    """(step, metrics) in the order they came."""
+    artifacts: list[tuple[Path, str]] = field(default_factory=list)
+    """(path, folder) in the order they came."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Remember params."""
+        self.params.update(params)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Remember metrics."""
+        self.metrics.append((step, dict(metrics)))
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Remember the path."""
+        self.artifacts.append((path, folder))
+
+    def series(self, name: str) -> list[tuple[int | None, float]]:
+        """(step, value) of one metric."""
+        return [(step, values[name]) for step, values in self.metrics if name in values]
+
+
+class JsonlLogger:
+    """Appends every metric as a JSON line: the run's own history, independent of any server.
+
+    A run that resumes from step n first drops the lines after it, so the file reads as if nothing had happened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Append to ``path``."""
+        self.path = path
+
+    def truncate(self, step: int) -> None:
+        """Drop lines of steps after ``step``, and a torn last line."""
+        kept = [line for line in read_history(self.path) if line["step"] <= step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def append(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Add one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metric history; a torn last line is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

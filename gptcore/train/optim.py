@@ -1,0 +1,80 @@
+"""AdamW with decay only where it helps: matrices decay, biases and norms do not.
+
+"Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101. The fused kernel is used: on a CPU the
+default one takes four times as long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptcore.config import Config
+from gptcore.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Config):
+    """Settings of AdamW."""
+
+    lr: float = 6e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.1
+    """Decoupled decay of parameters with two or more dimensions."""
+    beta_1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta_2: float = 0.95
+    """Decay of the squared gradient's running mean."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rate that cannot be."""
+        if not self.lr > 0:
+            raise ConfigError(f"lr is {self.lr}; it must be above 0")
+
+    def build(self, model: nn.Module) -> torch.optim.AdamW:
+        """AdamW over the trained parameters, in two groups.
+
+        Raises:
+            ConfigError: every parameter is frozen.
+        """
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError("every parameter is frozen; nothing would be trained")
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        filled = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(filled, lr=self.lr, betas=(self.beta_1, self.beta_2), fused=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors: ``<parameter>/<moment>``."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put named tensors back.
+
+    Raises:
+        CheckpointError: they do not belong to the parameters that are trained now.
+    """
+    named: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        named.setdefault(parameter_name, {})[key] = tensor
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if named and named.keys() != trained.keys():
+        other = sorted(named.keys() ^ trained.keys())
+        raise CheckpointError(f"the saved optimizer state belongs to other parameters, for example {other[0]}")
+    for parameter_name, state in named.items():
+        restored: dict[str, Any] = dict(state)
+        optimizer.state[trained[parameter_name]] = restored

@@ -1,0 +1,21 @@
+"""Model to model: a checkpoint names its transforms and replays them in order when it is loaded."""
+
+from gptcore.transforms.base import Transform
+from gptcore.transforms.classifier import Classifier
+from gptcore.transforms.lora import LoRA, LoRALinear, adapter_tensors, merge_lora
+from gptcore.transforms.quantize import QuantizedEmbedding, QuantizedLinear, QuantizedMatrix, Quantize
+from gptcore.transforms.vocabulary import ExtendVocabulary
+
+__all__ = [
+    "Classifier",
+    "ExtendVocabulary",
+    "LoRA",
+    "LoRALinear",
+    "Quantize",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizedMatrix",
+    "Transform",
+    "adapter_tensors",
+    "merge_lora",
+]

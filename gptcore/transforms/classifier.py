@@ -1,0 +1,60 @@
+"""A classification head in the place of the language-model head, and the choice of what is trained below it.
+
+The features of the last real token go through one linear layer: with causal attention that position alone has seen the
+whole text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from gptcore.errors import ConfigError
+from gptcore.models.base import Model
+from gptcore.nn.surgery import freeze
+from gptcore.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class Classifier(Transform):
+    """Swap the head for one with an output per class."""
+
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of their ids."""
+    train: Literal["head", "last_blocks", "all"] = "last_blocks"
+    """What is trained: the new head alone; the head, the final norm and the last ``n_blocks`` blocks; or everything."""
+    n_blocks: int = 1
+    """How many of the last blocks are trained with ``last_blocks``."""
+
+    def apply(self, model: Model) -> Model:
+        """Change the head and freeze the rest as told.
+
+        Raises:
+            ConfigError: fewer than two classes, or more trained blocks than the model has.
+        """
+        if len(self.labels) < 2:
+            raise ConfigError(f"a classifier needs at least 2 classes, got {list(self.labels)}")
+        if not 0 <= self.n_blocks <= len(model.blocks):
+            raise ConfigError(f"n_blocks is {self.n_blocks}, but the model has {len(model.blocks)} blocks")
+        width = self._width(model)
+        model.head = nn.Linear(width, len(self.labels))
+        nn.init.normal_(model.head.weight, std=0.02)
+        nn.init.zeros_(model.head.bias)
+        if self.train == "all":
+            freeze(model, frozen=False)
+            return model
+        freeze(model)
+        freeze(model.head, frozen=False)
+        if self.train == "last_blocks":
+            chosen = list(model.blocks)[len(model.blocks) - self.n_blocks :]
+            for part in [*chosen, model.get_submodule("norm")]:
+                freeze(part, frozen=False)
+        return model
+
+    @staticmethod
+    def _width(model: Model) -> int:
+        norm = model.get_submodule("norm")
+        assert isinstance(norm, nn.LayerNorm)
+        return int(norm.normalized_shape[0])

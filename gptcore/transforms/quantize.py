@@ -1,0 +1,141 @@
+"""Weight-only quantization: int8 per output channel, int4 by group.
+
+What is stored is canonical and independent of the machine: integer codes and fp32 scales; int4 codes are packed two to
+a byte, low nibble first. int8 is symmetric per row, as in "LLM.int8()", https://arxiv.org/abs/2208.07339, section 2;
+int4 is round-to-nearest with a scale and a minimum per group of inputs (ZeroQuant, https://arxiv.org/abs/2206.01861).
+
+Shapes: O outputs (rows), I inputs, G group size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptcore.errors import ConfigError
+from gptcore.models.base import Model
+from gptcore.nn.surgery import freeze, replace_modules
+from gptcore.transforms.base import Transform
+from gptcore.transforms.lora import merge_lora
+
+
+class QuantizedMatrix(nn.Module):
+    """An (O, I) matrix as integer codes and scales."""
+
+    codes: Tensor
+    """int8 (O, I) at 8 bits; uint8 (O, I / 2) at 4 bits, two codes a byte."""
+    scales: Tensor
+    """fp32 (O, 1) at 8 bits; (O, I / G) at 4 bits."""
+    minimums: Tensor
+    """fp32 (O, I / G): the value of code 0, at 4 bits only (empty at 8)."""
+
+    def __init__(self, weight: Tensor, *, bits: int, group_size: int) -> None:
+        """Quantize ``weight`` (O, I) fp32.
+
+        Raises:
+            ConfigError: a weight is not finite, or at 4 bits the inputs are not a multiple of the group size.
+        """
+        super().__init__()
+        if not bool(torch.isfinite(weight).all()):
+            raise ConfigError("a weight is NaN or infinite; a diverged model cannot be quantized")
+        self.bits, self.group_size = bits, group_size
+        codes, scales, minimums = _int8(weight) if bits == 8 else _int4(weight, group_size)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.register_buffer("minimums", minimums)
+
+    def dense(self, rows: Tensor | None = None) -> Tensor:
+        """The fp32 matrix (O, I), or only the given rows (int64 of any shape) of it."""
+        codes = self.codes if rows is None else self.codes[rows]
+        scales = self.scales if rows is None else self.scales[rows]
+        if self.bits == 8:
+            return codes.to(scales.dtype) * scales
+        minimums = self.minimums if rows is None else self.minimums[rows]
+        low_high = torch.stack([codes & 15, codes >> 4], dim=-1)  # (..., I / 2, 2)
+        grouped = low_high.flatten(-2).unflatten(-1, (-1, self.group_size)).to(scales.dtype)
+        return (grouped * scales.unsqueeze(-1) + minimums.unsqueeze(-1)).flatten(-2)
+
+
+def _int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    scales = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127.0  # (O, 1)
+    codes = (weight / scales).round().clamp(-127, 127).to(torch.int8)
+    return codes, scales, weight.new_empty(0)
+
+
+def _int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    n_outputs, n_inputs = weight.shape
+    if n_inputs % group_size or group_size % 2:
+        raise ConfigError(f"{n_inputs} inputs cannot be cut into groups of {group_size}; choose an even divisor")
+    groups = weight.view(n_outputs, n_inputs // group_size, group_size)
+    minimums = groups.amin(dim=-1)  # (O, I / G)
+    scales = (groups.amax(dim=-1) - minimums).clamp(min=1e-12) / 15.0
+    codes = ((groups - minimums.unsqueeze(-1)) / scales.unsqueeze(-1)).round().clamp(0, 15).to(torch.uint8)
+    pairs = codes.view(n_outputs, n_inputs // 2, 2)
+    return pairs[..., 0] | (pairs[..., 1] << 4), scales, minimums
+
+
+class QuantizedLinear(nn.Module):
+    """y = x dense(W)^T + b, the weights dequantized at each call."""
+
+    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None) -> None:
+        """Hold the quantized matrix and an fp32 bias."""
+        super().__init__()
+        self.matrix = matrix
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., I) to (..., O)."""
+        return F.linear(x, self.matrix.dense(), self.bias)
+
+
+class QuantizedEmbedding(nn.Module):
+    """An embedding that dequantizes only the rows it is asked for."""
+
+    def __init__(self, matrix: QuantizedMatrix) -> None:
+        """Hold the quantized matrix, (V, C)."""
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map int64 ids (...) to (..., C)."""
+        return self.matrix.dense(tokens)
+
+
+@dataclass(frozen=True)
+class Quantize(Transform):
+    """Quantize all linear layers, the token embedding and the head; positions, norms and biases stay fp32."""
+
+    bits: Literal[4, 8] = 8
+    """Bits per weight: 8 symmetric per output channel, or 4 by group."""
+    group_size: int = 32
+    """Inputs that share a scale and a minimum at 4 bits."""
+    embedding_bits: Literal[4, 8] = 8
+    """Bits of the token embedding and a head tied to it: rare words suffer most at 4."""
+
+    def apply(self, model: Model) -> Model:
+        """Merge any LoRA update, then replace the layers."""
+        merge_lora(model)
+        embedding, head = model.get_submodule("token_embedding"), model.head
+        assert isinstance(embedding, nn.Embedding)
+        tied = isinstance(head, nn.Linear) and head.weight is embedding.weight
+        replace_modules(
+            model,
+            lambda name, module: type(module) is nn.Linear and name.startswith("blocks."),
+            lambda module: self._linear(cast(nn.Linear, module)),
+        )
+        table = QuantizedMatrix(
+            embedding.weight.detach(), bits=self.embedding_bits, group_size=self.group_size
+        )
+        model.register_module("token_embedding", QuantizedEmbedding(table))
+        if tied:
+            model.head = QuantizedLinear(table, None)
+        freeze(model)
+        return model
+
+    def _linear(self, layer: nn.Linear) -> QuantizedLinear:
+        matrix = QuantizedMatrix(layer.weight.detach(), bits=self.bits, group_size=self.group_size)
+        return QuantizedLinear(matrix, layer.bias)

@@ -1,0 +1,54 @@
+"""Room for new special tokens: the embedding grows, the old rows stay as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gptcore.errors import ConfigError
+from gptcore.models.base import Model
+from gptcore.models.gpt import GPT
+from gptcore.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class ExtendVocabulary(Transform):
+    """Grow the token embedding (and the language-model head) to ``vocab_size`` rows.
+
+    New rows start at the mean of the old ones plus small noise, which keeps the first predictions calm:
+    https://nlp.stanford.edu/~johnhew/vocab-expansion.html
+    """
+
+    vocab_size: int = 0
+    """Rows afterwards; at least as many as before."""
+
+    def apply(self, model: Model) -> Model:
+        """Replace the embedding, and the head with it.
+
+        Raises:
+            ConfigError: the model would have to shrink, or is not of a family with a token embedding.
+        """
+        if not isinstance(model, GPT):
+            raise ConfigError(f"{type(model).__name__} has no token embedding that can be extended")
+        old = model.token_embedding.weight
+        if self.vocab_size < old.shape[0]:
+            raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")
+        tied = isinstance(model.head, nn.Linear) and model.head.weight is old
+        model.token_embedding = nn.Embedding.from_pretrained(self._grown(old), freeze=False)
+        if tied:
+            model.tie_head()
+        elif isinstance(model.head, nn.Linear) and model.head.weight.shape[0] == old.shape[0]:
+            head = nn.Linear(old.shape[1], self.vocab_size, bias=False)
+            head.weight = nn.Parameter(self._grown(model.head.weight))
+            model.head = head
+        model.config = dataclasses.replace(model.config, vocab_size=self.vocab_size)
+        return model
+
+    def _grown(self, old: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            mean = old.mean(dim=0, keepdim=True)
+            extra = mean + 0.02 * torch.randn(self.vocab_size - old.shape[0], old.shape[1])
+            return torch.cat([old, extra])
