@@ -8,8 +8,7 @@ Shapes: B rows, T positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ class Batch:
     """What one forward pass reads."""
 
     inputs: dict[str, Tensor]
-    """Keyword arguments of the model, for example ``tokens`` (B, T) int64, and ``last`` (B,) int64: the index of the last real token."""
+    """``tokens`` (B, T) int64; for classification also ``last`` (B,) int64: the index of each row's last real token."""
     targets: dict[str, Tensor]
-    """What only the objective reads, for example ``labels`` (B, T) int64 with ``IGNORED`` where there is no target, or (B,) class ids."""
-    n_tokens: int = field(default=0)
+    """What only the objective reads: ``labels`` (B, T) int64, ``IGNORED`` where there is no target, or ``classes`` (B,)."""
+    n_tokens: int = 0
     """Real (not padding) input tokens, for throughput."""
 
     def to(self, device: torch.device | str) -> Batch:
@@ -39,7 +38,8 @@ class Batch:
         )
 
 
-class Loss(NamedTuple):
+@dataclass(frozen=True)
+class Loss:
     """A summed loss over ``count`` items, and further sums by name (for example ``correct``)."""
 
     total: Tensor

@@ -150,7 +150,9 @@ def load_weights(model: Model, path: Path) -> None:
     own, aliases = unique_tensors(model)
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
-        raise CheckpointError(f"{path}: the weights do not fit model.json; missing {missing[:3]}, left over {extra[:3]}")
+        raise CheckpointError(
+            f"{path}: the weights do not fit model.json; missing {missing[:3]}, left over {extra[:3]}"
+        )
     for name, tensor in own.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
@@ -177,3 +179,41 @@ def _load_tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def save_adapter(path: Path, *, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
+    """Write trained tensors alone, with the spec that says what they adapt.
+
+    Raises:
+        OutOfDiskError: it did not fit; nothing half-written is left.
+    """
+    with whole_folder(path) as folder:
+        write_json(folder / "model.json", spec.to_dict())
+        _save_tensors(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter.safetensors", path
+        )
+
+
+def load_adapter(path: Path, base: Path) -> Loaded:
+    """The base checkpoint with an adapter on it; weights that the adapter does not hold are the base's.
+
+    Raises:
+        CheckpointError: one of both is damaged, or the adapter was not made from a base of these shapes.
+    """
+    digest = verify_folder(path, CheckpointError)
+    below = load(base)
+    spec = read_spec(path)
+    n_own = len(below.spec.transforms)
+    if spec.model != below.spec.model or spec.transforms[:n_own] != below.spec.transforms:
+        raise CheckpointError(f"the adapter {path} was made from another model than {base}")
+    model = below.model
+    for transform in spec.transforms[n_own:]:
+        model = transform.apply(model)
+    tensors = _load_tensors(path / "adapter.safetensors")
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if own.keys() != tensors.keys():
+        raise CheckpointError(f"the adapter {path} does not hold exactly the trained tensors of its spec")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+    return Loaded(model.eval(), spec, below.tokenizer, digest)

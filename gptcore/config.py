@@ -49,9 +49,10 @@ class Config:
                 raise ConfigError(f"{target.__name__} has no field {name!r}{nearest(name, known)}")
             values[name] = coerce(hints[name], raw, where=f"{target.__name__}.{name}")
         try:
-            return target(**values)
+            built: Self = target(**values)
         except TypeError as error:
             raise ConfigError(f"{target.__name__}: {error}") from error
+        return built
 
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON form."""

@@ -22,18 +22,35 @@ MANIFEST = "manifest.json"
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" and "file too large" into ``OutOfDiskError`` naming the path and the free bytes."""
+def disk_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
+    """Turn "no space left" and "file too large" into an error that names the path, the bytes needed and those free.
+
+    Raises:
+        OutOfDiskError: the file system, the quota or a size limit of ``path`` is full.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-            raise OutOfDiskError(
-                f"{path} could not be written: {error.strerror} ({free:,} bytes free); nothing half-written was kept. "
-                "Free some space or choose another folder, and run the same command again"
-            ) from error
-        raise
+        if not is_disk_full(error):
+            raise
+        want = "" if needed is None else f"{needed:,} bytes are needed, "
+        raise OutOfDiskError(
+            f"{path} could not be written: {error.strerror} ({want}{free_bytes(path):,} bytes are free); nothing "
+            "half-written was kept. Free some space or choose another folder, and run the same command again"
+        ) from error
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a file system, a quota or a size limit has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the file system that holds ``path`` or its nearest existing parent."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def sync(path: Path) -> None:
@@ -64,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """sha256 (hex) of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,7 +98,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         with disk_errors(path):
             yield partial
             files = sorted(p for p in partial.rglob("*") if p.is_file())
-            entries = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
+            entries = {
+                str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in files
+            }
             for file in files:
                 sync(file)
             write_json(partial / MANIFEST, {"files": entries})
@@ -125,7 +144,9 @@ def verify_folder(path: Path, error: type[GptcoreError]) -> str:
         if not file.is_file():
             raise error(f"{file} is missing; restore it or make {path.name} again")
         if file.stat().st_size != entry["bytes"]:
-            raise error(f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}; it is damaged")
-        if sha256(file) != entry["sha256"]:
+            raise error(
+                f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}; it is damaged"
+            )
+        if file_sha256(file) != entry["sha256"]:
             raise error(f"{file} does not match the sha256 in its manifest; it is damaged: restore it or make it again")
-    return sha256(manifest)
+    return file_sha256(manifest)

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gptcore.files import disk_errors
 from gptcore.errors import LockedError
+from gptcore.files import disk_errors
 
 log = logging.getLogger(__name__)
 

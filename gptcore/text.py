@@ -66,7 +66,7 @@ class TextModel:
             text = f"{instruction}\n{extra}" if extra else instruction
             ids = self.tokenizer.encode(text)
         else:
-            ids = self.tokenizer.encode_with_special(self.template.render_prompt(instruction, extra))
+            ids = self.template.encode_prompt(instruction, extra, tokenizer=self.tokenizer)
         room = max(1, self.model.config.context_length - sampling.max_new_tokens)
         if len(ids) > room:
             logger.warning("a prompt of %d tokens was cut to its last %d", len(ids), room)
@@ -81,7 +81,7 @@ class TextModel:
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Continuations of token prompts, each ended before the first stop string."""
-        stops = self.template.stop_strings if self.template else ()
+        stops = self.template.stop if self.template else ()
 
         def should_stop(ids: list[int]) -> bool:
             tail = self.tokenizer.decode(ids[-16:])
@@ -99,9 +99,7 @@ class TextModel:
 
     @property
     def _end_token(self) -> int:
-        if self.template is None or self.template.end_token is None:
-            return self.tokenizer.end_of_text
-        return self.tokenizer.special_tokens[self.template.end_token]
+        return self.template.end_id(self.tokenizer) if self.template else self.tokenizer.end_of_text
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import hashlib
 import json
 import os
@@ -24,7 +23,8 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
 from gptcore.config import canonical_json
-from gptcore.errors import ConfigError, DataError, OutOfDiskError
+from gptcore.errors import ConfigError, DataError
+from gptcore.files import write_json, write_text
 
 END_OF_TEXT = "<|endoftext|>"
 """The special token that ends every document and every response."""
@@ -74,7 +74,7 @@ class Tokenizer:
         return self._ranks
 
     def extends(self, other: Tokenizer) -> bool:
-        """Whether this is ``other`` with nothing but further special tokens, so that all of its ids keep their meaning."""
+        """Whether this is ``other`` with nothing but further special tokens: all of its ids keep their meaning."""
         same = self._pattern == other._pattern and self._ranks == other._ranks
         return same and other.special_tokens.items() <= self.special_tokens.items()
 
@@ -115,8 +115,7 @@ class Tokenizer:
         Raises:
             OutOfDiskError: the disk is full.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in _by_rank(self._ranks))
+        lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in _by_rank(self._ranks))
         settings = {
             "format": 1,
             "name": self.name,
@@ -124,8 +123,8 @@ class Tokenizer:
             "special_tokens": self.special_tokens,
             "digest": self.digest,
         }
-        _write_whole(folder / _RANKS, b"".join(lines))
-        _write_whole(folder / _SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
+        write_text(folder / _RANKS, "".join(lines))
+        write_json(folder / _SETTINGS, settings)
 
     @staticmethod
     def load(folder: Path) -> Tokenizer:
@@ -174,7 +173,8 @@ def gpt2_tokenizer() -> Tokenizer:
 def train_bpe(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """A byte-level BPE of at most ``vocab_size`` tokens: 256 bytes, the merges, ``<|endoftext|>``.
 
-    The same texts give the same tokenizer. Memory grows with the number of distinct words, not with the texts. A small corpus may give fewer tokens.
+    The same texts give the same tokenizer. Memory grows with the number of distinct words, not with the texts. A small
+    corpus may give fewer tokens.
 
     Raises:
         ConfigError: ``vocab_size`` is below 257.
@@ -282,21 +282,3 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         except (ValueError, binascii.Error) as error:
             raise DataError(f"{path}, line {number}: not a base64 token and its rank ({error})") from error
     return ranks
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutOfDiskError(
-                f"{path} could not be written: {error.strerror}; free some space and repeat"
-            ) from error
-        raise
-    finally:
-        beside.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Where batches come from.
 
-A ``Data`` value says which files and how to cut them; ``open`` gives a ``Source`` of numbered samples. The trainer alone
+A ``Data`` value says which files and how to cut them; ``open`` gives a ``Source`` of numbered samples. The trainer
 decides which samples form a step, from ``Source.order``: the order is a function of (seed, epoch, batch size) and of
 nothing else, so it is the same for any number of processes, any micro-batch size, and after any restart.
 """

@@ -1,14 +1,13 @@
 """Token shards: a corpus as memory-mapped token files.
 
 A folder of ``shard-00000.bin``, ``shard-00001.bin`` ... holds one long row of token ids, every document followed by
-the end-of-text token; a document may run on into the next shard. ``manifest.json`` says how many tokens and bytes of
-text there are, which tokenizer made them, and each file's sha256, so that a truncated or altered shard is refused
-before it is mapped (reading past the end of a mapped file kills the process).
+the end-of-text token; a document may run on into the next shard. ``shards.json`` says how many tokens and bytes of
+text there are and which tokenizer made them, ``manifest.json`` every file's size and sha256, so that a truncated or
+altered shard is refused before it is mapped (reading past the end of a mapped file kills the process).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gptcore.config import Config, canonical_json
-from gptcore.data.whole import synced, whole_folder
+from gptcore.config import Config
 from gptcore.errors import ConfigError, DataError
+from gptcore.files import MANIFEST, verify_folder, whole_folder, write_json
 from gptcore.tokenizer import Tokenizer
 
-MANIFEST = "manifest.json"
-_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+SHARDS = "shards.json"
+_DTYPES: dict[str, np.dtype[np.unsignedinteger]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
 _READ_TOKENS = 1 << 22
 
@@ -37,10 +36,6 @@ class ShardFile(Config):
     """File name inside the folder."""
     n_tokens: int
     """Token ids in it."""
-    n_bytes: int
-    """Its size on disk."""
-    sha256: str
-    """Of its bytes, hex."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +61,6 @@ class ShardManifest(Config):
     n_tokens: int
     """Token ids in all shards, the end-of-text tokens among them."""
 
-    @property
-    def fingerprint(self) -> str:
-        """sha256 (hex) of the manifest, and through its hashes of every token."""
-        return self.digest()
-
 
 @dataclass(frozen=True)
 class Shards:
@@ -80,6 +70,8 @@ class Shards:
     """What they hold."""
     arrays: tuple[NDArray[np.unsignedinteger], ...]
     """One read-only memory map (n_tokens,) per shard."""
+    fingerprint: str
+    """sha256 (hex) of ``manifest.json``, and through its hashes of every token."""
 
 
 def write_shards(
@@ -124,9 +116,7 @@ def write_shards(
             n_bytes=n_bytes,
             n_tokens=sum(file.n_tokens for file in writer.files),
         )
-        with (beside / MANIFEST).open("wb") as file:
-            file.write((canonical_json(manifest.to_dict()) + "\n").encode())
-            synced(file)
+        write_json(beside / SHARDS, manifest.to_dict())
     return manifest
 
 
@@ -136,7 +126,7 @@ def read_manifest(folder: Path) -> ShardManifest:
     Raises:
         DataError: it is missing or damaged.
     """
-    path = folder / MANIFEST
+    path = folder / SHARDS
     try:
         manifest = ShardManifest.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -159,36 +149,23 @@ def open_shards(folder: Path, *, verify: bool = True) -> Shards:
         DataError: a shard is missing, truncated, altered, or has an id outside the vocabulary.
     """
     manifest = read_manifest(folder)
-    arrays = []
+    if verify:
+        verify_folder(folder, DataError)
+    dtype, arrays = _DTYPES[manifest.dtype], []
+    mend = f"; delete {folder} and prepare the data again"
     for file in manifest.shards:
         path = folder / file.name
-        mend = f"; delete {folder} and prepare the data again"
-        dtype = _DTYPES[manifest.dtype]
-        size = path.stat().st_size if path.is_file() else None
-        if size is None:
-            raise DataError(f"token shard {path} is missing{mend}")
-        if size != file.n_bytes or size != file.n_tokens * dtype.itemsize:
-            raise DataError(f"token shard {path} has {size:,} bytes, its manifest says {file.n_bytes:,}{mend}")
+        size, right = path.stat().st_size if path.is_file() else 0, file.n_tokens * dtype.itemsize
+        if size != right:
+            raise DataError(f"token shard {path} has {size:,} bytes, {SHARDS} says {right:,}{mend}")
         array: NDArray[np.unsignedinteger] = np.memmap(path, dtype=dtype, mode="r")
-        if verify:
-            _verify(array, path=path, file=file, vocab_size=manifest.vocab_size, mend=mend)
+        top = max(int(array[i : i + _READ_TOKENS].max()) for i in range(0, len(array), _READ_TOKENS)) if verify else 0
+        if top >= manifest.vocab_size:
+            raise DataError(
+                f"token shard {path} holds the id {top}, outside the vocabulary of {manifest.vocab_size}{mend}"
+            )
         arrays.append(array)
-    return Shards(manifest, tuple(arrays))
-
-
-def _verify(array: NDArray[np.unsignedinteger], *, path: Path, file: ShardFile, vocab_size: int, mend: str) -> None:
-    digest, top = hashlib.sha256(), 0
-    for start in range(0, len(array), _READ_TOKENS):
-        part = array[start : start + _READ_TOKENS]
-        digest.update(part.tobytes())
-        top = max(top, int(part.max()))
-    if digest.hexdigest() != file.sha256:
-        raise DataError(
-            f"token shard {path} is damaged: its sha256 is {digest.hexdigest()[:12]}, its manifest says "
-            f"{file.sha256[:12]}{mend}"
-        )
-    if top >= vocab_size:
-        raise DataError(f"token shard {path} holds the id {top}, outside the vocabulary of {vocab_size}{mend}")
+    return Shards(manifest, tuple(arrays), file_sha256(folder / MANIFEST))
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
@@ -214,7 +191,6 @@ class _ShardWriter:
         self.max_id = 0
         self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
         self._file: BinaryIO | None = None
-        self._sha256 = hashlib.sha256()
         self._n_tokens = 0
 
     def write(self, ids: NDArray[np.int64]) -> None:
@@ -223,11 +199,9 @@ class _ShardWriter:
         while len(ids):
             if self._file is None:
                 self._file = (self._folder / f"shard-{len(self.files):05d}.bin").open("wb")
-                self._sha256, self._n_tokens = hashlib.sha256(), 0
+                self._n_tokens = 0
             part, ids = np.split(ids, [self._shard_tokens - self._n_tokens])
-            content = part.astype(self._dtype).tobytes()
-            self._file.write(content)
-            self._sha256.update(content)
+            self._file.write(part.astype(self._dtype).tobytes())
             self._n_tokens += len(part)
             if self._n_tokens == self._shard_tokens:
                 self.close()
@@ -237,8 +211,5 @@ class _ShardWriter:
         file, self._file = self._file, None
         if file is None:
             return
-        with file:
-            synced(file)
-        name = f"shard-{len(self.files):05d}.bin"
-        n_bytes = self._n_tokens * self._dtype.itemsize
-        self.files.append(ShardFile(name, self._n_tokens, n_bytes, self._sha256.hexdigest()))
+        file.close()
+        self.files.append(ShardFile(f"shard-{len(self.files):05d}.bin", self._n_tokens))

@@ -55,7 +55,7 @@ class WindowSource:
                 "add text or lower context_length"
             )
         self.n_samples = (manifest.n_tokens - 1) // context_length
-        self.fingerprint = manifest.fingerprint
+        self.fingerprint = shards.fingerprint
         self.tokenizer_digest = manifest.tokenizer_digest
         self.tokenizer_name = manifest.tokenizer_name
         self.vocab_size = manifest.vocab_size

@@ -17,7 +17,7 @@ from gptcore.files import whole_folder, write_json, write_text
 from gptcore.models.gpt import GPT
 from gptcore.models.gpt.hf import from_hf_config, load_hf_tensors, to_hf_config, to_hf_tensors
 from gptcore.tokenizer import Tokenizer
-from gptcore.transforms import QuantizedLinear, merge_lora
+from gptcore.transforms import Classifier, QuantizedLinear, merge_lora
 
 
 def export_hf(source: Path, folder: Path) -> Path:
@@ -28,9 +28,9 @@ def export_hf(source: Path, folder: Path) -> Path:
     """
     loaded = checkpoint.load(source)
     model = merge_lora(loaded.model)
-    if not isinstance(model, GPT) or isinstance(model.blocks[0].attention.out, QuantizedLinear):
+    if not isinstance(model, GPT) or any(isinstance(part, QuantizedLinear) for part in model.modules()):
         raise ConfigError(f"{source} is quantized or no GPT-2; export the fp32 checkpoint it was made from")
-    if model.head.weight.shape[0] != model.config.vocab_size:  # type: ignore[union-attr]
+    if any(isinstance(transform, Classifier) for transform in loaded.spec.transforms):
         raise ConfigError(f"{source} is a classifier; only language models can be exported to GPT2LMHeadModel")
     merges = merges_of(loaded.tokenizer)
     with whole_folder(folder) as partial:

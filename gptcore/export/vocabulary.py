@@ -37,7 +37,9 @@ def _last_merge(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[by
         pairs = [(ranks.get(parts[i] + parts[i + 1], rank), i) for i in range(len(parts) - 1)]
         best, i = min(pairs)
         if best >= rank:
-            raise CheckpointError(f"token {token!r} (id {rank}) cannot be made by merges; it has no place in merges.txt")
+            raise CheckpointError(
+                f"token {token!r} (id {rank}) cannot be made by merges; it has no place in merges.txt"
+            )
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts[0], parts[1]
 

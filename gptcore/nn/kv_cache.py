@@ -24,7 +24,7 @@ class LayerCache:
     """(B, H, S, D)"""
 
     def write(self, keys: Tensor, values: Tensor, *, start: int | None, positions: Tensor) -> None:
-        """Store new (B, H, T, D) entries at ``positions`` (B, T); ``start`` is the common first one, if there is one."""
+        """Store new (B, H, T, D) entries at ``positions`` (B, T); ``start`` is their common first one, if any."""
         if start is not None:
             end = start + keys.shape[2]
             self.keys[:, :, start:end] = keys

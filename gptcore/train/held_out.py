@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gptcore.data.base import Source
+from gptcore.data.windows import WindowSource
 from gptcore.models.base import Model
 from gptcore.objectives.base import Objective
 
 
-class HeldOut(NamedTuple):
+@dataclass(frozen=True)
+class HeldOut:
     """The result of an evaluation pass."""
 
     loss: float
@@ -27,7 +30,7 @@ class HeldOut(NamedTuple):
 def evaluate(
     model: Model, source: Source, objective: Objective, *, batch_size: int, max_samples: int | None = None
 ) -> HeldOut:
-    """Mean loss over the source's first samples in their own order; the model's mode is put back afterwards.
+    """Mean loss over the source, or evenly spaced samples of it; the model's mode is put back afterwards.
 
     Uses no random numbers, so that evaluating does not change how training goes on.
     """
@@ -36,8 +39,9 @@ def evaluate(
     n_samples = min(source.n_samples, max_samples or source.n_samples)
     total, count = 0.0, 0
     sums: dict[str, float] = {}
+    chosen = np.linspace(0, source.n_samples - 1, n_samples).astype(np.int64)  # evenly spaced: a fair sample
     for start in range(0, n_samples, batch_size):
-        batch = source.batch(range(start, min(start + batch_size, n_samples)))
+        batch = source.batch(chosen[start : start + batch_size])
         loss = objective(model, batch)
         total += float(loss.total)
         count += loss.count
@@ -50,7 +54,6 @@ def evaluate(
         metrics["accuracy"] = sums["correct"] / max(1, count)
     else:
         metrics["perplexity"] = math.exp(min(mean, 700.0))
-        bytes_per_token = getattr(source, "bytes_per_token", None)
-        if bytes_per_token:
-            metrics["bits_per_byte"] = mean / math.log(2) / bytes_per_token
+        if isinstance(source, WindowSource):
+            metrics["bits_per_byte"] = mean / math.log(2) * source.n_tokens / source.n_bytes
     return HeldOut(mean, count, metrics)

@@ -1,7 +1,7 @@
 """Find, write and check the checkpoints a run resumes from.
 
-    <out>/checkpoints/step-00000120/     model, optimizer, RNG streams, position; the newest ``keep_last`` are kept
-    <out>/best-00000100/                 the model with the lowest held-out loss so far
+<out>/checkpoints/step-00000120/     model, optimizer, RNG streams, position; the newest ``keep_last`` are kept
+<out>/best-00000100/                 the model with the lowest held-out loss so far
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def restore_random(values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors[TORCH_RNG])
 
 
-def pack(position: Position, random_state: tuple[dict[str, Any], dict[str, Tensor]], optimizer: dict[str, Tensor]) -> TrainingState:
+def pack(
+    position: Position, random_state: tuple[dict[str, Any], dict[str, Tensor]], optimizer: dict[str, Tensor]
+) -> TrainingState:
     """One training state from its parts."""
     values, tensors = random_state
     return TrainingState({"position": asdict(position), "random": values}, {**optimizer, **tensors})

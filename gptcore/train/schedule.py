@@ -33,6 +33,7 @@ class Constant(Schedule):
 
     def after_warmup(self, done: float) -> float:
         """Always 1."""
+        del done
         return 1.0
 
 

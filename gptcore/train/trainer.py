@@ -192,7 +192,7 @@ class Trainer:
         while batches:
             batch = batches.pop(0)
             loss = self.objective(self.model, batch)
-            (loss.total / count).backward()  # type: ignore[no-untyped-call]
+            (loss.total / count).backward()
             total += float(loss.total)
             n_tokens += batch.n_tokens
         norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self.config.clip))

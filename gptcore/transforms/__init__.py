@@ -3,7 +3,7 @@
 from gptcore.transforms.base import Transform
 from gptcore.transforms.classifier import Classifier
 from gptcore.transforms.lora import LoRA, LoRALinear, adapter_tensors, merge_lora
-from gptcore.transforms.quantize import QuantizedEmbedding, QuantizedLinear, QuantizedMatrix, Quantize
+from gptcore.transforms.quantize import Quantize, QuantizedEmbedding, QuantizedLinear, QuantizedMatrix
 from gptcore.transforms.vocabulary import ExtendVocabulary
 
 __all__ = [

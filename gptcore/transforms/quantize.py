@@ -57,7 +57,8 @@ class QuantizedMatrix(nn.Module):
         minimums = self.minimums if rows is None else self.minimums[rows]
         low_high = torch.stack([codes & 15, codes >> 4], dim=-1)  # (..., I / 2, 2)
         grouped = low_high.flatten(-2).unflatten(-1, (-1, self.group_size)).to(scales.dtype)
-        return (grouped * scales.unsqueeze(-1) + minimums.unsqueeze(-1)).flatten(-2)
+        dense: Tensor = (grouped * scales.unsqueeze(-1) + minimums.unsqueeze(-1)).flatten(-2)
+        return dense
 
 
 def _int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,9 +128,7 @@ class Quantize(Transform):
             lambda name, module: type(module) is nn.Linear and name.startswith("blocks."),
             lambda module: self._linear(cast(nn.Linear, module)),
         )
-        table = QuantizedMatrix(
-            embedding.weight.detach(), bits=self.embedding_bits, group_size=self.group_size
-        )
+        table = QuantizedMatrix(embedding.weight.detach(), bits=self.embedding_bits, group_size=self.group_size)
         model.register_module("token_embedding", QuantizedEmbedding(table))
         if tied:
             model.head = QuantizedLinear(table, None)

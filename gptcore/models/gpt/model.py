@@ -1,8 +1,8 @@
 """GPT-2: a causal decoder with learned positions.
 
 "Language Models are Unsupervised Multitask Learners", Radford et al. 2019, and the released code's details: pre-norm
-blocks, tanh-GELU, layer-norm epsilon 1e-5, normal(0, 0.02) initialisation, residual projections scaled by 1/sqrt(2 n_layers),
-a head tied to the token embedding.
+blocks, tanh-GELU, layer-norm epsilon 1e-5, normal(0, 0.02) initialisation, residual projections scaled by
+1/sqrt(2 n_layers), a head tied to the token embedding.
 
 Shapes: B rows, T positions, C width, V vocabulary.
 """
@@ -124,9 +124,7 @@ class GPT(Model):
             self._check_length(n_keys, cache.capacity)
             x = self.token_embedding(tokens) + self.position_embedding(positions)
             for block, layer in zip(self.blocks, cache.layers, strict=True):
-                x = block(
-                    x, cache=layer, start=cache.common_length, positions=positions, mask=mask, n_keys=n_keys
-                )
+                x = block(x, cache=layer, start=cache.common_length, positions=positions, mask=mask, n_keys=n_keys)
         y: Tensor = self.norm(x)
         return y
 

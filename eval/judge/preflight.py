@@ -1,0 +1,101 @@
+"""Before a run: does the judge's server answer, does it have the model, and does the model fit the settings?
+
+Each error ends with the command or the option that mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import ollama
+
+from eval.errors import EvalConfigError, JudgeModelMissing, JudgeUnavailable
+from eval.judge.client import JudgeModel
+from eval.judge.ollama import Deadlines, OllamaTransport, Options
+
+_DEADLINES = Deadlines(connect=2.0, read=10.0, total=10.0)
+
+
+def preflight(host: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
+    """The judge model as the server has it.
+
+    Args:
+        host: the server's address; None for ``OLLAMA_HOST`` or the default, http://127.0.0.1:11434.
+        model: a tag, such as ``llama3``.
+        options: what the model will be run with.
+
+    Raises:
+        JudgeUnavailable: nothing, or nothing that is Ollama, answers; known within 2 seconds if nothing listens.
+        JudgeModelMissing: the server does not have the model.
+        EvalConfigError: the address is none, the model cannot chat, or its context is shorter than ``num_ctx``.
+    """
+    with OllamaTransport(host, deadlines=_DEADLINES) as transport:
+        try:
+            server_version = transport.server_version()
+            listed = transport.list().models
+            tag, found = _find(listed, model=model, url=transport.url)
+            shown = transport.show(tag)
+        except (ConnectionError, httpx.TransportError) as error:
+            raise JudgeUnavailable(
+                f"no Ollama at {transport.url} ({_why(error)}); start it: ollama serve"
+                " (or name another server with OLLAMA_HOST)"
+            ) from error
+        except (ollama.ResponseError, httpx.HTTPError, ValueError) as error:
+            raise JudgeUnavailable(
+                f"{transport.url} answers, but not as Ollama does ({_why(error)}); start one: ollama serve,"
+                " and name its address with OLLAMA_HOST"
+            ) from error
+        details = shown.details or found.details
+        judge = JudgeModel(
+            url=transport.url,
+            model=tag,
+            digest=found.digest or "",
+            server_version=server_version,
+            quantization=(details and details.quantization_level) or "unknown",
+            parameter_size=(details and details.parameter_size) or "unknown",
+            context_length=_context_length(shown.modelinfo or {}),
+            capabilities=tuple(shown.capabilities or ()),
+        )
+    _check_fit(judge, options=options or Options())
+    return judge
+
+
+def _find(
+    listed: Sequence[ollama.ListResponse.Model], *, model: str, url: str
+) -> tuple[str, ollama.ListResponse.Model]:
+    name = model.rpartition("/")[2]
+    tag = model if ":" in name else f"{model}:latest"
+    for one in listed:
+        if one.model == tag:
+            return tag, one
+    known = ", ".join(sorted(one.model for one in listed if one.model)) or "none"
+    raise JudgeModelMissing(
+        f"the Ollama at {url} has no model {model!r} (it has: {known}); get it: ollama pull {model}"
+    )
+
+
+def _context_length(info: Any) -> int | None:
+    length = info.get(f"{info.get('general.architecture')}.context_length")
+    return length if isinstance(length, int) else None
+
+
+def _check_fit(judge: JudgeModel, *, options: Options) -> None:
+    if judge.capabilities and "completion" not in judge.capabilities:
+        raise EvalConfigError(
+            f"{judge.model} cannot chat (it can: {', '.join(judge.capabilities)}); choose a chat model, such as llama3"
+        )
+    if judge.context_length is not None and options.num_ctx > judge.context_length:
+        raise EvalConfigError(
+            f"num_ctx {options.num_ctx} is more than the {judge.context_length} tokens {judge.model} can read, and the"
+            f" server would lower it silently; set num_ctx to {judge.context_length} or less"
+        )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, ConnectionError):
+        return "connection refused"
+    return " ".join(str(error).split())[:200] or type(error).__name__

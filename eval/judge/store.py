@@ -1,0 +1,223 @@
+"""The judge's answers on disk: what was asked once is not asked again, whatever interrupted the run.
+
+One JSON Lines file, only ever appended to, one line and one fsync an answer. An answer is found by the digest of
+everything that can change it: the backend's description (model digest, server and client version, options), the schema,
+the messages, and the request's identity (prompt digest, item, repeat, repair). Failures are written down too, and are
+not served, so that running again asks exactly what is still open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from eval.digest import canonical_json, digest
+from eval.errors import StoreError
+from eval.judge.client import CallFailed, ChatClient, Message, Reply
+from eval.judge.schema import Scored, read_reply
+
+_FORMAT = 1
+_FIELDS = {"format", "key", "exchange", "outcome", "reply"}
+_logger = logging.getLogger(__name__)
+
+
+def request_key(
+    *,
+    describe: Mapping[str, Any],
+    schema: Mapping[str, Any],
+    messages: Sequence[Message],
+    identity: Mapping[str, str | int],
+) -> str:
+    """sha256 of everything that can change an answer; the order of keys matters in the schema alone."""
+    return digest(
+        {
+            "format": _FORMAT,
+            "describe": describe,
+            # As text, unsorted: a grammar made from a schema follows the order of its properties.
+            "schema": json.dumps(schema),
+            "messages": list(messages),
+            "identity": identity,
+        }
+    )
+
+
+class AnswerStore:
+    """An open file of answers, locked against other processes; use it in a ``with`` statement."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create ``path``.
+
+        A last line that was cut off by a killed process is removed, with a warning.
+        Raises StoreError if another process has the file open, or if a line before the last is damaged.
+        """
+        self.path = path
+        self._lock = threading.Lock()
+        self._records: dict[str, dict[str, Any]] = {}
+        self._settled: set[str] = set()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened ({error.strerror}); check the folder's permissions") from error
+        try:
+            self._claim()
+            self._load()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Self:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        os.close(self._file)
+
+    def find(self, key: str) -> Reply | None:
+        """The recorded answer to a request, if there is one to be served.
+
+        An output that could not be read is served only where the repair that followed it succeeded: it is then a step
+        towards a known answer, and without it that answer could not be reached again.
+        """
+        record = self._records.get(key)
+        if record is None or record["reply"] is None:
+            return None
+        if record["outcome"] != "ok" and record["exchange"] not in self._settled:
+            return None
+        return replace(Reply(**record["reply"]), cached=True)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record, whole and flushed to the disk; raises StoreError if it cannot be."""
+        line = (canonical_json(record) + "\n").encode("ascii")
+        with self._lock:
+            size = os.fstat(self._file).st_size
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(self._file, line[written:])
+                os.fsync(self._file)
+            except OSError as error:
+                os.ftruncate(self._file, size)
+                raise StoreError(
+                    f"{self.path}: the answer could not be written ({error.strerror}); make room and run again,"
+                    " everything before it is kept"
+                ) from error
+            self._learn(dict(record))
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: another process is writing to it; wait for that run, or choose another file"
+            ) from error
+
+    def _load(self) -> None:
+        content = self.path.read_bytes()
+        lines = content.split(b"\n")
+        torn = lines.pop()
+        if torn:
+            _logger.warning("%s: removed a last line of %d bytes that was never finished", self.path, len(torn))
+            os.ftruncate(self._file, len(content) - len(torn))
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                if record["format"] != _FORMAT or not record.keys() >= _FIELDS:
+                    raise ValueError("another form")
+                if record["reply"] is not None:
+                    Reply(**record["reply"])
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise StoreError(
+                    f"{self.path}:{number}: not a recorded answer ({error}); remove this line, and its question is"
+                    " asked again"
+                ) from error
+            self._learn(record)
+
+    def _learn(self, record: dict[str, Any]) -> None:
+        known = self._records.get(record["key"])
+        # A failure after an answer, if there ever is one, does not take the answer away.
+        if known is None or known["outcome"] != "ok" or record["outcome"] == "ok":
+            self._records[record["key"]] = record
+        if record["outcome"] == "ok":
+            self._settled.add(record["exchange"])
+
+
+def unreadable(reply: Reply) -> str | None:
+    """Why a reply is no pointwise verdict, or None if it is one."""
+    outcome = read_reply(reply)
+    return None if isinstance(outcome, Scored) else outcome.reason
+
+
+class CachedClient:
+    """A backend behind a store: asks only what the store cannot answer, and records all it hears."""
+
+    def __init__(
+        self, client: ChatClient, store: AnswerStore, *, problem: Callable[[Reply], str | None] = unreadable
+    ) -> None:
+        """Put ``store`` before ``client``; ``problem`` says why a reply counts as a failure, or None."""
+        self._client = client
+        self._store = store
+        self._problem = problem
+        self._guard = threading.Lock()
+        self._in_flight: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def describe(self) -> Mapping[str, Any]:
+        """The backend's description; a store changes no answer."""
+        return self._client.describe()
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        identity: Mapping[str, str | int] | None = None,
+    ) -> Reply:
+        """The recorded reply, or a new one; raises CallFailed, after recording it."""
+        identity = identity or {}
+        describe = self._client.describe()
+        key = request_key(describe=describe, schema=schema, messages=messages, identity=identity)
+        # One question at a time per key: two equal items judged at once are one question.
+        with self._guard:
+            turn = self._in_flight[key]
+        with turn:
+            known = self._store.find(key)
+            if known is not None:
+                return known
+            record = {
+                "format": _FORMAT,
+                "key": key,
+                "exchange": _exchange(describe, schema, identity=identity),
+                "identity": dict(identity),
+                "messages": list(messages),
+                "asked": datetime.now(UTC).isoformat(),
+            }
+            try:
+                reply = self._client.chat(messages, schema=schema, identity=identity)
+            except CallFailed as failure:
+                self._store.append({**record, "outcome": failure.reason, "detail": failure.detail, "reply": None})
+                raise
+            self._store.append({**record, "outcome": self._problem(reply) or "ok", "reply": asdict(reply)})
+            return reply
+
+
+def _exchange(describe: Mapping[str, Any], schema: Mapping[str, Any], *, identity: Mapping[str, str | int]) -> str:
+    """What a first request and its repair have in common."""
+    common = {name: value for name, value in identity.items() if name != "repair"}
+    return request_key(describe=describe, schema=schema, messages=(), identity=common)

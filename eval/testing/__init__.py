@@ -1,0 +1,1 @@
+"""Parts for testing against the evaluation: a protocol-faithful Ollama server that needs no model."""

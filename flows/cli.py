@@ -1,0 +1,158 @@
+"""``gptworks``: one subcommand per flow, and the commands for the models they leave.
+
+Only what a command needs is imported when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import cli_models
+from flows.settings import apply_environment, read_settings
+
+app = typer.Typer(
+    name="gptworks",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+)
+STAGES = {
+    "prepare-data": "Clean, deduplicate and split texts and rows; train a tokenizer; write token shards.",
+    "pretrain": "Train a base model on the corpus.",
+    "finetune-classifier": "Fine-tune the base model for classification.",
+    "finetune-instruct": "Fine-tune the base model for instructions.",
+    "lora": "Adapt the base model with LoRA.",
+    "quantize": "Quantize the instruction-tuned model.",
+    "evaluate": "Score the held-out answers.",
+}
+
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, book or tiny.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
+]
+CorpusOption = Annotated[
+    list[Path] | None,
+    typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, csv, tsv, parquet."),
+]
+LabelledOption = Annotated[Path | None, typer.Option("--labelled", help="Own rows with the keys text and label.")]
+InstructionsOption = Annotated[
+    Path | None, typer.Option("--instructions", help="Own rows with instruction, output and perhaps input.")
+]
+InitOption = Annotated[
+    str | None, typer.Option("--init", help="Start from a checkpoint folder or hf:REPO instead of random weights.")
+]
+JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto, required or off.")]
+JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Model tag on the Ollama server.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew even if nothing has changed.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and the plan; run nothing.")]
+
+
+def _flow_command(name: str) -> Any:
+    def command(
+        preset: PresetOption = "demo",
+        sets: SetOption = None,
+        data_dir: DataDirOption = None,
+        corpus: CorpusOption = None,
+        labelled: LabelledOption = None,
+        instructions: InstructionsOption = None,
+        init: InitOption = None,
+        judge: JudgeOption = None,
+        judge_model: JudgeModelOption = None,
+        seed: SeedOption = None,
+        force: ForceOption = False,
+        dry_run: DryRunOption = False,
+    ) -> None:
+        from flows.request import OwnData, configuration
+
+        given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
+        overrides = [*(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
+        own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
+        data = own if (corpus or labelled or instructions) else None
+        config = configuration(preset, overrides, data)  # refuse what cannot be before anything is started
+        if dry_run:
+            cli_models.print_plan(config, name, data_dir=data_dir)
+            return
+        _run_flow(name, preset, overrides, data, data_dir, force)
+
+    return command
+
+
+def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool) -> None:
+    from flows import pipeline as pipelines
+    from flows import stage_flows
+
+    folder = None if data_dir is None else data_dir.absolute()
+    if name == "pipeline":
+        result = pipelines.pipeline(preset, overrides, data, folder, force)
+        _print_summary(result)
+        return
+    summary = getattr(stage_flows, name.replace("-", "_"))(preset, overrides, data, folder, force)
+    if summary is None:
+        raise typer.BadParameter(f"the data has no rows for {name}; give some by --labelled or --instructions")
+    note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
+    Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    settings, console = read_settings(), Console()
+    table = Table(title="pipeline", title_justify="left")
+    for column, justify in (("stage", "left"), ("metric", "left"), ("value", "right"), ("seconds", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("MLflow run")
+    for row in result["stages"]:
+        value = row["metric_value"]
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        seconds = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
+        table.add_row(row["stage"], row["metric_name"], shown, seconds, row["run_id"] or "")
+    console.print(table)
+    program = Path(sys.argv[0]).parent / "mlflow"
+    command = settings.mlflow_ui_command
+    local = f"{program} {command.removeprefix('mlflow ')}" if program.is_file() else command
+    console.print(f"{result['seconds']:.0f} s in all, pipeline run {result['run_id']}")
+    console.print(f"MLflow UI:  {local}", soft_wrap=True)
+    console.print(f"report:     {result['report']}", soft_wrap=True)
+
+
+app.command("pipeline", help="Run the whole chain.")(_flow_command("pipeline"))
+for _name, _help in STAGES.items():
+    app.command(_name, help=f"{_help} Makes what it needs first.")(_flow_command(_name))
+app.command("generate", help="Continue a prompt, or answer it if the model was instructed.")(cli_models.generate)
+app.command("chat", help="Talk to an instructed model in the terminal.")(cli_models.chat)
+app.command("export", help="Write a checkpoint in another program's format.")(cli_models.export)
+app.command("runs", help="List tracked runs with their headline figures.")(cli_models.runs)
+app.command("doctor", help="Check versions, folders, tracking store and judge.")(cli_models.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: deliberate errors end in one clear message and their own exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from eval.errors import EvalError
+    from gptcore.errors import GptcoreError
+
+    console = Console(stderr=True)
+    try:
+        apply_environment(read_settings())
+        cli_models.quiet_prefect()
+        app(args=None if arguments is None else list(arguments))
+    except (GptcoreError, EvalError) as error:
+        console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where it was")
+        sys.exit(75)
+
+
+if __name__ == "__main__":
+    main()

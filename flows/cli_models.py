@@ -1,0 +1,189 @@
+"""The commands for models and runs: generate, chat, export, runs, doctor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.settings import read_settings
+
+if TYPE_CHECKING:
+    from flows.recipes import Pipeline
+    from gptcore.generate import Sampling
+    from gptcore.text import TextModel
+
+CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint folder, as a stage's output names it.")]
+TokensOption = Annotated[int, typer.Option(help="The most tokens to add.")]
+TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token; higher draws more widely.")]
+TopKOption = Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens only.")]
+TopPOption = Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the draws.")]
+TemplateOption = Annotated[str | None, typer.Option(help="Prompt template instead of the checkpoint's own.")]
+
+
+def quiet_prefect() -> None:
+    """Leave the terminal to progress bars and tables: Prefect's own lines only from warnings on."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+
+
+def generate(
+    checkpoint: CheckpointArgument,
+    prompt: Annotated[str, typer.Argument(help="The text to continue, or the instruction.")],
+    max_tokens: TokensOption = 64,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    seed: SeedOption = 0,
+    template: TemplateOption = None,
+) -> None:
+    """Continue a prompt, or answer it if the model was instructed."""
+    model, sampling = _load(checkpoint, template, max_tokens, temperature, top_k, top_p, seed)
+    Console().print(model.respond([(prompt, "")], sampling=sampling)[0], markup=False, soft_wrap=True)
+
+
+def chat(
+    checkpoint: CheckpointArgument,
+    max_tokens: TokensOption = 128,
+    temperature: TemperatureOption = 0.7,
+    top_k: TopKOption = 50,
+    top_p: TopPOption = None,
+    seed: SeedOption = 0,
+    template: TemplateOption = None,
+) -> None:
+    """Talk to an instructed model; each line is answered by itself. An empty line or Ctrl-D ends it."""
+    model, sampling = _load(checkpoint, template, max_tokens, temperature, top_k, top_p, seed)
+    console = Console()
+    while True:
+        try:
+            line = console.input("[bold]> [/]").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        console.print(model.respond([(line, "")], sampling=sampling)[0], markup=False, soft_wrap=True)
+
+
+def _load(
+    checkpoint: Path,
+    template: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+) -> tuple[TextModel, Sampling]:
+    from gptcore.generate import Sampling
+    from gptcore.text import TextModel
+
+    sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    return TextModel.load(checkpoint, template=template), sampling
+
+
+def export(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[Literal["hf"], typer.Option(help="hf: a folder that transformers loads.")] = "hf",
+) -> None:
+    """Write a checkpoint in another program's format."""
+    from gptcore.export import export_hf
+
+    del to  # the only format so far; typer refuses any other
+    Console().print(f"written: {export_hf(checkpoint, out)}", soft_wrap=True)
+
+
+def runs(
+    stage: Annotated[str, typer.Option(help="Stage whose runs are listed.")] = "pipeline",
+    limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
+) -> None:
+    """List tracked runs, newest first, with their headline figures."""
+    from flows.tracking import PREFIX, connect
+
+    settings, console = read_settings(), Console()
+    client = connect(settings)
+    experiment = client.get_experiment_by_name(f"{PREFIX}/{stage}")
+    if experiment is None:
+        known = sorted(e.name.removeprefix(f"{PREFIX}/") for e in client.search_experiments() if "/" in e.name)
+        console.print(f"no runs of {stage!r} yet; stages with runs: {', '.join(known) or 'none'}")
+        return
+    found = client.search_runs([experiment.experiment_id], max_results=limit, order_by=["attributes.start_time DESC"])
+    table = Table("run", "name", "status", "figures")
+    for run in found:
+        shown = [f"{name} {value:.4g}" for name, value in sorted(run.data.metrics.items()) if _is_headline(name)]
+        table.add_row(run.info.run_id, run.info.run_name, run.info.status, ", ".join(shown))
+    console.print(table)
+
+
+def _is_headline(name: str) -> bool:
+    endings = ("val/perplexity", "test/accuracy", "test/rouge_l", "judge/mean", "int8/increase", "int4/increase")
+    return name.endswith(endings) and "base/" not in name
+
+
+def doctor() -> None:
+    """Check versions, folders, tracking store and judge; the exit code is 1 if something essential is missing."""
+    settings, console = read_settings(), Console()
+    table = Table("check", "state", "detail")
+    problems = 0
+    for name in ("torch", "prefect", "mlflow", "fastapi", "tiktoken", "ollama"):
+        table.add_row(name, "ok", importlib.metadata.version(name))
+    free = shutil.disk_usage(settings.home if settings.home.exists() else Path.cwd()).free
+    table.add_row("disk", "ok" if free > 2e9 else "low", f"{free / 1e9:.1f} GB free for {settings.home}")
+    for name, check in (("MLflow", _check_mlflow), ("judge", _check_judge), ("Prefect", _check_prefect)):
+        state, detail = check()
+        problems += state == "fails"
+        table.add_row(name, state, detail)
+    console.print(table)
+    sys.exit(1 if problems else 0)
+
+
+def _check_mlflow() -> tuple[str, str]:
+    from flows.tracking import connect
+
+    settings = read_settings()
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        connect(settings)
+    except Exception as error:
+        return "fails", f"{settings.mlflow_uri}: {type(error).__name__}: {error}"
+    return "ok", settings.mlflow_uri
+
+
+def _check_judge() -> tuple[str, str]:
+    from eval.errors import EvalError
+    from eval.judge.preflight import preflight
+    from flows.recipes import Evaluate
+
+    try:
+        model = preflight(read_settings().ollama_host, Evaluate().judge_model)
+    except EvalError as error:
+        return "absent", str(error)
+    return "ok", f"{model.model} {model.digest[:12]} at {model.url}"
+
+
+def _check_prefect() -> tuple[str, str]:
+    try:
+        import prefect.server.api.server
+    except Exception as error:
+        return "fails", f"the server cannot be imported: {error}; install with constraints.txt"
+    del prefect
+    return "ok", os.environ.get("PREFECT_API_URL", "a server of its own for each command")
+
+
+def print_plan(config: Pipeline, name: str, *, data_dir: Path | None) -> None:
+    """The resolved configuration, and for each stage whether its output exists, and about what it costs."""
+    from flows.plan import plan
+
+    console = Console()
+    console.print_json(json.dumps(config.to_dict()))
+    table = Table("stage", "plan", "estimated cost")
+    for line in plan(config, name, data_dir=data_dir):
+        table.add_row(line.stage, line.state, line.cost)
+    console.print(table)

@@ -1,0 +1,207 @@
+"""Run one stage: key, store, lock, tracked run, body, commit.
+
+A stage whose output exists is not run again; one that was interrupted goes on in its work folder and in the same
+tracked run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.orchestration import prefect_tags
+from flows.recipes import Pipeline
+from flows.run_logger import MlflowLogger
+from flows.settings import Settings
+from flows.sources import Places
+from flows.stages.context import Context, Inputs
+from flows.stages.registry import STAGES, Stage, external_inputs
+from flows.store import Entry, StageStore, Work, stage_key
+from flows.tracking import stage_run
+from gptcore.data.ledger import Ledger
+from gptcore.train import Progress
+
+ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
+"""Opens a progress bar for a stage's name; what it yields is told of each step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one stage."""
+
+    stage: str
+    """Its name."""
+    key: str
+    """Key of its output."""
+    path: Path
+    """Folder of its output."""
+    result: dict[str, Any]
+    """Its small values."""
+    seconds: float
+    """How long it took now; 0 if nothing had to be done."""
+    cached: bool
+    """Whether the output was there already."""
+    run_id: str | None
+    """The tracked run that made it."""
+
+
+@dataclass
+class Chain:
+    """The stages of one pipeline configuration."""
+
+    pipeline: Pipeline
+    """The resolved configuration."""
+    settings: Settings
+    """Folders and service addresses."""
+    data_dir: Path | None
+    """The user's folder with catalogued data sets."""
+    progress: ProgressBar
+    """How progress is shown."""
+    parent_run_id: str | None = None
+    """Tracked run of the pipeline, if this is one."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """What has been made or found so far."""
+
+    @property
+    def store(self) -> StageStore:
+        """The stage store."""
+        return StageStore(self.settings.store)
+
+    @property
+    def places(self) -> Places:
+        """Where source files are."""
+        return Places(self.data_dir, self.settings.cache)
+
+    def adopt(self, made: Mapping[str, str]) -> None:
+        """Take over outputs that are known by stage and key; one that is gone is made again when it is needed."""
+        for name, key in made.items():
+            entry = self.store.find(name, key)
+            if entry is not None:
+                self.outcomes[name] = _found(name, entry)
+
+    def run_url(self, outcome: Outcome) -> str:
+        """Where a browser shows the tracked run."""
+        return f"{self.settings.mlflow_ui}/#/runs/{outcome.run_id}" if outcome.run_id else ""
+
+    def applies(self, stage: Stage) -> bool:
+        """Whether the data has what the stage needs."""
+        return stage.part is None or stage.part in self.pipeline.prepare.source.parts
+
+    def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
+        """Make a stage's output, and first what it needs; None if the data has nothing for it.
+
+        Args:
+            name: a stage.
+            force: make this stage anew even if its output exists.
+        """
+        if name in self.outcomes and not force:
+            return self.outcomes[name]
+        stage = STAGES[name]
+        for needed in stage.needs:
+            self.ensure(needed)
+        if not self.applies(stage):
+            return None
+        self.outcomes[name] = self._make(stage, self._inputs(stage), self.key(stage), force=force)
+        return self.outcomes[name]
+
+    def key(self, stage: Stage) -> str:
+        """The key of a stage's output: known before anything is made."""
+        return stage_key(
+            stage.name, version=stage.version, config=stage.config(self.pipeline), inputs=self._input_keys(stage)
+        )
+
+    def _input_keys(self, stage: Stage) -> dict[str, str]:
+        needed = [STAGES[name] for name in stage.needs if self.applies(STAGES[name])]
+        own = {each.name: self._made_key(each) for each in needed}
+        return own | external_inputs(stage, self.pipeline, self.places, self.settings.ollama_host)
+
+    def _made_key(self, stage: Stage) -> str:
+        made = self.outcomes.get(stage.name)
+        return made.key if made else self.key(stage)
+
+    def _inputs(self, stage: Stage) -> Inputs:
+        found = {name: outcome for name, outcome in self.outcomes.items() if name in {*stage.needs, "prepare-data"}}
+        return Inputs({n: o.path for n, o in found.items()}, {n: o.result for n, o in found.items()})
+
+    def _make(self, stage: Stage, inputs: Inputs, key: str, *, force: bool) -> Outcome:
+        started = time.monotonic()
+        with self.store.produce(stage.name, key, force=force) as work:
+            if work.entry is not None:
+                return _found(stage.name, work.entry)
+            entry = self._run(stage, inputs, work)
+        seconds = time.monotonic() - started
+        return Outcome(stage.name, key, entry.path, entry.result, seconds, cached=False, run_id=entry.run_id)
+
+    def _run(self, stage: Stage, inputs: Inputs, work: Work) -> Entry:
+        config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
+        tags = {
+            "gptworks.preset": self.pipeline.preset,
+            **{f"gptworks.input.{name}": digest for name, digest in input_keys.items()},
+            **self._lineage(stage),
+            **prefect_tags(),
+        }
+        with stage_run(
+            self.settings,
+            stage=stage.name,
+            name=f"{stage.name}-{self.pipeline.preset}-{work.key[:8]}",
+            key=work.key,
+            params=config,
+            tags=tags,
+            parent_run_id=self.parent_run_id,
+            run_id=work.run_id,
+        ) as log:
+            work.remember_run(log.run_id)
+            self._log_inputs(log, stage, input_keys)
+            started = time.monotonic()
+            with self.progress(stage.name) as on_progress:
+                context = Context(
+                    folder=work.folder,
+                    places=self.places,
+                    log=log,
+                    on_progress=on_progress,
+                    seed=self.pipeline.seed,
+                    ollama_host=self.settings.ollama_host,
+                )
+                result = stage.body(self.pipeline, inputs, context)
+            log.log_metrics({**numbers(result.get("metrics", {})), "perf/seconds": time.monotonic() - started})
+            self._log_ledgers(log, work.folder)
+            return work.commit(result, version=stage.version, config=config, inputs=input_keys)
+
+    def _lineage(self, stage: Stage) -> dict[str, str]:
+        tags = {
+            f"gptworks.run.{name}": run_id
+            for name in stage.needs
+            if name in self.outcomes and (run_id := self.outcomes[name].run_id)
+        }
+        if "prepare-data" in self.outcomes:
+            prepared = self.outcomes["prepare-data"]
+            tags |= {"gptworks.data": prepared.key, "gptworks.tokenizer": prepared.result["tokenizer_digest"]}
+        parent = next((name for name in reversed(stage.needs) if name not in ("prepare-data", "lora")), None)
+        if parent in self.outcomes:
+            tags["gptworks.parent_checkpoint"] = f"{parent}/{self.outcomes[parent].key}"
+        return tags
+
+    def _log_inputs(self, log: MlflowLogger, stage: Stage, input_keys: Mapping[str, str]) -> None:
+        log.log_environment()
+        for name, digest in input_keys.items():
+            source = self.outcomes[name].path if name in self.outcomes else name
+            log.log_dataset(name, source=str(source), digest=digest, context=stage.name)
+
+    @staticmethod
+    def _log_ledgers(log: MlflowLogger, folder: Path) -> None:
+        for path in sorted(folder.rglob("ledger.json")):
+            name = str(path.relative_to(folder).parent / "ledger.json").replace("/", "-").lstrip(".-")
+            log.log_table(list(map(dict, Ledger.load(path).to_rows())), name)
+
+
+def _found(stage: str, entry: Entry) -> Outcome:
+    return Outcome(stage, entry.key, entry.path, entry.result, 0.0, cached=True, run_id=entry.run_id)
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are numbers."""
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}

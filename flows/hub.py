@@ -1,0 +1,56 @@
+"""Starting weights by name: a checkpoint folder, or OpenAI's GPT-2 from the Hugging Face hub at a pinned revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gptcore.errors import DataError
+from gptcore.export import import_hf
+from gptcore.files import MANIFEST
+
+HUB = "hf:"
+_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+REVISIONS = {
+    "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "openai-community/gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "openai-community/gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "openai-community/gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+}
+"""The revision that each repository is taken at; another one is named as ``hf:REPO@REVISION``."""
+
+
+def local_checkpoint(init: str, cache: Path) -> Path:
+    """The checkpoint folder that ``init`` names.
+
+    Args:
+        init: a checkpoint folder, a folder that transformers wrote, or ``hf:REPO`` or ``hf:REPO@REVISION``.
+        cache: imported models are kept below it.
+
+    Raises:
+        DataError: the path does not exist, or the hub cannot be reached.
+    """
+    if init.startswith(HUB):
+        repository, _, revision = init.removeprefix(HUB).partition("@")
+        return _imported(_download(repository, revision or REVISIONS.get(repository, "main")), cache)
+    path = Path(init)
+    if not path.is_dir():
+        raise DataError(f"--init {init}: no such folder; give a checkpoint folder, or hf:openai-community/gpt2")
+    return path if (path / MANIFEST).is_file() else _imported(path, cache)
+
+
+def _imported(folder: Path, cache: Path) -> Path:
+    out = cache / "imported" / f"{folder.parent.name}-{folder.name}"
+    return out if (out / MANIFEST).is_file() else import_hf(folder, out)
+
+
+def _download(repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"{repository}@{revision} could not be fetched from the Hugging Face hub ({type(error).__name__}); "
+            "check the network, or download the folder elsewhere and give its path by --init"
+        ) from error

@@ -1,0 +1,133 @@
+"""The whole chain as one flow: prepare, pretrain, classify, instruct, adapt, quantize, evaluate, report."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, flow
+
+from flows.engine import Chain, Outcome, numbers
+from flows.orchestration import prefect_tags, publish_markdown
+from flows.provenance import environment_tags
+from flows.report import PipelineReport, StageReport, summary_rows, write_report
+from flows.request import OwnData, Preset, chain, configuration
+from flows.run_logger import MlflowLogger
+from flows.stage_flows import (
+    evaluate,
+    finetune_classifier,
+    finetune_instruct,
+    lora,
+    prepare_data,
+    pretrain,
+    quantize,
+)
+from flows.store import stage_key
+from flows.tracking import pipeline_run
+
+ORDER: tuple[Flow[..., Any], ...] = (
+    prepare_data,
+    pretrain,
+    finetune_classifier,
+    finetune_instruct,
+    lora,
+    quantize,
+    evaluate,
+)
+
+
+@flow(name="pipeline", description="Raw text to a pretrained, fine-tuned, adapted, quantized and evaluated model.")
+def pipeline(
+    preset: Preset = "demo",
+    overrides: list[str] | None = None,
+    data: OwnData | None = None,
+    data_dir: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Run every stage that the data has rows for.
+
+    Args:
+        preset: demo, book or tiny.
+        overrides: changes of the form ``pretrain.train.epochs=2``.
+        data: own files instead of the preset's data.
+        data_dir: folder with the catalogued data sets, instead of downloading them.
+        force: make every stage anew.
+
+    Returns:
+        ``report`` (path), ``run_id`` (of the parent run), and ``stages``: the headline of each.
+    """
+    overrides = overrides or []
+    config = configuration(preset, overrides, data)
+    stages = chain(config, data_dir=data_dir)
+    key = stage_key("pipeline", version="1", config=config.to_dict(), inputs={})
+    started, clock = datetime.now(UTC), time.monotonic()
+    made: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    with pipeline_run(
+        stages.settings, name=f"pipeline-{preset}", key=key, params=config.to_dict(), tags=prefect_tags()
+    ) as log:
+        for stage in ORDER:
+            summary = stage(preset, overrides, data, data_dir, force, dict(made), log.run_id)
+            if summary is not None:
+                made[summary["stage"]], seconds[summary["stage"]] = summary["key"], summary["seconds"]
+        stages.adopt(made)
+        report = _report(stages, seconds, key, started, time.monotonic() - clock)
+        path = write_report(report, stages.settings.home / "reports" / f"{preset}-{key[:8]}" / "report.html")
+        _track(log, stages, report, path)
+    rows = [row._asdict() for row in summary_rows(report)]
+    publish_markdown("pipeline-summary", _markdown(rows))
+    return {"report": str(path), "run_id": log.run_id, "seconds": report.seconds, "stages": rows}
+
+
+def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetime, total: float) -> PipelineReport:
+    def part(outcome: Outcome) -> StageReport:
+        spent = seconds[outcome.stage]
+        return StageReport(
+            stage=outcome.stage,
+            key=outcome.key,
+            folder=outcome.path,
+            result=outcome.result,
+            seconds=spent,
+            cached=spent == 0.0,
+            run_id=outcome.run_id,
+            run_url=stages.run_url(outcome),
+        )
+
+    return PipelineReport(
+        preset=stages.pipeline.preset,
+        key=key,
+        started=started,
+        seconds=total,
+        config=stages.pipeline.to_dict(),
+        sources=stages.pipeline.prepare.source.digests(stages.places),
+        stages=tuple(part(outcome) for outcome in stages.outcomes.values()),
+        environment=environment_tags(),
+    )
+
+
+def _track(log: MlflowLogger, stages: Chain, report: PipelineReport, path: Path) -> None:
+    """Every stage's figures and links in the parent run, so that whole pipelines compare in one table."""
+    for outcome in stages.outcomes.values():
+        metrics = numbers(outcome.result.get("metrics", {}))
+        log.log_metrics({f"{outcome.stage}/{name}": value for name, value in metrics.items()})
+        log.set_tags(
+            {f"gptworks.run.{outcome.stage}": outcome.run_id or "", f"gptworks.key.{outcome.stage}": outcome.key}
+        )
+    judge = next((s.result["judge"] for s in report.stages if "judge" in s.result), None)
+    if judge is not None:
+        log.set_tags({"gptworks.judge": f"{judge['state']} {judge['reason']}".strip()})
+    log.log_metrics({"perf/seconds": report.seconds})
+    log.set_tags({"mlflow.note.content": _markdown([row._asdict() for row in summary_rows(report)])})
+    log.log_artifact(path)
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = ["| stage | metric | value | seconds |", "|---|---|---:|---:|"]
+    for row in rows:
+        value = row["metric_value"]
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        spent = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
+        lines.append(f"| {row['stage']} | {row['metric_name']} | {shown} | {spent} |")
+    return "\n".join(lines)

@@ -1,0 +1,288 @@
+"""What a pipeline run consists of, as one frozen value, and the named presets.
+
+Every field can be set from the command line by its dotted path: ``--set pretrain.train.epochs=2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from flows.sources import Book, Demo, Files, SourceConfig
+from gptcore.config import Config, nearest, set_by_path
+from gptcore.data.labelled import LongInputs
+from gptcore.errors import ConfigError
+from gptcore.models import PRESETS, GPTConfig
+from gptcore.train import Cosine, OptimizerConfig, TrainConfig
+
+STAGES = ("prepare", "pretrain", "classify", "instruct", "lora", "quantize", "evaluate")
+"""The stages in their order."""
+
+
+@dataclass(frozen=True)
+class Prepare(Config):
+    """From sources to token shards and row files."""
+
+    source: SourceConfig = field(default_factory=Demo)
+    """Where texts and rows come from."""
+    tokenizer: Literal["bpe", "gpt2"] = "bpe"
+    """A byte-level BPE trained on the training texts, or GPT-2's."""
+    vocab_size: int = 4096
+    """Tokens of a trained BPE."""
+    special_tokens: tuple[str, ...] = ()
+    """Further special tokens, as a prompt template may need them."""
+    min_chars: int = 40
+    """Shorter documents are dropped."""
+    near_duplicates: float | None = 0.8
+    """Jaccard similarity from which two texts count as one; none keeps near duplicates."""
+    balance: bool = False
+    """Drop rows of larger classes until all are as large as the smallest (the book's way)."""
+    corpus_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of the documents for training, the held-out loss, and neither (kept unseen for the tests of the rows)."""
+    classify_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of training, validation and test rows for classification."""
+    instruct_split: tuple[float, float, float] = (0.85, 0.05, 0.1)
+    """The same for instructions."""
+
+
+@dataclass(frozen=True)
+class Pretrain(Config):
+    """A base model on the corpus."""
+
+    model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
+    """Sizes; ``vocab_size`` is taken from the tokenizer."""
+    init: str | None = None
+    """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How long and how."""
+
+
+@dataclass(frozen=True)
+class Classify(Config):
+    """Fine-tuning of the base model for classification."""
+
+    tune: Literal["head", "last_blocks", "all"] = "all"
+    """What is trained."""
+    n_blocks: int = 1
+    """How many of the last blocks with ``last_blocks``."""
+    long_inputs: LongInputs = "head"
+    """Which part of a text longer than the context is read."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability spread over all classes."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How long and how."""
+
+
+@dataclass(frozen=True)
+class Instruct(Config):
+    """Fine-tuning of the base model for instructions."""
+
+    template: str = "alpaca"
+    """Prompt template: alpaca, phi-3, chatml or short."""
+    mask_prompt: bool = True
+    """Whether only the response is a target."""
+    max_new_tokens: int = 64
+    """Longest generated response, in tokens."""
+    max_responses: int = 110
+    """Held-out prompts that are answered."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How long and how."""
+
+
+@dataclass(frozen=True)
+class Lora(Config):
+    """Low-rank adaptation of the base model for both tasks."""
+
+    rank: int = 8
+    """Rank of the update."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout on the update's input."""
+    targets: tuple[str, ...] = ("qkv", "out", "up", "down")
+    """Linear layers of each block that are adapted."""
+    classify: TrainConfig = field(default_factory=TrainConfig)
+    """Training for classification."""
+    instruct: TrainConfig = field(default_factory=TrainConfig)
+    """Training for instructions."""
+
+
+@dataclass(frozen=True)
+class Quantization(Config):
+    """Quantization of the instruction-tuned model, with a gate."""
+
+    group_size: int = 32
+    """Inputs per scale at 4 bits."""
+    max_increase_int8: float = 0.005
+    """Largest relative increase of the held-out perplexity that int8 may cost."""
+    max_increase_int4: float = 0.12
+    """The same for int4."""
+    speed_tokens: int = 64
+    """Tokens generated to measure the speed."""
+
+
+@dataclass(frozen=True)
+class Evaluate(Config):
+    """Scores of the held-out responses."""
+
+    judge: Literal["auto", "required", "off"] = "auto"
+    """Ask the judge if one answers; insist on it; or never."""
+    judge_model: str = "llama3"
+    """Model tag on the Ollama server."""
+    concurrency: int = 1
+    """Requests to the judge at a time."""
+
+
+@dataclass(frozen=True)
+class Pipeline(Config):
+    """The whole chain."""
+
+    preset: str = "demo"
+    """Name of the preset it came from."""
+    seed: int = 1
+    """Seed of everything that is drawn."""
+    prepare: Prepare = field(default_factory=Prepare)
+    """Data preparation."""
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    """Pretraining."""
+    classify: Classify = field(default_factory=Classify)
+    """Classification fine-tuning."""
+    instruct: Instruct = field(default_factory=Instruct)
+    """Instruction fine-tuning."""
+    lora: Lora = field(default_factory=Lora)
+    """LoRA for both tasks."""
+    quantize: Quantization = field(default_factory=Quantization)
+    """Quantization."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """Evaluation."""
+
+
+def _train(lr: float, *, epochs: float, batch_size: int, eval_every: int, **rest: object) -> TrainConfig:
+    schedule = Cosine(warmup=0.05, final=0.05)
+    base = TrainConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=OptimizerConfig(lr=lr),
+        schedule=schedule,
+        eval_every=eval_every,
+    )
+    return cast(TrainConfig, _replaced(base, rest))
+
+
+def _replaced(config: Config, changes: dict[str, object]) -> Config:
+    for name, value in changes.items():
+        config = set_by_path(config, name, value)
+    return config
+
+
+def demo() -> Pipeline:
+    """Docstrings of the installed packages; minutes on two cores."""
+    return Pipeline(
+        preset="demo",
+        prepare=Prepare(source=Demo(), vocab_size=4096),
+        pretrain=Pretrain(
+            model=GPTConfig(context_length=160, width=128, n_layers=2, n_heads=4),
+            train=_train(
+                3e-3, epochs=0.35, batch_size=12, eval_every=100, sample_prompts=("function numpy.", "Return the")
+            ),
+        ),
+        classify=Classify(train=_train(1.5e-3, epochs=3, batch_size=16, eval_every=150, keep="last")),
+        instruct=Instruct(
+            template="short",
+            max_new_tokens=40,
+            max_responses=96,
+            train=_train(2e-3, epochs=2, batch_size=16, eval_every=150),
+        ),
+        lora=Lora(
+            rank=8,
+            classify=_train(5e-3, epochs=1, batch_size=16, eval_every=150, keep="last"),
+            instruct=_train(5e-3, epochs=1, batch_size=16, eval_every=150),
+        ),
+    )
+
+
+def book() -> Pipeline:
+    """The data of "Build a Large Language Model (From Scratch)" plus Tiny Shakespeare; half an hour on two cores."""
+    return Pipeline(
+        preset="book",
+        prepare=Prepare(
+            source=Book(),
+            vocab_size=4096,
+            min_chars=1,
+            balance=True,
+            corpus_split=(0.93, 0.07, 0.0),
+            classify_split=(0.7, 0.1, 0.2),
+            instruct_split=(0.85, 0.05, 0.1),
+        ),
+        pretrain=Pretrain(
+            model=GPTConfig(context_length=256, width=192, n_layers=4, n_heads=6, dropout=0.1),
+            train=_train(
+                2e-3, epochs=4, batch_size=16, eval_every=100, sample_prompts=("Every effort moves you", "KING:")
+            ),
+        ),
+        classify=Classify(train=_train(1e-3, epochs=6, batch_size=8, eval_every=100)),
+        instruct=Instruct(
+            template="alpaca", max_new_tokens=64, train=_train(1e-3, epochs=8, batch_size=8, eval_every=100)
+        ),
+        lora=Lora(
+            rank=16,
+            alpha=32.0,
+            classify=_train(3e-3, epochs=6, batch_size=8, eval_every=100),
+            instruct=_train(3e-3, epochs=8, batch_size=8, eval_every=100),
+        ),
+    )
+
+
+def tiny() -> Pipeline:
+    """The demo's chain in seconds, for tests of the machinery: its figures mean nothing."""
+    quick = {"steps": 6, "eval_every": 3, "log_every": 2, "eval_samples": 16, "checkpoint_every": 3}
+
+    def train(lr: float) -> TrainConfig:
+        return _train(lr, epochs=1, batch_size=4, **quick)
+
+    return Pipeline(
+        preset="tiny",
+        prepare=Prepare(source=Demo(docstrings_per_library=40, instruction_rows=120), vocab_size=512),
+        pretrain=Pretrain(model=GPTConfig(context_length=96, width=32, n_layers=2, n_heads=2), train=train(3e-3)),
+        classify=Classify(train=train(1e-3)),
+        instruct=Instruct(template="short", max_new_tokens=8, max_responses=4, train=train(1e-3)),
+        lora=Lora(rank=2, classify=train(1e-3), instruct=train(1e-3)),
+        quantize=Quantization(max_increase_int8=1.0, max_increase_int4=1.0, speed_tokens=8),
+    )
+
+
+PIPELINES = {"demo": demo, "book": book, "tiny": tiny}
+"""The presets by name."""
+
+
+def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
+    """The preset's value with overrides of the form ``a.b=c`` applied in order.
+
+    Raises:
+        ConfigError: the preset or a field is unknown (the nearest is named), or a value does not fit.
+    """
+    if preset not in PIPELINES:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PIPELINES)}")
+    config = PIPELINES[preset]()
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r} must have the form a.b=value")
+        config = cast(Pipeline, set_by_path(config, path.strip(), value.strip()))
+    return config
+
+
+def with_own_data(
+    config: Pipeline,
+    *,
+    corpus: Sequence[Path] = (),
+    labelled: Path | None = None,
+    instructions: Path | None = None,
+) -> Pipeline:
+    """The same chain on the user's own files; what is not given is left out of the chain."""
+    if not (corpus or labelled or instructions):
+        return config
+    files = Files(corpus=tuple(corpus), labelled_rows=labelled, instruction_rows=instructions)
+    return cast(Pipeline, set_by_path(config, "prepare.source", files))

@@ -1,0 +1,105 @@
+"""The stages: their inputs, their code versions and the functions that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flows.recipes import Pipeline
+from flows.sources import Places
+from flows.stages import compression, evaluation, prepare, training
+from flows.stages.context import Context, Inputs
+from gptcore.config import Config
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the chain."""
+
+    name: str
+    """Its name: of its flow, its folder in the store and its MLflow experiment."""
+    version: str
+    """Raised whenever its code changes what it makes; part of the key."""
+    needs: tuple[str, ...]
+    """Stages whose output it reads."""
+    configs: tuple[str, ...]
+    """Fields of ``Pipeline`` that decide its output, its own first."""
+    body: Callable[[Pipeline, Inputs, Context], dict[str, Any]]
+    """Makes the output."""
+    part: str | None = None
+    """The part of the data it needs (``classify`` or ``instruct``); without it the stage is left out."""
+
+    def config(self, pipeline: Pipeline) -> dict[str, Any]:
+        """The configuration that decides the output, as JSON."""
+        values: dict[str, Config] = {name: getattr(pipeline, name) for name in self.configs}
+        return {**{name: value.to_dict() for name, value in values.items()}, "seed": pipeline.seed}
+
+
+def external_inputs(stage: Stage, pipeline: Pipeline, places: Places, ollama_host: str) -> dict[str, str]:
+    """Digests of what a stage reads from outside the store: source files, the judge."""
+    if stage.name == "prepare-data":
+        return {f"source/{name}": digest for name, digest in pipeline.prepare.source.digests(places).items()}
+    if stage.name == "evaluate":
+        state = evaluation.judge_state(pipeline.evaluate, ollama_host)
+        return {"judge": state.get("digest", state["state"])}
+    return {}
+
+
+def _evaluate(pipeline: Pipeline, inputs: Inputs, context: Context) -> dict[str, Any]:
+    state = evaluation.judge_state(pipeline.evaluate, context.ollama_host)
+    return evaluation.evaluate(pipeline.evaluate, state, inputs, context)
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("prepare-data", "1", (), ("prepare",), lambda p, _, c: prepare.run(p.prepare, c)),
+        Stage(
+            "pretrain",
+            "1",
+            ("prepare-data",),
+            ("pretrain",),
+            lambda p, i, c: training.pretrain(p.pretrain, i, c),
+        ),
+        Stage(
+            "finetune-classifier",
+            "1",
+            ("prepare-data", "pretrain"),
+            ("classify",),
+            lambda p, i, c: training.classify(p.classify, i, c),
+            part="classify",
+        ),
+        Stage(
+            "finetune-instruct",
+            "1",
+            ("prepare-data", "pretrain"),
+            ("instruct",),
+            lambda p, i, c: training.instruct(p.instruct, i, c),
+            part="instruct",
+        ),
+        Stage(
+            "lora",
+            "1",
+            ("prepare-data", "pretrain"),
+            ("lora", "classify", "instruct"),
+            lambda p, i, c: training.lora(p.lora, p.classify, p.instruct, i, c),
+        ),
+        Stage(
+            "quantize",
+            "1",
+            ("prepare-data", "pretrain", "finetune-instruct"),
+            ("quantize",),
+            lambda p, i, c: compression.quantize(p.quantize, i, c),
+        ),
+        Stage(
+            "evaluate",
+            "1",
+            ("finetune-instruct", "lora"),
+            ("evaluate",),
+            _evaluate,
+            part="instruct",
+        ),
+    )
+}
+"""Every stage by name, in the order of the chain."""

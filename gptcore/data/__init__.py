@@ -1,0 +1,86 @@
+"""Where batches are born: reading, cleaning, token shards, and the kinds of samples.
+
+Every name here is public; what the modules hold besides belongs to them.
+"""
+
+from __future__ import annotations
+
+from gptcore.data.base import Data, Source, seeded_order
+from gptcore.data.clean import (
+    Leak,
+    LeakageReport,
+    check_leakage,
+    normalise,
+    prepare_documents,
+    prepare_rows,
+    remove_leaks,
+    split_by_hash,
+)
+from gptcore.data.corpus import ShardFile, ShardManifest, Shards, open_shards, read_manifest, write_shards
+from gptcore.data.instructions import Instructions
+from gptcore.data.json_rows import json_rows, jsonl_rows, parse_json
+from gptcore.data.labelled import LabelledText, LongInputs, cut_long, label_names
+from gptcore.data.ledger import FULLY_MASKED, Ledger, LedgerRow, Outcome
+from gptcore.data.near_duplicates import Match, Signature, TextIndex
+from gptcore.data.readers import Document, numbered_rows, read_documents, read_labelled_tsv, read_rows, row_place
+from gptcore.data.rows import PaddedRows, RowClasses, RowTargets, TokenLabels
+from gptcore.data.tables import delimited_rows, parquet_rows
+from gptcore.data.templates import PromptTemplate, template_by_name, template_names
+from gptcore.data.text_files import check_file, check_surrogates, read_lines, read_pieces
+from gptcore.data.windows import TokenWindows, WindowSource
+
+__all__ = [
+    "FULLY_MASKED",
+    "Data",
+    "Document",
+    "Instructions",
+    "LabelledText",
+    "Leak",
+    "LeakageReport",
+    "Ledger",
+    "LedgerRow",
+    "LongInputs",
+    "Match",
+    "Outcome",
+    "PaddedRows",
+    "PromptTemplate",
+    "RowClasses",
+    "RowTargets",
+    "ShardFile",
+    "ShardManifest",
+    "Shards",
+    "Signature",
+    "Source",
+    "TextIndex",
+    "TokenLabels",
+    "TokenWindows",
+    "WindowSource",
+    "check_file",
+    "check_leakage",
+    "check_surrogates",
+    "cut_long",
+    "delimited_rows",
+    "json_rows",
+    "jsonl_rows",
+    "label_names",
+    "normalise",
+    "numbered_rows",
+    "open_shards",
+    "parquet_rows",
+    "parse_json",
+    "prepare_documents",
+    "prepare_rows",
+    "read_documents",
+    "read_labelled_tsv",
+    "read_lines",
+    "read_manifest",
+    "read_pieces",
+    "read_rows",
+    "remove_leaks",
+    "row_place",
+    "seeded_order",
+    "split_by_hash",
+    "template_by_name",
+    "template_names",
+    "write_shards",
+]

@@ -1,0 +1,117 @@
+"""LabelledText: texts with a class each (classification fine-tuning).
+
+A text longer than the context keeps its head, its tail, or both; for 510 tokens "head+tail" keeps 128 + 382 of a text
+up to 800 tokens and 256 + 254 of a longer one, scaled to the context (after Sun et al. 2019, "How to Fine-Tune BERT for
+Text Classification?", https://arxiv.org/abs/1905.05583, section 5.3.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gptcore.config import nearest
+from gptcore.data.base import Data
+from gptcore.data.ledger import Ledger
+from gptcore.data.readers import numbered_rows, row_place
+from gptcore.data.rows import Ids, PaddedRows, RowClasses
+from gptcore.errors import ConfigError, DataError
+from gptcore.tokenizer import Tokenizer
+
+LongInputs = Literal["head", "tail", "head+tail"]
+"""Which part of a text that is longer than the context is read."""
+
+
+@dataclass(frozen=True)
+class LabelledText(Data):
+    """Rows with the keys ``text`` and ``label``."""
+
+    path: Path
+    """A jsonl, json, csv, tsv or parquet file."""
+    tokenizer: Path
+    """Folder of the tokenizer."""
+    labels: tuple[str, ...]
+    """Class names; the place in this list is the class id."""
+    context_length: int
+    """Longest row in tokens."""
+    long_inputs: LongInputs = "head"
+    """Which part of a longer text is read."""
+    split: str = "train"
+    """Name of this part in the ledger."""
+
+    def open(self) -> PaddedRows:
+        """Read and encode all rows.
+
+        Raises:
+            ConfigError: ``labels`` has fewer than two names or one twice, or ``context_length`` is below 2.
+            DataError: the file is broken, a label is not in ``labels``, or all rows are of one class.
+        """
+        self._check()
+        tokenizer = Tokenizer.load(self.tokenizer)
+        ids = {name: i for i, name in enumerate(self.labels)}
+        ledger, tokens, classes = Ledger(), [], []
+        for number, row in numbered_rows(self.path, required=("text", "label")):
+            if row["label"] not in ids:
+                raise DataError(
+                    f"{row_place(self.path, number)}: the label {row['label']!r} was never seen in training"
+                    f"{nearest(row['label'], ids)}"
+                )
+            ledger.count("encode", "in", split=self.split)
+            full = np.array(tokenizer.encode(row["text"]), dtype=np.int64)
+            if not len(full):
+                ledger.count("encode", "dropped", reason="empty text", split=self.split)
+                continue
+            kept = cut_long(full, context_length=self.context_length, keep=self.long_inputs)
+            if len(kept) < len(full):
+                ledger.count(
+                    "encode", "cut", reason=f"longer than the context, {self.long_inputs} kept", split=self.split
+                )
+            ledger.count("encode", "kept", split=self.split)
+            ledger.count("encode", "tokens", n=len(kept), split=self.split, unit="tokens")
+            tokens.append(kept)
+            classes.append(ids[row["label"]])
+        _check_classes(Counter(self.labels[i] for i in classes), path=self.path)
+        return PaddedRows(tokens, RowClasses(np.array(classes, dtype=np.int64)), tokenizer=tokenizer, ledger=ledger)
+
+    def _check(self) -> None:
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            raise ConfigError(f"LabelledText.labels is {self.labels}; it must hold two or more names, each once")
+        if self.context_length < 2:
+            raise ConfigError(f"LabelledText.context_length is {self.context_length}; it must be at least 2")
+
+
+def label_names(path: Path) -> tuple[str, ...]:
+    """The class names of a file of rows, sorted; to be taken from the training split.
+
+    Raises:
+        DataError: the file is broken or all rows are of one class.
+    """
+    counts = Counter(row["label"] for _, row in numbered_rows(path, required=("text", "label")))
+    _check_classes(counts, path=path)
+    return tuple(sorted(counts))
+
+
+def cut_long(tokens: Ids, *, context_length: int, keep: LongInputs) -> Ids:
+    """The part of ``tokens`` (n,) that fits: (min(n, context_length),)."""
+    n = len(tokens)
+    if n <= context_length:
+        return tokens
+    if keep == "head":
+        return tokens[:context_length]
+    if keep == "tail":
+        return tokens[n - context_length :]
+    share = 128 / 510 if n * 510 <= 800 * context_length else 256 / 510
+    head = min(max(1, round(share * context_length)), context_length - 1)
+    return np.concatenate([tokens[:head], tokens[n - (context_length - head) :]])
+
+
+def _check_classes(counts: Counter[str], *, path: Path) -> None:
+    if len(counts) == 1:
+        (name, n), *_ = counts.items()
+        raise DataError(
+            f"{path}: all {n:,} rows have the label {name!r}; a classifier needs rows of two classes or more"
+        )

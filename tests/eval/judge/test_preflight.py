@@ -1,0 +1,114 @@
+"""Preflight finds the judge, or says in one sentence what to type."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from eval.errors import EvalConfigError, JudgeModelMissing, JudgeUnavailable
+from eval.judge.assemble import ollama_judge
+from eval.judge.ollama import Options
+from eval.judge.preflight import preflight
+from eval.testing.fake_ollama import FakeOllama
+from eval.types import Sample
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("model", ["llama3", "llama3:latest"])
+def test_the_judge_is_found_with_what_identifies_it(model: str) -> None:
+    with FakeOllama() as fake:
+        judge = preflight(fake.url, model)
+    assert (judge.model, judge.digest, judge.server_version) == ("llama3:latest", fake.model_digest, "0.33.0")
+    assert (judge.quantization, judge.parameter_size, judge.context_length) == ("Q4_0", "8.0B", 8192)
+    assert judge.capabilities == ("completion",)
+    assert judge.url == fake.url
+
+
+def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeOllama() as fake:
+        monkeypatch.setenv("OLLAMA_HOST", fake.url.removeprefix("http://"))
+        assert preflight(None, "llama3").url == fake.url
+
+
+def test_a_proxy_in_the_environment_does_not_hide_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with FakeOllama() as fake:
+        assert preflight(fake.url, "llama3").model == "llama3:latest"
+
+
+def test_a_server_that_is_down_is_told_at_once_with_the_command_that_starts_it() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    with pytest.raises(JudgeUnavailable, match=rf"no Ollama at {url} .*; start it: ollama serve") as error:
+        preflight(url, "llama3")
+    assert time.monotonic() - started < 2
+    assert error.value.exit_code == 6
+
+
+def test_a_missing_model_is_told_with_the_command_that_gets_it() -> None:
+    with FakeOllama(model="phi3:mini") as fake, pytest.raises(JudgeModelMissing) as error:
+        preflight(fake.url, "llama3")
+    assert "has no model 'llama3' (it has: phi3:mini); get it: ollama pull llama3" in str(error.value)
+    assert fake.url in str(error.value)
+    assert error.value.exit_code == 6
+
+
+def test_something_else_on_the_port_is_told_apart() -> None:
+    class OtherPage(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *args: object) -> None:
+            """Silent."""
+
+    with HTTPServer(("127.0.0.1", 0), OtherPage) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        with pytest.raises(JudgeUnavailable, match="answers, but not as Ollama does"):
+            preflight(f"http://127.0.0.1:{server.server_address[1]}", "llama3")
+        server.shutdown()
+        thread.join()
+
+
+def test_a_window_larger_than_the_model_reads_is_refused() -> None:
+    with (
+        FakeOllama(context_length=2048) as fake,
+        pytest.raises(
+            EvalConfigError, match=r"num_ctx 8192 is more than the 2048 tokens .* set num_ctx to 2048 or less"
+        ),
+    ):
+        preflight(fake.url, "llama3", options=Options())
+
+
+def test_a_model_that_cannot_chat_is_refused() -> None:
+    with (
+        FakeOllama(capabilities=("embedding",)) as fake,
+        pytest.raises(EvalConfigError, match=r"cannot chat \(it can: embedding\); choose a chat model"),
+    ):
+        preflight(fake.url, "llama3")
+
+
+def test_no_address_is_refused() -> None:
+    with pytest.raises(EvalConfigError, match="'http://a:b:c' is no server address"):
+        preflight("http://a:b:c", "llama3")
+
+
+def test_the_whole_judge_is_put_together_and_closed() -> None:
+    with FakeOllama() as fake, ollama_judge(fake.url, "llama3") as (judge, model):
+        assert judge(Sample("x", "Say", "", "one two"), "one").score == 67
+        assert judge.describe()["client"]["model_digest"] == model.digest
