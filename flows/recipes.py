@@ -181,7 +181,7 @@ def demo() -> Pipeline:
     """Docstrings of the installed packages; minutes on two cores."""
     return Pipeline(
         preset="demo",
-        prepare=Prepare(source=Demo(), vocab_size=4096),
+        prepare=Prepare(source=Demo(), vocab_size=4096, corpus_split=(0.8, 0.03, 0.17)),
         pretrain=Pretrain(
             model=GPTConfig(context_length=160, width=128, n_layers=2, n_heads=4),
             train=_train(

@@ -14,6 +14,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,8 +89,8 @@ class Demo(SourceConfig):
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document]:
         """One page per docstring."""
         del places
-        skipped: Counter[str] = Counter()
-        for docstring in self._docstrings(skipped):
+        docstrings, skipped = self._read
+        for docstring in docstrings:
             yield Document(docstring.page, docstring.document)
         for reason, n in sorted(skipped.items()):
             ledger.count("read", "in", n=n, unit="places")
@@ -98,18 +99,21 @@ class Demo(SourceConfig):
     def labelled(self, places: Places) -> Iterator[Row]:
         """Which library a docstring comes from, its names masked."""
         del places
-        for docstring in self._docstrings(Counter()):
+        for docstring in self._read[0]:
             yield {"text": masked_text(docstring), "label": docstring.library, "document": docstring.document}
 
     def instructions(self, places: Places) -> Iterator[Row]:
         """Questions that a docstring or a signature answers."""
         del places
-        rows = sorted(instruction_rows(self._docstrings(Counter())), key=_order)
+        rows = sorted(instruction_rows(self._read[0]), key=_order)
         for row in rows[: self.instruction_rows]:
             yield {key: row[key] for key in ("instruction", "input", "output", "document")}
 
-    def _docstrings(self, skipped: Counter[str]) -> Iterator[Docstring]:
-        return demo_documents(limit_documents=self.docstrings_per_library, skipped=skipped)
+    @cached_property
+    def _read(self) -> tuple[list[Docstring], Counter[str]]:
+        """A few megabytes, read once for all three streams; and what was left out, by reason."""
+        skipped: Counter[str] = Counter()
+        return list(demo_documents(limit_documents=self.docstrings_per_library, skipped=skipped)), skipped
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from gptcore.run import Run
 from gptcore.text import TextModel
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import Progress, TrainConfig, TrainResult
-from gptcore.train.logger import read_history
+from gptcore.train.logger import PrefixedLogger, read_history
 from gptcore.transforms import Classifier, ExtendVocabulary, LoRA, Transform, adapter_tensors
 
 CHECKPOINT = "run/checkpoint"
@@ -112,7 +112,8 @@ def _lora(config: Lora, also_train: tuple[str, ...]) -> LoRA:
 
 def _execute(run: Run, context: Context, *, folder: str = "run") -> TrainResult:
     out = context.folder / folder
-    result = run.execute(out, context.log, on_progress=context.on_progress)
+    log = context.log if folder == "run" else PrefixedLogger(context.log, prefix=folder)
+    result = run.execute(out, log, on_progress=context.on_progress)
     history = read_history(out / "metrics.jsonl")
     context.log.log_figure(loss_figure(history), f"figures/loss-{folder}.png")
     context.log.log_artifact(out / "run.json", folder)
@@ -157,7 +158,8 @@ def _classify(
         metrics["baseline/tfidf_accuracy"] = tfidf_accuracy(paths["train"], paths["test"])
     _save_ledger(context.folder / folder, [data(split) for split in ("train", "val", "test")])
     context.log.log_figure(confusion_figure(measured.confusion, labels), f"figures/confusion-{folder}.png")
-    context.log.log_metrics({name: value for name, value in metrics.items() if not name.startswith("perf/")})
+    log = context.log if folder == "run" else PrefixedLogger(context.log, prefix=folder)
+    log.log_metrics({name: value for name, value in metrics.items() if not name.startswith("perf/")})
     return {
         "checkpoint": f"{folder}/checkpoint",
         "labels": labels,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gptcore.config import Config
 from gptcore.errors import ConfigError, DataError
-from gptcore.files import MANIFEST, verify_folder, whole_folder, write_json
+from gptcore.files import MANIFEST, file_sha256, verify_folder, whole_folder, write_json
 from gptcore.tokenizer import Tokenizer
 
 SHARDS = "shards.json"

@@ -53,6 +53,28 @@ class MemoryLogger:
         return [(step, values[name]) for step, values in self.metrics if name in values]
 
 
+@dataclass(frozen=True)
+class PrefixedLogger:
+    """Passes everything on with ``prefix/`` before each name, where one tracked run holds several trainings."""
+
+    inner: RunLogger
+    """Where it goes."""
+    prefix: str
+    """Put before every param, metric and folder."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Pass params on."""
+        self.inner.log_params({f"{self.prefix}/{name}": value for name, value in params.items()})
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Pass metrics on."""
+        self.inner.log_metrics({f"{self.prefix}/{name}": value for name, value in metrics.items()}, step)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Pass the path on."""
+        self.inner.log_artifact(path, f"{self.prefix}/{folder}" if folder else self.prefix)
+
+
 class JsonlLogger:
     """Appends every metric as a JSON line: the run's own history, independent of any server.
 

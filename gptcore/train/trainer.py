@@ -193,7 +193,7 @@ class Trainer:
             batch = batches.pop(0)
             loss = self.objective(self.model, batch)
             (loss.total / count).backward()
-            total += float(loss.total)
+            total += float(loss.total.detach())
             n_tokens += batch.n_tokens
         norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self.config.clip))
         self._in_update = True
@@ -261,7 +261,7 @@ class Trainer:
             metrics["train/skipped_steps"] = float(self.position.skipped)
             self.position.window_total, self.position.window_count = 0.0, 0
         if self.held_out is not None and step % self.config.eval_every == 0 and not last:
-            metrics |= self._evaluate(self.config.eval_samples)
+            metrics |= self._evaluate()
         if metrics:
             self.history.append(metrics, step=step)
             self.log.log_metrics({**metrics, "perf/tokens_per_second": self.speed.read()}, step=step)
@@ -270,14 +270,15 @@ class Trainer:
         if step % self.config.checkpoint_every == 0 and not last:
             self._save_position()
 
-    def _evaluate(self, max_samples: int | None) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float]:
         assert self.held_out is not None
+        config = self.config
         result: HeldOut = evaluate(
-            self.model, self.held_out, self.objective, batch_size=self.config.batch_size, max_samples=max_samples
+            self.model, self.held_out, self.objective, batch_size=config.batch_size, max_samples=config.eval_samples
         )
         if self.position.best_loss is None or result.loss < self.position.best_loss:
             self.position.best_loss, self.position.best_step = result.loss, self.position.step
-            if self.config.keep == "best":
+            if config.keep == "best":
                 self._save_model(self._best_folder)
         self._sample()
         return {f"val/{name}": value for name, value in result.metrics.items()}
@@ -341,7 +342,7 @@ class Trainer:
     def _finish(self) -> TrainResult:
         metrics: dict[str, Any] = {}
         if self.held_out is not None:
-            self._evaluate(None)
+            self._evaluate()
             if self.config.keep == "best" and self.position.best_step != self.position.step:
                 checkpoint.load_weights(self.model, self._best_folder)
             final = evaluate(self.model, self.held_out, self.objective, batch_size=self.config.batch_size)

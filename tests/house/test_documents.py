@@ -137,8 +137,8 @@ def test_everything_that_is_installed_for_the_project_is_pinned() -> None:
             needs = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue  # wanted on another platform or Python only
-        # setuptools belongs to the environment, not to the project; torch pins its CUDA libraries itself.
-        if name not in pinned and name != "setuptools" and not name.startswith(("nvidia-", "cuda-", "triton")):
+        # torch pins its CUDA libraries itself.
+        if name not in pinned and not name.startswith(("nvidia-", "cuda-", "triton")):
             unpinned.append(name)
         waiting.extend(need for need in needs if "extra ==" not in need)
     assert len(seen) > len(PROJECT["dependencies"])

@@ -1,0 +1,229 @@
+"""The report page of a pipeline run: one self-contained HTML file, and the headline table it shares with the CLI.
+
+Nothing on the page is loaded from elsewhere and nothing on it runs: no script, figures as inline SVG, styles inside.
+Whatever a model or a data set said is text, escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flows import report_sections
+from gptcore.files import write_text
+
+TEMPLATES = Path(__file__).with_name("templates")
+_LONGEST_TEXT = 1500
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of the run made."""
+
+    stage: str
+    """Its name."""
+    key: str
+    """Key of its output in the stage store."""
+    folder: Path
+    """Its output."""
+    result: dict[str, Any]
+    """Its small values: metrics, tables, paths inside ``folder``."""
+    seconds: float
+    """How long it took now."""
+    cached: bool
+    """Whether the output was there already."""
+    run_id: str | None
+    """The MLflow run that made it."""
+    run_url: str
+    """Where a browser shows that run; empty if nowhere."""
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """A whole pipeline run."""
+
+    preset: str
+    """Name of the preset it came from."""
+    key: str
+    """Key of the configuration."""
+    started: datetime
+    """When it began."""
+    seconds: float
+    """How long all of it took."""
+    config: dict[str, Any]
+    """The resolved configuration, ``Pipeline.to_dict()``."""
+    sources: dict[str, str]
+    """Name -> digest or version of everything that was read."""
+    stages: tuple[StageReport, ...]
+    """The stages that ran or were found, in their order; one that the data has nothing for is absent."""
+    environment: dict[str, str]
+    """Versions and machine."""
+
+    def stage(self, name: str) -> StageReport | None:
+        """The stage of this name, or None if it was left out."""
+        return next((stage for stage in self.stages if stage.stage == name), None)
+
+
+class SummaryRow(NamedTuple):
+    """One line of the headline table."""
+
+    stage: str
+    """Name of the stage."""
+    metric_name: str
+    """What is told of it; ``-`` if the stage measured nothing."""
+    metric_value: float | str
+    """The figure, or a text where one number would not do."""
+    seconds: float
+    """How long the stage took now."""
+    run_id: str | None
+    """Its MLflow run."""
+    cached: bool
+    """Whether the output was there already."""
+
+
+def summary_rows(report: PipelineReport) -> list[SummaryRow]:
+    """One headline figure per stage, in the order of the stages.
+
+    Instruction fine-tuning is told by the ROUGE-L that the evaluation found, or by its held-out loss without one.
+    """
+    rows = []
+    for stage in report.stages:
+        name, value = _headline(stage, report)
+        rows.append(SummaryRow(stage.stage, name, value, stage.seconds, stage.run_id, stage.cached))
+    return rows
+
+
+def _headline(stage: StageReport, report: PipelineReport) -> tuple[str, float | str]:
+    find = _HEADLINES.get(stage.stage)
+    found = find(stage, report) if find else None
+    return found or ("-", "-")
+
+
+def _first(metrics: dict[str, Any], *names: str) -> tuple[str, float | str] | None:
+    return next(((name, float(metrics[name])) for name in names if metrics.get(name) is not None), None)
+
+
+def _prepared(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
+    tokens = stage.result.get("tokens")
+    return ("tokens", f"{sum(tokens.values()):,}") if tokens else None
+
+
+def _instructed(stage: StageReport, report: PipelineReport) -> tuple[str, float | str] | None:
+    evaluated = report.stage("evaluate")
+    rouge = _first(evaluated.result.get("metrics", {}), "test/rouge_l") if evaluated else None
+    return rouge or _first(stage.result.get("metrics", {}), "val/loss")
+
+
+def _quantized(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
+    variants = {variant["name"]: variant for variant in stage.result.get("variants", ())}
+    if not {"fp32", "int8"} <= variants.keys():
+        return None
+    share = variants["int8"]["bytes"] / variants["fp32"]["bytes"]
+    return "int8 size, perplexity", f"{share:.0%}, {variants['int8']['increase']:+.2%}"
+
+
+def _evaluated(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
+    rouge = _first(stage.result.get("metrics", {}), "test/rouge_l")
+    score = f"{rouge[1]:.4g}" if rouge else "-"
+    return "test/rouge_l; judge", f"{score}; judge: {judge_in_short(stage.result.get('judge') or {})}"
+
+
+def judge_in_short(judge: dict[str, Any]) -> str:
+    """What came of the judge in a few words: its mean, or why there is none."""
+    state, mean = judge.get("state", "off"), judge.get("mean")
+    if state == "scored" and mean is not None and not math.isnan(mean):
+        return f"{mean:.1f} of 100"
+    if state == "scored":
+        return f"nothing scored, {judge.get('unscored', 0):.0f} unscored"
+    reason = str(judge.get("reason") or "").split(" (")[0].split(";")[0]  # what mends it stands in the report
+    return f"{state}, {reason}" if reason and state == "skipped" else str(state)
+
+
+_HEADLINES: dict[str, Callable[[StageReport, PipelineReport], tuple[str, float | str] | None]] = {
+    "prepare-data": _prepared,
+    "pretrain": lambda s, _: _first(s.result.get("metrics", {}), "val/bits_per_byte", "val/perplexity", "val/loss"),
+    "finetune-classifier": lambda s, _: _first(s.result.get("metrics", {}), "test/accuracy"),
+    "finetune-instruct": _instructed,
+    "lora": lambda s, _: _first(s.result.get("metrics", {}), "classify/test/accuracy", "instruct/val/loss"),
+    "quantize": _quantized,
+    "evaluate": _evaluated,
+}
+
+
+def write_report(report: PipelineReport, path: Path) -> Path:
+    """Write the page and return its path; the file is whole or absent.
+
+    Raises:
+        DataError: a file that a stage left cannot be read; names file and line.
+        OutOfDiskError: the disk is full.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= _FILTERS
+    urls = {stage.stage: _web_address(stage.run_url) for stage in report.stages}
+    page = environment.get_template("report.html.j2").render(
+        report=report, rows=summary_rows(report), urls=urls, **report_sections.collect(report)
+    )
+    # lone surrogates are valid in JSON but not in UTF-8; one of them in a response must not cost the page
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def _web_address(url: str) -> str:
+    return url if url.startswith(("http://", "https://")) else ""
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    """Up to ``digits`` significant digits; a dash for nothing, text as it is."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}%}"
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:+.{digits}%}"
+
+
+def _size(n_bytes: float | None) -> str:
+    if n_bytes is None:
+        return "–"
+    return f"{n_bytes / 1e6:,.2f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:,.1f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _cut(text: str, limit: int = _LONGEST_TEXT) -> str:
+    """At most ``limit`` characters, and how many more there are."""
+    return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit:,} more characters)"
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "number": _number,
+    "percent": _percent,
+    "signed": _signed,
+    "size": _size,
+    "duration": _duration,
+    "cut": _cut,
+}

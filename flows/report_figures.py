@@ -1,0 +1,124 @@
+"""Figures inside the report page: inline SVG that takes its colours from the page, so that one drawing serves light
+and dark alike.
+
+matplotlib draws with marker colours; each is then replaced by a CSS colour of the page. Text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+_INK, _MUTED, _GRID, _FIRST, _SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
+_PAGE_COLOURS = {
+    _INK: "currentColor",
+    _MUTED: "var(--muted)",
+    _GRID: "var(--grid)",
+    _FIRST: "var(--series-1)",
+    _SECOND: "var(--series-2)",
+}
+MAX_POINTS = 300
+"""Points of one curve; a longer history is thinned evenly, its last point kept."""
+MAX_CLASSES = 24
+"""A confusion matrix of more classes is not drawn."""
+_LONGEST_LABEL = 18
+
+
+def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
+    """Training and held-out loss (nats) over the optimizer steps; None if the history has neither.
+
+    Args:
+        history: lines with ``step`` and now and then ``train/loss`` or ``val/loss``.
+        name: unique on the page; it goes before every id.
+    """
+    curves = {key: _points(history, key) for key in ("train/loss", "val/loss")}
+    if not any(curves.values()):
+        return None
+    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+    axes = figure.subplots()
+    if curves["train/loss"]:
+        axes.plot(*zip(*curves["train/loss"], strict=True), label="training", color=_FIRST, linewidth=1.6)
+    if curves["val/loss"]:
+        # held-out figures are few and single points must show, so these have marks
+        held_out = {"color": _SECOND, "linewidth": 1.6, "marker": "o", "markersize": 4}
+        axes.plot(*zip(*curves["val/loss"], strict=True), label="held out", **held_out)  # type: ignore[arg-type]
+    axes.set_xlabel("optimizer step", color=_MUTED)
+    axes.set_ylabel("loss, nats", color=_MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=_GRID, linewidth=0.8)
+    _clear_frame(axes)
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper right")
+    return _svg(figure, name=name)
+
+
+def confusion_svg(confusion: Sequence[Sequence[int]], labels: Sequence[str], *, name: str) -> str | None:
+    """The confusion matrix; rows: the true class, columns: the class that was told, shade: share of the row.
+
+    None for more than ``MAX_CLASSES`` classes, which nobody could read.
+    """
+    n = len(labels)
+    if n > MAX_CLASSES:
+        return None
+    figure = Figure(figsize=(1.9 + 0.62 * n, 1.3 + 0.5 * n), layout="constrained")
+    axes = figure.subplots()
+    for i, row in enumerate(confusion):
+        for j, cell in enumerate(row):
+            share = cell / max(1, sum(row))
+            # at most half opaque: the page's ink must stay readable on it in both schemes
+            axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=_FIRST, alpha=0.05 + 0.45 * share))
+            axes.text(j, i, f"{cell:,}", ha="center", va="center", color=_INK, fontsize=9)
+    axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    shown = [_short(label) for label in labels]
+    axes.set_xticks(range(n), shown, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(n), shown, parse_math=False)
+    axes.set_xlabel("told", color=_MUTED)
+    axes.set_ylabel("true", color=_MUTED)
+    _clear_frame(axes)
+    return _svg(figure, name=name)
+
+
+def _clear_frame(axes: Axes) -> None:
+    axes.patch.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
+
+
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    points = [(line["step"], line[key]) for line in history if line.get(key) is not None]
+    every = math.ceil(len(points) / MAX_POINTS) or 1
+    return [point for i, point in enumerate(points) if i % every == 0 or i == len(points) - 1]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+
+
+def _svg(figure: Figure, *, name: str) -> str:
+    file = io.StringIO()
+    figure.patch.set_visible(False)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # the browser draws the text with its own fonts; matplotlib only measures it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format="svg")
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)  # ids of two figures must not meet
+    for marker, colour in _PAGE_COLOURS.items():
+        text = text.replace(marker, colour)
+    width = round(figure.get_figwidth() * 96)
+    return re.sub(
+        r"<svg [^>]*?(viewBox=\"[^\"]+\")[^>]*>", rf'<svg \1 width="{width}" aria-hidden="true">', text, count=1
+    )
