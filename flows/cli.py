@@ -89,6 +89,8 @@ def _flow_command(name: str) -> Any:
 
 
 def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool) -> None:
+    # Prefect makes only the last folder of this path, and only when it is imported.
+    read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
     from flows import pipeline as pipelines
     from flows import stage_flows
 

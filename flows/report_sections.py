@@ -104,7 +104,7 @@ def _curves(report: PipelineReport) -> list[dict[str, Any]]:
             held_out = [line["val/loss"] for line in history if line.get("val/loss") is not None]
             n_points = sum("train/loss" in line for line in history)
             last = held_out[-1] if held_out else None
-            curves.append({"title": title, "svg": Markup(svg), "last": last, "thinned": n_points > MAX_POINTS})  # noqa: S704
+            curves.append({"title": title, "svg": Markup(svg), "last": last, "thinned": n_points > MAX_POINTS})
     return curves
 
 
@@ -162,7 +162,7 @@ def _responses(report: PipelineReport) -> dict[str, Any] | None:
         )
         return {"n": len(scored), "groups": groups}
     rows = json_lines(instruct.folder / "responses.jsonl")
-    plain = [{**row, "reference": row["output"]} for row in rows[:N_RESPONSES]]
+    plain = [{"input": "", **row, "reference": row["output"], "judge_rationale": ""} for row in rows[:N_RESPONSES]]
     return {"n": len(rows), "groups": [("The first", plain)] if plain else []}
 
 

@@ -57,9 +57,9 @@ def _take(descriptor: int, path: Path, *, wait: bool, purpose: str) -> None:
         what = purpose or str(path)
         if not wait:
             raise LockedError(
-                f"{what} is being made by {owner(path)} (lock {path}); wait for it or stop it, then run again"
+                f"{what} is in use by {owner(path)} (lock {path}); wait for it or stop it, then run again"
             ) from None
-        log.warning("%s is being made by %s; waiting for it", what, owner(path))
+        log.warning("%s is in use by %s; waiting for it", what, owner(path))
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 

@@ -254,7 +254,9 @@ class Trainer:
         _, norm = self.train_step()
         step, last = self.position.step, self.position.step == self.n_steps
         metrics: dict[str, float] = {}
+        speed: dict[str, float] = {}
         if step % self.config.log_every == 0 or last:
+            speed = {"perf/tokens_per_second": self.speed.read()}
             metrics |= {"train/lr": rate, "train/grad_norm": norm, "train/tokens": float(self.position.n_tokens)}
             if self.position.window_count:
                 metrics["train/loss"] = self.position.window_total / self.position.window_count
@@ -264,7 +266,7 @@ class Trainer:
             metrics |= self._evaluate()
         if metrics:
             self.history.append(metrics, step=step)
-            self.log.log_metrics({**metrics, "perf/tokens_per_second": self.speed.read()}, step=step)
+            self.log.log_metrics(metrics | speed, step=step)  # speeds differ between runs: not part of the history
         if self.on_progress:
             self.on_progress(Progress(step, self.n_steps, metrics))
         if step % self.config.checkpoint_every == 0 and not last:
@@ -281,6 +283,7 @@ class Trainer:
             if config.keep == "best":
                 self._save_model(self._best_folder)
         self._sample()
+        self.speed.read()  # a new interval: evaluating is not training time
         return {f"val/{name}": value for name, value in result.metrics.items()}
 
     @property

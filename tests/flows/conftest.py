@@ -1,0 +1,214 @@
+"""A whole pipeline run in small: real stage folders, written as the stages write them, for the report page's tests."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.catalogue import DATA_SETS
+from flows.recipes import resolve
+from flows.report import PipelineReport, StageReport
+from gptcore.data.ledger import Ledger
+
+HOSTILE = "<script>alert('x')</script> & <b>bold</b> \u2028 second line"
+LABELS = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "sqlalchemy", "stdlib", "$x$ <i>")
+JUDGE_SKIPPED = {
+    "state": "skipped",
+    "reason": "no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve (or name another server)",
+}
+MakeReport = Callable[..., PipelineReport]
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_ledger(path: Path, split: str, *, kept: int, dropped: int, cut: int) -> None:
+    ledger = Ledger()
+    ledger.count("encode", "in", n=kept + dropped, split=split)
+    ledger.count("encode", "kept", n=kept, split=split)
+    ledger.count("encode", "dropped", n=dropped, split=split, reason="fully_masked")
+    ledger.count("encode", "cut", n=cut, split=split, reason="longer than the context")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger.save(path)
+
+
+def write_history(path: Path, *, steps: int, start: float, end: float) -> None:
+    def loss(step: int) -> float:
+        return end + (start - end) * math.exp(-5 * step / steps)
+
+    lines: list[dict[str, Any]] = [
+        {"step": step, "train/loss": loss(step) + 0.08 * math.sin(step)} for step in range(10, steps + 1, 10)
+    ]
+    lines += [{"step": step, "val/loss": loss(step) + 0.1} for step in range(100, steps + 1, 100)]
+    write_lines(path, sorted(lines, key=lambda line: int(line["step"])))
+
+
+def answer_rows(n: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "instruction": f"Explain what `numpy.function_{i}` does.",
+            "input": "numpy.function(a, axis=None, dtype=None)" if i % 3 == 0 else "",
+            "output": f"Return number {i} along the given axis, as a new array of the same shape.",
+            "base": "the the of array " * 8 if i % 4 else "",
+            "response": HOSTILE if i == 0 else f"Return number {i} along an axis.",
+        }
+        for i in range(n)
+    ]
+
+
+def score_rows(rows: Sequence[dict[str, Any]], *, judged: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": str(i),
+            "reference": row["output"],
+            **{key: row[key] for key in ("instruction", "input", "base", "response")},
+            "rouge_l": 1 - i / len(rows),
+            "exact": i == 1,
+            "judge_score": 90 - i if judged and i != 2 else None,
+            "judge_reason": "timeout" if judged and i == 2 else "" if judged else "skipped",
+            "judge_rationale": "Names the axis, misses the shape." if judged else "",
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    ledger = Ledger()
+    ledger.count("corpus: clean", "in", n=27_412, unit="documents")
+    ledger.count("corpus: clean", "kept", n=24_019, unit="documents")
+    ledger.count("corpus: clean", "dropped", n=2_891, reason="near duplicate", unit="documents")
+    ledger.count("corpus: clean", "dropped", n=502, reason="too short", unit="documents")
+    ledger.save(folder / "ledger.json")
+    rows = {"train": 7680, "val": 960, "test": 960}
+    return {
+        "parts": ["classify", "instruct"],
+        "tokenizer": "bpe-4096",
+        "vocab_size": 4096,
+        "tokens": {"train": 1_234_567, "val": 150_001},
+        "classify": {"rows": rows, "leaks": 3, "labels": list(LABELS)},
+        "instruct": {"rows": rows, "leaks": 0},
+    }
+
+
+def pretrain(folder: Path) -> dict[str, Any]:
+    write_history(folder / "run/metrics.jsonl", steps=4000, start=8.3, end=3.4)
+    samples = [
+        {"step": step, "prompt": prompt, "text": f" the array of the <array> at {step}\n    is returned."}
+        for step in range(100, 900, 100)
+        for prompt in ("function numpy.", "Return the")
+    ]
+    return {"samples": samples, "metrics": {"val/loss": 3.412, "val/perplexity": 30.3, "val/bits_per_byte": 1.431}}
+
+
+def classify(folder: Path) -> dict[str, Any]:
+    write_history(folder / "run/metrics.jsonl", steps=900, start=2.1, end=0.5)
+    write_ledger(folder / "run/ledger.json", "train", kept=7680, dropped=0, cut=311)
+    confusion = [[100 if i == j else (i * 3 + j) % 5 for j in range(8)] for i in range(8)]
+    metrics = {"test/accuracy": 0.853, "test/macro_f1": 0.847, "baseline/tfidf_accuracy": 0.861, "val/loss": 0.61}
+    weights(folder / "run/checkpoint", 3_400_000)
+    return {"checkpoint": "run/checkpoint", "labels": list(LABELS), "confusion": confusion, "metrics": metrics}
+
+
+def weights(folder: Path, n_bytes: int) -> None:
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(n_bytes)
+
+
+def instruct(folder: Path, n: int) -> dict[str, Any]:
+    write_history(folder / "run/metrics.jsonl", steps=1200, start=3.3, end=1.2)
+    write_ledger(folder / "run/ledger.json", "train", kept=5000, dropped=2, cut=40)
+    write_lines(folder / "responses.jsonl", answer_rows(n))
+    weights(folder / "run/checkpoint", 3_400_000)
+    return {"checkpoint": "run/checkpoint", "metrics": {"val/loss": 1.24, "val/perplexity": 3.46}}
+
+
+def lora(folder: Path) -> dict[str, Any]:
+    tasks: dict[str, Any] = {}
+    for task, measured in (
+        ("classify", {"test/accuracy": 0.841, "test/macro_f1": 0.838, "val/loss": 0.64}),
+        ("instruct", {"val/loss": 1.31, "val/perplexity": 3.71}),
+    ):
+        write_history(folder / task / "metrics.jsonl", steps=500, start=2.5, end=0.9)
+        weights(folder / task / "adapter", 84_000)
+        tasks[task] = {"metrics": measured, "trained_share": 0.0421, "adapter": f"{task}/adapter"}
+    metrics = {f"{task}/{name}": value for task, facts in tasks.items() for name, value in facts["metrics"].items()}
+    return {"tasks": tasks, "metrics": metrics}
+
+
+def quantize() -> dict[str, Any]:
+    rows = (("fp32", 3_400_000, 0.0, None), ("int8", 1_020_000, 0.0012, 0.005), ("int4", 680_000, 0.131, 0.12))
+    variants = [
+        {
+            "name": name,
+            "bytes": size,
+            "loss": 3.41 + increase,
+            "perplexity": 30.3 * (1 + increase),
+            "increase": increase,
+            "gate": gate,
+            "passed": gate is None or increase <= gate,
+            "tokens_per_second": 812.4,
+        }
+        for name, size, increase, gate in rows
+    ]
+    return {"parent": "finetune-instruct", "variants": variants, "metrics": {}}
+
+
+def evaluate(folder: Path, n: int, judge: dict[str, Any]) -> dict[str, Any]:
+    write_lines(folder / "scores.jsonl", score_rows(answer_rows(n), judged=judge["state"] == "scored"))
+    per_model = {"base/": 0.061, "": 0.412, "lora/": 0.397}
+    metrics = {f"{prefix}test/rouge_l": value for prefix, value in per_model.items()}
+    metrics |= {f"{prefix}test/exact_match": value / 10 for prefix, value in per_model.items()}
+    metrics |= {f"{prefix}test/chrf": value * 100 for prefix, value in per_model.items()}
+    return {"judge": judge, "metrics": metrics | {f"{prefix}test/empty": 0.0 for prefix in per_model}}
+
+
+@pytest.fixture(scope="session")
+def make_report(tmp_path_factory: pytest.TempPathFactory) -> MakeReport:
+    """Builds the stage folders and the report value; ``only`` and ``without`` choose stages."""
+
+    def make(
+        *,
+        only: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        judge: dict[str, Any] | None = None,
+        n_responses: int = 30,
+    ) -> PipelineReport:
+        bodies: dict[str, Callable[[Path], dict[str, Any]]] = {
+            "prepare-data": prepare,
+            "pretrain": pretrain,
+            "finetune-classifier": classify,
+            "finetune-instruct": lambda folder: instruct(folder, n_responses),
+            "lora": lora,
+            "quantize": lambda _: quantize(),
+            "evaluate": lambda folder: evaluate(folder, n_responses, judge or JUDGE_SKIPPED),
+        }
+        store, stages = tmp_path_factory.mktemp("store"), []
+        for i, (name, body) in enumerate(bodies.items()):
+            if name in without or (only is not None and name not in only):
+                continue
+            folder = store / name / f"{i:016x}"
+            folder.mkdir(parents=True)
+            run_id = f"{i}b6c7d8e9f0a1b2c"
+            url = f"http://127.0.0.1:5000/#/runs/{run_id}"
+            stages.append(StageReport(name, folder.name, folder, body(folder), 12.3 + 40 * i, i == 1, run_id, url))
+        return PipelineReport(
+            preset="demo",
+            key="0123456789abcdef",
+            started=datetime(2025, 3, 1, 12, 30, tzinfo=UTC),
+            seconds=431.7,
+            config=resolve("demo").to_dict(),
+            sources={"numpy": "2.3.1", "sms-spam": DATA_SETS["sms-spam"].sha256, "the-verdict": "0" * 64},
+            stages=tuple(stages),
+            environment={"gptworks.python": "3.11.9", "gptworks.version.torch": "2.13.0", "gptworks.cpu_count": "2"},
+        )
+
+    return make
