@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+import os
+
+from gptcore.errors import ConfigError
+
+
+def check_worker_home() -> None:
+    """Refuse to run for a worker that does not say where outputs stay.
+
+    A worker runs each flow in a folder that it removes; with the default of ``var`` below the working directory all
+    outputs would go with it.
+
+    Raises:
+        ConfigError: this is a run of a deployment and ``GPTWORKS_HOME`` is not set.
+    """
+    from prefect.runtime import deployment
+
+    if deployment.id and not os.environ.get("GPTWORKS_HOME"):
+        raise ConfigError(
+            "GPTWORKS_HOME is not set, and a worker removes the folder that it runs flows in; "
+            "start the worker with GPTWORKS_HOME naming the folder where outputs are to stay"
+        )
+
 
 def prefect_tags() -> dict[str, str]:
     """Tags that lead from a tracked run to its flow run; empty outside a flow."""

@@ -69,6 +69,8 @@ class Classify(Config):
     """How many of the last blocks with ``last_blocks``."""
     long_inputs: LongInputs = "head"
     """Which part of a text longer than the context is read."""
+    dropout: float | None = None
+    """Dropout probability while fine-tuning; None keeps the base model's."""
     label_smoothing: float = 0.0
     """Share of the target's probability spread over all classes."""
     train: TrainConfig = field(default_factory=TrainConfig)

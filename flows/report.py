@@ -198,13 +198,13 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:+.{digits}%}"
+    return "–" if value is None or math.isnan(value) else f"{value:+z.{digits}%}"
 
 
 def _size(n_bytes: float | None) -> str:
     if n_bytes is None:
         return "–"
-    return f"{n_bytes / 1e6:,.2f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:,.1f} kB"
+    return f"{n_bytes / 1e6:,.2f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.1f} kB"
 
 
 def _duration(seconds: float) -> str:

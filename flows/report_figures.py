@@ -57,7 +57,8 @@ def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=_GRID, linewidth=0.8)
     _clear_frame(axes)
-    axes.legend(frameon=False, labelcolor=_INK, loc="upper right")
+    # above the axes: no corner is free of every curve
+    axes.legend(frameon=False, labelcolor=_INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
     return _svg(figure, name=name)
 
 

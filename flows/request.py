@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.engine import Chain
+from flows.orchestration import check_worker_home
 from flows.progress import progress_bar
 from flows.recipes import Pipeline, resolve, with_own_data
 from flows.settings import read_settings
@@ -39,4 +40,5 @@ def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pi
 
 def chain(pipeline: Pipeline, *, data_dir: Path | None, parent_run_id: str | None = None) -> Chain:
     """The stages of a configuration, in the folders and services that the environment names."""
+    check_worker_home()
     return Chain(pipeline, read_settings(), data_dir, progress_bar, parent_run_id)

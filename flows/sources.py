@@ -177,7 +177,7 @@ class Files(SourceConfig):
                     f"{path} does not exist; check the path given by --corpus, --labelled or --instructions"
                 )
             files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        return {str(file): file_sha256(file) for file in files}
+        return {str(file): _digest(file) for file in files}
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document]:
         """The corpus, or the texts of the rows."""
@@ -197,6 +197,13 @@ class Files(SourceConfig):
         if self.instruction_rows is None:
             return None
         return read_rows(self.instruction_rows, required=INSTRUCTION_KEYS, optional=("input",))
+
+
+def _digest(file: Path) -> str:
+    try:
+        return file_sha256(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
 def _order(row: Mapping[str, str]) -> bytes:

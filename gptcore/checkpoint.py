@@ -94,14 +94,20 @@ def save(
     tensors, _ = unique_tensors(model)
     with whole_folder(path) as folder:
         write_json(folder / "model.json", spec.to_dict())
-        _save_tensors(tensors, folder / "model.safetensors", path)
+        save_tensors(tensors, folder / "model.safetensors", path=path)
         tokenizer.save(folder / "tokenizer")
         if training is not None:
             write_json(folder / "training.json", training.values)
-            _save_tensors(training.tensors, folder / "training.safetensors", path)
+            save_tensors(training.tensors, folder / "training.safetensors", path=path)
 
 
-def _save_tensors(tensors: dict[str, Tensor], file: Path, path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], file: Path, *, path: Path) -> None:
+    """Write a safetensors file of the checkpoint ``path``.
+
+    Raises:
+        OSError: the disk is full.
+        CheckpointError: the tensors cannot be written for another reason.
+    """
     try:
         save_file(tensors, file, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -181,17 +187,26 @@ def _load_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
-def save_adapter(path: Path, *, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
+def save_adapter(
+    path: Path, *, tensors: dict[str, Tensor], spec: ModelSpec, tokenizer: Tokenizer | None = None
+) -> None:
     """Write trained tensors alone, with the spec that says what they adapt.
+
+    Args:
+        path: the folder to write.
+        tensors: the trained tensors by name.
+        spec: of the adapted model, its tokenizer's digest included.
+        tokenizer: of the adapted model, where it has special tokens that the base's lacks.
 
     Raises:
         OutOfDiskError: it did not fit; nothing half-written is left.
     """
     with whole_folder(path) as folder:
         write_json(folder / "model.json", spec.to_dict())
-        _save_tensors(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter.safetensors", path
-        )
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_tensors(whole, folder / "adapter.safetensors", path=path)
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer")
 
 
 def load_adapter(path: Path, base: Path) -> Loaded:
@@ -206,6 +221,12 @@ def load_adapter(path: Path, base: Path) -> Loaded:
     n_own = len(below.spec.transforms)
     if spec.model != below.spec.model or spec.transforms[:n_own] != below.spec.transforms:
         raise CheckpointError(f"the adapter {path} was made from another model than {base}")
+    tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else below.tokenizer
+    if tokenizer.digest != spec.tokenizer_digest:
+        raise CheckpointError(
+            f"the adapter {path} was trained with tokenizer {spec.tokenizer_digest[:12]}, but {base} has "
+            f"{tokenizer.name} {tokenizer.digest[:12]}; save the adapter with its tokenizer"
+        )
     model = below.model
     for transform in spec.transforms[n_own:]:
         model = transform.apply(model)
@@ -216,4 +237,4 @@ def load_adapter(path: Path, base: Path) -> Loaded:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
-    return Loaded(model.eval(), spec, below.tokenizer, digest)
+    return Loaded(model.eval(), spec, tokenizer, digest)

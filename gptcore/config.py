@@ -124,9 +124,10 @@ def coerce(hint: Any, raw: Any, *, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(args, raw, where)
     if origin is typing.Literal:
-        if raw not in args:
-            raise ConfigError(f"{where} is {raw!r}; it must be one of {', '.join(map(repr, args))}")
-        return raw
+        for choice in args:
+            if raw == choice or raw == str(choice):  # a command line gives "4" where the choice is 4
+                return choice
+        raise ConfigError(f"{where} is {raw!r}; it must be one of {', '.join(map(repr, args))}")
     if origin is tuple:
         items = _split(raw) if isinstance(raw, str) else raw
         if not isinstance(items, list | tuple):
@@ -136,7 +137,9 @@ def coerce(hint: Any, raw: Any, *, where: str) -> Any:
             raise ConfigError(f"{where} has {len(items)} values; it must have {len(args)}")
         return tuple(coerce(inner or args[i], item, where=f"{where}[{i}]") for i, item in enumerate(items))
     if origin is dict:
-        return {key: coerce(args[1], item, where=f"{where}[{key!r}]") for key, item in dict(raw).items()}
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{where} is {raw!r}; it must be a table of names and values")
+        return {key: coerce(args[1], item, where=f"{where}[{key!r}]") for key, item in raw.items()}
     return _coerce_plain(hint, raw, where)
 
 
@@ -156,8 +159,9 @@ def _coerce_union(args: tuple[Any, ...], raw: Any, where: str) -> Any:
 
 def _coerce_plain(hint: Any, raw: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Config):
-        return raw if isinstance(raw, hint) else hint.from_dict(raw)
-    if hint is bool:
+        if isinstance(raw, hint | dict):
+            return raw if isinstance(raw, hint) else hint.from_dict(raw)
+    elif hint is bool:
         table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         value = table.get(raw.lower()) if isinstance(raw, str) else raw
         if isinstance(value, bool):

@@ -67,8 +67,10 @@ def generate(
 
     Raises:
         ConfigError: a prompt is empty or fills the whole context.
-        DivergedError: the model gives NaN logits.
+        DivergedError: the model gives NaN or infinite logits.
     """
+    if not prompts:
+        return []
     _check_prompts(prompts, model.config.context_length)
     was_training = model.training
     model.eval()
@@ -134,8 +136,8 @@ def _decode(
 
 
 def _choose(logits: Tensor, sampling: Sampling, generators: list[torch.Generator]) -> Tensor:
-    if bool(torch.isnan(logits).any()):
-        raise DivergedError("the model gives NaN logits; its weights are damaged or it diverged in training")
+    if not bool(torch.isfinite(logits).all()):
+        raise DivergedError("the model gives NaN or infinite logits; its weights are damaged or it diverged in training")
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(narrow(logits.float() / sampling.temperature, sampling), dim=-1)

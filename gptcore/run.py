@@ -74,7 +74,6 @@ class Run(Config):
         with hold(out / "run.lock", wait=False, purpose=f"the run in {out}"):
             trainer = self._trainer(out, log)
             trainer.on_progress = on_progress
-            write_json(out / "run.json", self.to_dict())
             counts = count_parameters(trainer.model)
             log.log_params(
                 {
@@ -85,6 +84,8 @@ class Run(Config):
                     "n_samples": trainer.source.n_samples,
                 }
             )
+            trainer.resume()
+            write_json(out / "run.json", self.to_dict())  # only now: a refused run leaves the first one's settings
             return trainer.fit()
 
     def _trainer(self, out: Path, log: RunLogger) -> Trainer:

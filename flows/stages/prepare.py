@@ -161,8 +161,31 @@ def _prepare_part(part: str, rows: Iterable[Row], config: Prepare, folder: Path,
         _write_rows(folder / f"{name}.jsonl", kept, keys=_ROW_KEYS[part])
     facts: dict[str, Any] = {"rows": {name: len(kept) for name, kept in split.items()}, "leaks": leaks}
     if part == "classify":
-        facts["labels"] = sorted({row["label"] for row in split["train"]})
+        facts["labels"] = _labels(split)
     return facts
+
+
+def _labels(split: Mapping[str, list[Row]]) -> list[str]:
+    """The classes of the training rows, sorted.
+
+    Raises:
+        DataError: there is only one, or a held-out row has another.
+    """
+    known = {row["label"] for row in split["train"]}
+    for name in ("val", "test"):
+        unseen = Counter(row["label"] for row in split[name] if row["label"] not in known)
+        if unseen:
+            label, n = unseen.most_common(1)[0]
+            raise DataError(
+                f"the label {label!r} was never seen in training: all its {n:,} rows fell into {name}; "
+                "add rows of that label or leave it out"
+            )
+    if len(known) < 2:
+        raise DataError(
+            f"all {len(split['train']):,} training rows have the label {min(known)!r}; "
+            "a classifier needs rows of two classes or more"
+        )
+    return sorted(known)
 
 
 def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, ledger: Ledger) -> int:

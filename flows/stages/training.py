@@ -26,7 +26,7 @@ from gptcore.text import TextModel
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import Progress, TrainConfig, TrainResult
 from gptcore.train.logger import PrefixedLogger, read_history
-from gptcore.transforms import Classifier, ExtendVocabulary, LoRA, Transform, adapter_tensors
+from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, Transform, adapter_tensors
 
 CHECKPOINT = "run/checkpoint"
 """Where a training stage leaves its model, relative to its output folder."""
@@ -58,7 +58,11 @@ def classify(config: Classify, inputs: Inputs, context: Context) -> dict[str, An
     """The base model with a classification head."""
     labels = tuple(inputs.prepared("classify")["labels"])
     head = Classifier(labels=labels, train=config.tune, n_blocks=config.n_blocks)
-    return _classify(config, (head,), config.train, inputs, context, folder="run")
+    return _classify(config, (*_dropout(config), head), config.train, inputs, context, folder="run")
+
+
+def _dropout(config: Classify) -> tuple[Dropout, ...]:
+    return () if config.dropout is None else (Dropout(config.dropout),)
 
 
 def instruct(config: Instruct, inputs: Inputs, context: Context) -> dict[str, Any]:

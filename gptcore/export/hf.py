@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
@@ -35,7 +35,7 @@ def export_hf(source: Path, folder: Path) -> Path:
     merges = merges_of(loaded.tokenizer)
     with whole_folder(folder) as partial:
         write_json(partial / "config.json", to_hf_config(model.config, end_of_text=loaded.tokenizer.end_of_text))
-        save_file(to_hf_tensors(model), partial / "model.safetensors", metadata={"format": "pt"})
+        checkpoint.save_tensors(to_hf_tensors(model), partial / "model.safetensors", path=folder)
         write_json(partial / "vocab.json", vocabulary_of(loaded.tokenizer))
         write_text(partial / "merges.txt", "#version: 0.2\n" + "".join(f"{merge}\n" for merge in merges))
         special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from gptcore.files import write_text
+
 
 class RunLogger(Protocol):
     """The three things a run says about itself."""
@@ -88,7 +90,7 @@ class JsonlLogger:
     def truncate(self, step: int) -> None:
         """Drop lines of steps after ``step``, and a torn last line."""
         kept = [line for line in read_history(self.path) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Add one line."""

@@ -94,7 +94,7 @@ def check_identity(saved: dict[str, str], now: dict[str, str], *, folder: Path) 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that verifies; damaged ones are set aside under ``.damaged`` with a warning."""
-    for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
+    for path in reversed(_finished(folder)):
         try:
             verify_folder(path, CheckpointError)
             return path
@@ -108,10 +108,16 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def prune(out: Path, *, keep_last: int, best_step: int | None) -> None:
     """Delete checkpoints that are neither among the newest nor the best, and what a killed write left behind."""
-    for path in sorted((out / "checkpoints").glob("step-*[0-9]"))[:-keep_last]:
+    for path in _finished(out / "checkpoints")[:-keep_last]:
         shutil.rmtree(path)
     for path in out.glob("best-*"):
         if best_step is None or path.name != f"best-{best_step:08d}":
             shutil.rmtree(path)
-    for path in [*out.glob("*.tmp-*"), *(out / "checkpoints").glob("*.tmp-*")]:
-        shutil.rmtree(path, ignore_errors=True)
+    for folder in (out, out / "checkpoints"):
+        for path in [*folder.glob("*.tmp-*"), *folder.glob("*.old-*")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Checkpoints under their final names, oldest first; not what a killed write left beside them."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())

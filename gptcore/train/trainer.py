@@ -25,7 +25,8 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.config import Config
 from gptcore.data.base import Source
-from gptcore.errors import ConfigError, DataError, DivergedError, InterruptedRun
+from gptcore.errors import CheckpointError, ConfigError, DataError, DivergedError, InterruptedRun
+from gptcore.files import verify_folder
 from gptcore.generate import Sampling, generate
 from gptcore.models.base import Model
 from gptcore.objectives.base import Objective
@@ -89,6 +90,13 @@ class TrainConfig(Config):
         for name in ("batch_size", "eval_every", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("steps", "micro_batch_size", "eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1, or none")
+        for name in ("epochs", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.keep not in ("best", "last"):
             raise ConfigError(f"keep is {self.keep!r}; it must be 'best' or 'last'")
 
@@ -146,13 +154,12 @@ class Trainer:
         return math.ceil(self.source.n_samples / self.config.batch_size)
 
     def fit(self) -> TrainResult:
-        """Train to the end, or to a stop; what is left undone is resumed by calling it again in a new process.
+        """Train to the end, or to a stop; ``resume`` comes first. A new process goes on with what is left undone.
 
         Raises:
             InterruptedRun: stopped by a signal, after saving.
             DivergedError: the updates stayed non-finite.
         """
-        self._resume()
         self.model.train()
         self.speed = Throughput()
         try:
@@ -205,7 +212,6 @@ class Trainer:
         self.position.n_tokens += n_tokens
         self.position.step += 1
         self._random = capture_random()
-        self._in_update = False
         self.speed.add(n_tokens)
         return total / count, norm
 
@@ -266,6 +272,8 @@ class Trainer:
             metrics |= self._evaluate()
         if metrics:
             self.history.append(metrics, step=step)
+        self._in_update = False  # before this line a saved state would lack what the history says of its step
+        if metrics:
             self.log.log_metrics(metrics | speed, step=step)  # speeds differ between runs: not part of the history
         if self.on_progress:
             self.on_progress(Progress(step, self.n_steps, metrics))
@@ -323,7 +331,12 @@ class Trainer:
         self._save_model(self.out / "checkpoints" / f"step-{self.position.step:08d}", state)
         prune(self.out, keep_last=self.config.keep_last, best_step=self.position.best_step)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go back to the newest saved state in ``out``, or start at step 0.
+
+        Raises:
+            ConfigError: that state belongs to another run.
+        """
         (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
         path = newest_checkpoint(self.out / "checkpoints")
         if path is None:
@@ -347,6 +360,7 @@ class Trainer:
         if self.held_out is not None:
             self._evaluate()
             if self.config.keep == "best" and self.position.best_step != self.position.step:
+                verify_folder(self._best_folder, CheckpointError)
                 checkpoint.load_weights(self.model, self._best_folder)
             final = evaluate(self.model, self.held_out, self.objective, batch_size=self.config.batch_size)
             metrics |= {f"val/{name}": value for name, value in final.metrics.items()}

@@ -2,12 +2,14 @@
 
 from gptcore.transforms.base import Transform
 from gptcore.transforms.classifier import Classifier
+from gptcore.transforms.dropout import Dropout
 from gptcore.transforms.lora import LoRA, LoRALinear, adapter_tensors, merge_lora
 from gptcore.transforms.quantize import Quantize, QuantizedEmbedding, QuantizedLinear, QuantizedMatrix
 from gptcore.transforms.vocabulary import ExtendVocabulary
 
 __all__ = [
     "Classifier",
+    "Dropout",
     "ExtendVocabulary",
     "LoRA",
     "LoRALinear",

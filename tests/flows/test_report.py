@@ -284,7 +284,7 @@ def test_responses_without_scores_are_the_first_ones(make_report: MakeReport, tm
 def test_quantization_evaluation_and_lora_are_tables(page: str) -> None:
     quantization = part(page, "quantization")
     assert "int8 1.02 MB 30.0% 3.411 30.34 +0.12% +0.50% 812 passed" in quantization
-    assert "int4 0.68 MB 20.0% 3.541 34.27 +13.10% +12.00% 812 failed" in quantization
+    assert "int4 680.0 kB 20.0% 3.541 34.27 +13.10% +12.00% 812 failed" in quantization
     evaluation = part(page, "evaluation")
     assert "base 0.061 0.6% 6.1 0.0%" in evaluation
     assert "Judge: skipped no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve" in evaluation

@@ -31,6 +31,7 @@ VALUES: list[Config] = [
     Instructions(path=Path("rows.jsonl"), tokenizer=Path("t"), template="alpaca", context_length=9, too_long="drop"),
     template_by_name("phi-3"),
     ShardManifest((ShardFile("shard-00000.bin", 7),), "uint16", "bpe", "0" * 64, 300, 299, 1, 20, 7),
+    ShardFile("shard-00000.bin", 7),
     NextToken(),
     Classify(label_smoothing=0.1),
     OptimizerConfig(lr=1e-3),

@@ -42,7 +42,7 @@ def test_a_lock_held_elsewhere_is_refused_at_once_and_its_owner_named(tmp_path: 
     path = tmp_path / "run.lock"
     with another_process_holds(path) as process:
         started = time.monotonic()
-        message = rf"the run is being made by process {process.pid} on .+ since \d{{4}}-.*wait for it or stop it"
+        message = rf"the run is in use by process {process.pid} on .+ since \d{{4}}-.*wait for it or stop it"
         with pytest.raises(LockedError, match=message), hold(path, wait=False, purpose="the run"):
             pass
         assert time.monotonic() - started < 1
@@ -62,7 +62,7 @@ def test_a_waiting_process_goes_on_when_the_lock_is_free(tmp_path: Path, caplog:
     with another_process_holds(path, seconds=0.3) as process:
         with hold(path, purpose="the stage"):
             assert owner(path).startswith(f"process {os.getpid()} on ")
-        assert f"the stage is being made by process {process.pid} on " in caplog.text
+        assert f"the stage is in use by process {process.pid} on " in caplog.text
         assert caplog.text.rstrip().endswith("; waiting for it")
 
 
