@@ -107,15 +107,12 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
 
 
 def _print_summary(result: dict[str, Any]) -> None:
-    settings, console = read_settings(), Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 160))  # a log file has no edge; nothing in it need be folded
-    table = Table(title="pipeline", title_justify="left")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    settings = read_settings()
+    console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width to fit into
+    table = Table("stage", "metric", title="pipeline", title_justify="left")
+    table.add_column("value", justify="right", overflow="fold")
     table.add_column("seconds", justify="right")
-    table.add_column("MLflow run", overflow="fold")
+    table.add_column("MLflow run", no_wrap=True)
     for row in result["stages"]:
         value = row["metric_value"]
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)

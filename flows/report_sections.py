@@ -5,7 +5,6 @@ Every part is None where its stage was left out, so that the page can say so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from flows.catalogue import DATA_SETS
 from flows.report_figures import MAX_POINTS, confusion_svg, loss_svg
 from flows.run_logger import flatten
 from gptcore.data.ledger import Ledger, LedgerRow
-from gptcore.errors import DataError
+from gptcore.files import read_json_lines
 from gptcore.train.logger import read_history
 
 if TYPE_CHECKING:
@@ -151,8 +150,8 @@ def _responses(report: PipelineReport) -> dict[str, Any] | None:
     instruct, evaluate = report.stage("finetune-instruct"), report.stage("evaluate")
     if instruct is None:
         return None
-    scored = json_lines(evaluate.folder / "scores.jsonl") if evaluate else []
-    if scored:
+    if evaluate is not None and (evaluate.folder / "scores.jsonl").is_file():
+        scored = read_json_lines(evaluate.folder / "scores.jsonl")
         ranked = sorted(scored, key=lambda row: -float(row["rouge_l"]))
         half = N_RESPONSES // 2
         groups = (
@@ -161,7 +160,8 @@ def _responses(report: PipelineReport) -> dict[str, Any] | None:
             else [("By ROUGE-L, best first", ranked)]
         )
         return {"n": len(scored), "groups": groups}
-    rows = json_lines(instruct.folder / "responses.jsonl")
+    path = instruct.folder / "responses.jsonl"
+    rows = read_json_lines(path) if path.is_file() else []
     plain = [{"input": "", **row, "reference": row["output"], "judge_rationale": ""} for row in rows[:N_RESPONSES]]
     return {"n": len(rows), "groups": [("The first", plain)] if plain else []}
 
@@ -230,27 +230,3 @@ def _pivot(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
         if row["reason"] and row["n"]:
             line["reasons"].append(f"{row['reason'].replace('_', ' ')} {row['n']:,}")
     return list(lines.values())
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none if there is no such file.
-
-    Raises:
-        DataError: a line is no JSON object; names file and line.
-    """
-    if not path.is_file():
-        return []
-    rows = []
-    # not str.splitlines: a response may hold U+2028 and other separators, which JSON leaves as they are
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"{path}, line {number} is not JSON ({error}); make the stage again with --force"
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number} is no JSON object; make the stage again with --force")
-            rows.append(row)
-    return rows

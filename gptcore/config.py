@@ -159,8 +159,10 @@ def _coerce_union(args: tuple[Any, ...], raw: Any, where: str) -> Any:
 
 def _coerce_plain(hint: Any, raw: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Config):
-        if isinstance(raw, hint | dict):
-            return raw if isinstance(raw, hint) else hint.from_dict(raw)
+        if isinstance(raw, hint):
+            return raw
+        if isinstance(raw, dict):
+            return hint.from_dict(raw)
     elif hint is bool:
         table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         value = table.get(raw.lower()) if isinstance(raw, str) else raw

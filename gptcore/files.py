@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptcore.errors import GptcoreError, OutOfDiskError
+from gptcore.errors import DataError, GptcoreError, OutOfDiskError
 
 MANIFEST = "manifest.json"
 
@@ -79,6 +79,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by the JSON form of ``value`` in one step."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file.
+
+    Raises:
+        DataError: the file is missing, or a line is no JSON object; names file and line.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing; make the stage that writes it again with --force")
+    rows = []
+    # not str.splitlines: a text may hold U+2028 and other separators, which JSON leaves as they are
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(
+                    f"{path}, line {number} is not JSON ({error}); make the stage again with --force"
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number} is no JSON object; make the stage again with --force")
+            rows.append(row)
+    return rows
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace ``path`` by one JSON object per line in one step."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def file_sha256(path: Path) -> str:

@@ -137,7 +137,9 @@ def _decode(
 
 def _choose(logits: Tensor, sampling: Sampling, generators: list[torch.Generator]) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
-        raise DivergedError("the model gives NaN or infinite logits; its weights are damaged or it diverged in training")
+        raise DivergedError(
+            "the model gives NaN or infinite logits; its weights are damaged or it diverged in training"
+        )
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(narrow(logits.float() / sampling.temperature, sampling), dim=-1)

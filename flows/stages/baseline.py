@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+
+from gptcore.files import read_json_lines
 
 
 def tfidf_accuracy(train: Path, test: Path) -> float:
@@ -20,5 +21,5 @@ def tfidf_accuracy(train: Path, test: Path) -> float:
 
 
 def _read(path: Path) -> tuple[list[str], list[str]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(path)
     return [row["text"] for row in rows], [row["label"] for row in rows]

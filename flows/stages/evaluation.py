@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 from eval.errors import JudgeUnavailable
@@ -14,6 +12,7 @@ from eval.run import judge_responses, score_responses
 from eval.types import Report, Sample
 from flows.recipes import Evaluate
 from flows.stages.context import Context, Inputs
+from gptcore.files import read_json_lines, write_json_lines
 from gptcore.train import Progress
 
 RESPONSES = {"instruct": "response", "base": "base", "lora": "response"}
@@ -38,11 +37,11 @@ def judge_state(config: Evaluate, host: str) -> dict[str, str]:
 
 def evaluate(config: Evaluate, judge: dict[str, str], inputs: Inputs, context: Context) -> dict[str, Any]:
     """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for the fine-tuned one."""
-    rows = _read(inputs.path("finetune-instruct", "responses.jsonl"))
+    rows = read_json_lines(inputs.path("finetune-instruct", "responses.jsonl"))
     samples = [Sample(str(i), row["instruction"], row.get("input", ""), row["output"]) for i, row in enumerate(rows)]
     responses = {"": [row["response"] for row in rows], "base/": [row["base"] for row in rows]}
     if "lora" in inputs.folders and inputs.results["lora"].get("responses"):
-        responses["lora/"] = [row["response"] for row in _read(inputs.path("lora", "responses.jsonl"))]
+        responses["lora/"] = [row["response"] for row in read_json_lines(inputs.path("lora", "responses.jsonl"))]
     metrics: dict[str, float] = {}
     reports: dict[str, Report] = {}
     for prefix, texts in responses.items():
@@ -72,8 +71,7 @@ def evaluate(config: Evaluate, judge: dict[str, str], inputs: Inputs, context: C
         }
         for i, (sample, row) in enumerate(zip(samples, rows, strict=True))
     ]
-    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in scores)
-    (context.folder / "scores.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_json_lines(context.folder / "scores.jsonl", scores)
     context.log.log_table(scores, "scores.json")
     context.log.set_tags({"gptworks.judge": f"{judge['state']} {judge['reason']}".strip()})
     context.log.log_metrics(metrics)
@@ -91,7 +89,3 @@ def _judged(config: Evaluate, samples: list[Sample], responses: list[str], conte
             on_progress=lambda done, total: context.on_progress(Progress(done, total, {})),
             concurrency=config.concurrency,
         )
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -31,6 +31,7 @@ from gptcore.data import (
 )
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
+from gptcore.files import read_json_lines, write_json_lines
 from gptcore.tokenizer import Tokenizer, gpt2_tokenizer, train_bpe
 from gptcore.train import Progress
 
@@ -237,18 +238,14 @@ def _tokenizer(config: Prepare, folder: Path, texts: Path, parts: Mapping[str, A
 def _training_texts(folder: Path, texts: Path, parts: Mapping[str, Any]) -> Iterator[str]:
     yield from _read_texts(texts / "train.jsonl")
     for part in parts:
-        with (folder / part / "train.jsonl").open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                yield _join(row, _ROW_KEYS[part])
+        for row in read_json_lines(folder / part / "train.jsonl"):
+            yield _join(row, _ROW_KEYS[part])
 
 
 def _write_rows(path: Path, rows: list[Row], *, keys: tuple[str, ...]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # sources come sorted by class or library; any first n of a file should be a fair sample of it
     mixed = sorted(rows, key=lambda row: _hash(_join(row, keys)))
-    lines = (json.dumps({key: row.get(key, "") for key in keys}, ensure_ascii=False) + "\n" for row in mixed)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_json_lines(path, ({key: row.get(key, "") for key in keys} for row in mixed))
 
 
 def _join(row: Mapping[str, str], keys: tuple[str, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from flows.stages.context import Context, Inputs
 from gptcore import checkpoint
 from gptcore.checkpoint import read_spec
 from gptcore.data import Instructions, LabelledText, Ledger, TokenWindows, template_by_name
+from gptcore.files import read_json_lines, write_json_lines
 from gptcore.generate import Sampling
 from gptcore.measures import ClassMetrics, classify_rows
 from gptcore.nn import count_parameters
@@ -70,7 +70,7 @@ def instruct(config: Instruct, inputs: Inputs, context: Context) -> dict[str, An
     inputs.prepared("instruct")
     base = inputs.path("pretrain", CHECKPOINT)
     result = _instruct(config, (), config.train, inputs, context, folder="run")
-    test = _rows(inputs.path("prepare-data", "instruct/test.jsonl"))[: config.max_responses]
+    test = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl"))[: config.max_responses]
     before = _respond(base, config, test, context, offset=0)
     after = _respond(context.folder / CHECKPOINT, config, test, context, offset=len(test))
     rows = [{**row, "base": b, "response": a} for row, b, a in zip(test, before, after, strict=True)]
@@ -95,7 +95,7 @@ def lora(
         result = _instruct(instruct_config, (_lora(config, ()),), config.instruct, inputs, context, folder="instruct")
         tasks["instruct"] = {"metrics": result.metrics, "checkpoint": "instruct/checkpoint"}
         tasks["instruct"] |= _save_adapter(context.folder, "instruct")
-        test = _rows(inputs.path("prepare-data", "instruct/test.jsonl"))[: instruct_config.max_responses]
+        test = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl"))[: instruct_config.max_responses]
         after = _respond(context.folder / "instruct/checkpoint", instruct_config, test, context, offset=0)
         _write_responses(context, [{**row, "response": text} for row, text in zip(test, after, strict=True)])
     for task, facts in tasks.items():
@@ -242,13 +242,8 @@ def _respond(path: Path, config: Instruct, rows: list[dict[str, str]], context: 
 
 
 def _write_responses(context: Context, rows: list[dict[str, str]]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (context.folder / "responses.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_json_lines(context.folder / "responses.jsonl", rows)
     context.log.log_table(rows, "responses.json")
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _samples(folder: Path) -> list[dict[str, Any]]:

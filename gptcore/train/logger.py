@@ -103,9 +103,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: a sample may hold U+2028
         try:
             lines.append(json.loads(text))
         except ValueError:
-            break
+            break  # also the empty text behind the last line
     return lines

@@ -120,9 +120,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
             *("worker", "start", "--pool", "gptworks", "--type", "process", "--install-policy", "never"),
         )
         started.append(begin(command, env, home / "worker.log"))
-        wait_for(
-            lambda: answers(f"{api}/work_pools/gptworks"), started[-1], home / "worker.log", seconds=120
-        )
+        wait_for(lambda: answers(f"{api}/work_pools/gptworks"), started[-1], home / "worker.log", seconds=120)
         deployed = subprocess.run(
             prefect("--no-prompt", "deploy", "--all"), cwd=ROOT, env=env, capture_output=True, text=True, timeout=240
         )

@@ -13,8 +13,8 @@ import pytest
 
 from flows.report import PipelineReport, summary_rows, write_report
 from flows.report_figures import MAX_POINTS, confusion_svg, loss_svg
-from flows.report_sections import json_lines
 from gptcore.errors import DataError
+from gptcore.files import read_json_lines
 
 MakeReport = Callable[..., PipelineReport]
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -340,4 +340,4 @@ def test_a_broken_line_is_named_and_the_old_page_stays(make_report: MakeReport, 
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
     scores.write_text("[1]\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"scores\.jsonl, line 1 is no JSON object"):
-        json_lines(scores)
+        read_json_lines(scores)

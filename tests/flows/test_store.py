@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from flows.store import Entry, StageStore, stage_key
-from gptcore.files import disk_errors, write_json
 from gptcore.errors import LockedError, OutOfDiskError
+from gptcore.files import disk_errors, write_json
 
 ROOT = Path(__file__).parents[2]
 

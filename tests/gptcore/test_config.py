@@ -12,8 +12,16 @@ import pytest
 
 from gptcore.checkpoint import ModelSpec
 from gptcore.config import Config, canonical_json, set_by_path
-from gptcore.data import Data, Instructions, LabelledText, PromptTemplate, ShardFile, ShardManifest, TokenWindows
-from gptcore.data import template_by_name
+from gptcore.data import (
+    Data,
+    Instructions,
+    LabelledText,
+    PromptTemplate,
+    ShardFile,
+    ShardManifest,
+    TokenWindows,
+    template_by_name,
+)
 from gptcore.errors import ConfigError
 from gptcore.generate import Sampling
 from gptcore.models import PRESETS, GPTConfig, ModelConfig
@@ -44,7 +52,9 @@ VALUES: list[Config] = [
     Quantize(bits=4, group_size=8),
     ModelSpec(PRESETS["nano"], (LORA, Quantize()), template="alpaca", tokenizer_digest="0" * 64),
     Run(data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), model=PRESETS["nano"]),
-    Run(data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), init=Path("c"), transforms=(LORA,)),
+    Run(
+        data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), init=Path("c"), transforms=(LORA,)
+    ),
 ]
 ABSTRACT = {Config, ModelConfig, Data, Objective, Transform, Schedule}
 
@@ -110,7 +120,9 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown Schedule kind 'Cosin'; did you mean 'Cosine'\? \(known: Constant, "):
+    with pytest.raises(
+        ConfigError, match=r"unknown Schedule kind 'Cosin'; did you mean 'Cosine'\? \(known: Constant, "
+    ):
         Schedule.from_dict({"kind": "Cosin"})
 
 
@@ -120,7 +132,9 @@ def test_a_kind_of_another_family_is_refused() -> None:
 
 
 def test_an_unknown_field_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"OptimizerConfig has no field 'weight_dekay'; did you mean 'weight_decay'\?"):
+    with pytest.raises(
+        ConfigError, match=r"OptimizerConfig has no field 'weight_dekay'; did you mean 'weight_decay'\?"
+    ):
         OptimizerConfig.from_dict({"weight_dekay": 0.1})
 
 

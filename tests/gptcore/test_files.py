@@ -145,5 +145,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     told = result.stdout.splitlines()
     assert len(told) == 2
-    assert all("could not be written: File too large" in line and "nothing half-written was kept" in line for line in told)
+    assert all(
+        "could not be written: File too large" in line and "nothing half-written was kept" in line for line in told
+    )
     assert list(tmp_path.iterdir()) == []

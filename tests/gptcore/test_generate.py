@@ -156,8 +156,6 @@ def test_logits_that_are_not_finite_are_refused(gpt: Build, bad: float, temperat
         ([[1], [2] * 32], "prompt 1 has 32 tokens, the model's context holds 32 and one must be free for the answer"),
     ],
 )
-def test_a_prompt_without_room_or_without_tokens_is_refused(
-    gpt: Build, prompts: list[list[int]], message: str
-) -> None:
+def test_a_prompt_without_room_or_without_tokens_is_refused(gpt: Build, prompts: list[list[int]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate(gpt(), prompts, WAYS["greedy"])

@@ -28,6 +28,12 @@ _BLOCK = {
     "feedforward.up": "mlp.c_fc",
     "feedforward.down": "mlp.c_proj",
 }
+_FIXED = {
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -87,17 +93,24 @@ def from_hf_config(data: dict[str, Any]) -> GPTConfig:
     """
     if data.get("model_type") != "gpt2":
         raise CheckpointError(f"config.json describes a {data.get('model_type')!r} model; only gpt2 can be imported")
-    width = int(data["n_embd"])
+    sizes = {name: data.get(name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
+    for name, value in sizes.items():
+        if not isinstance(value, int):
+            raise CheckpointError(f"config.json has no usable {name!r}: it is {value!r}, not a whole number")
+    for name, value in _FIXED.items():
+        if data.get(name, value) != value:
+            raise CheckpointError(f"{name} is {data[name]!r}; only {value!r} can be imported")
+    width = data["n_embd"]
     if data.get("n_inner") not in (None, 4 * width):
         raise CheckpointError(f"n_inner is {data['n_inner']}; only 4 * n_embd = {4 * width} can be imported")
     if data.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         raise CheckpointError(f"activation_function {data['activation_function']!r} is not GPT-2's tanh-GELU")
     return GPTConfig(
-        vocab_size=int(data["vocab_size"]),
-        context_length=int(data["n_positions"]),
+        vocab_size=data["vocab_size"],
+        context_length=data["n_positions"],
         width=width,
-        n_layers=int(data["n_layer"]),
-        n_heads=int(data["n_head"]),
+        n_layers=data["n_layer"],
+        n_heads=data["n_head"],
         dropout=0.0,
         qkv_bias=True,
         tied_head=bool(data.get("tie_word_embeddings", True)),

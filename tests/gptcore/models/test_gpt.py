@@ -94,7 +94,9 @@ def test_dropout_acts_in_training_only(gpt: Build) -> None:
 
 def test_more_positions_than_the_context_are_refused(gpt: Build) -> None:
     model = gpt()
-    with pytest.raises(ConfigError, match="33 positions do not fit the model's context_length of 32; shorten the input"):
+    with pytest.raises(
+        ConfigError, match="33 positions do not fit the model's context_length of 32; shorten the input"
+    ):
         model(torch.zeros(1, 33, dtype=torch.int64))
     cache = model.new_cache(1, capacity=4)
     with pytest.raises(ConfigError, match="5 positions do not fit"):

@@ -77,5 +77,7 @@ def test_missing_unknown_and_misshapen_weights_are_named(gpt: Build) -> None:
         load_hf_tensors(gpt(), without)
     with pytest.raises(CheckpointError, match=r"unknown \['transformer.extra'\]"):
         load_hf_tensors(gpt(), {**tensors, "extra": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"transformer.wpe.weight has shape \(8, 16\), config.json needs \(32, 16\)"):
+    with pytest.raises(
+        CheckpointError, match=r"transformer.wpe.weight has shape \(8, 16\), config.json needs \(32, 16\)"
+    ):
         load_hf_tensors(gpt(), {**tensors, "transformer.wpe.weight": torch.zeros(8, 16)})

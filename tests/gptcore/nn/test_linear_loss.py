@@ -43,8 +43,9 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
         with torch.no_grad():
             both = [
                 F.cross_entropy(
-                    ((hidden + e * direction) @ weight.T if leaf is hidden else hidden @ (weight + e * direction).T)
-                    .double(),
+                    (
+                        (hidden + e * direction) @ weight.T if leaf is hidden else hidden @ (weight + e * direction).T
+                    ).double(),
                     labels,
                     reduction="sum",
                 )

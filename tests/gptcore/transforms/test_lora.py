@@ -95,7 +95,9 @@ def test_a_head_can_be_trained_in_full_beside_the_adapters(gpt: Build) -> None:
 
 
 def test_an_unknown_target_is_refused_with_the_names_there_are(gpt: Build) -> None:
-    with pytest.raises(ConfigError, match="no layer was chosen; the linear layers here are named down, head, out, qkv, up"):
+    with pytest.raises(
+        ConfigError, match="no layer was chosen; the linear layers here are named down, head, out, qkv, up"
+    ):
         LoRA(targets=("q_proj",)).apply(gpt())
     with pytest.raises(ConfigError, match="also_train names 'had', which is no module of the model"):
         LoRA(also_train=("had",)).apply(gpt())

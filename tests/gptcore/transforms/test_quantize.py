@@ -62,7 +62,7 @@ def test_a_quantized_model_stays_near_the_original(gpt: Build, bits: int, tolera
     model, tokens = gpt(), torch.randint(300, (2, 20))
     before = model(tokens)
     Quantize(bits=bits, group_size=8).apply(model)
-    assert 0 < float((model(tokens) - before).abs().max()) < tolerance
+    assert 0 < (model(tokens) - before).abs().max().item() < tolerance
 
 
 def test_linear_layers_and_the_embedding_are_quantized_and_the_rest_stays(gpt: Build) -> None:
@@ -165,5 +165,7 @@ def test_a_weight_that_is_not_finite_is_refused(bad: float, bits: int) -> None:
 
 @pytest.mark.parametrize("group_size", [3, 5, 32])
 def test_a_group_size_that_does_not_divide_the_inputs_is_refused(gpt: Build, group_size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"16 inputs cannot be cut into groups of {group_size}; choose an even divisor"):
+    with pytest.raises(
+        ConfigError, match=rf"16 inputs cannot be cut into groups of {group_size}; choose an even divisor"
+    ):
         Quantize(bits=4, group_size=group_size).apply(gpt())

@@ -1,0 +1,253 @@
+"""Bad input through the command line: one message that says what to do, its exit code, and no finished output."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import main
+from flows.settings import read_settings
+from gptcore.data.ledger import Ledger
+
+pytestmark = [pytest.mark.flows, pytest.mark.timeout(420)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The project's folder for this module, named in the environment and nowhere else."""
+    folder = tmp_path_factory.mktemp("home")
+    before = dict(os.environ)
+    os.environ |= {"GPTWORKS_HOME": str(folder), "OLLAMA_HOST": f"127.0.0.1:{free_port()}"}
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def labelled(path: Path, *, labels: str = "ab", n: int = 60) -> Path:
+    rows = [{"text": f"the row number {i} of {n} about {'apples' * (i % 2)}", "label": labels[i % len(labels)]}
+            for i in range(n)]  # fmt: skip
+    return write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and message (its white space made even) of a command that must fail."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told, told
+    assert told.count("error:") == 1, told
+    assert isinstance(end.value.code, int)
+    return end.value.code, " ".join(told.split())
+
+
+def check_nothing_finished(home: Path) -> None:
+    finished = list(home.glob("store/*/*/manifest.json"))
+    assert finished == []
+    assert list(home.rglob("*.tmp-*")) == []
+
+
+def prepare(capsys: pytest.CaptureFixture[str], home: Path, *options: str, code: int = 3) -> str:
+    """The message of ``prepare-data`` on input that it must refuse."""
+    found, told = refusal(capsys, "prepare-data", "--preset", "tiny", *options)
+    assert found == code, told
+    check_nothing_finished(home)
+    return told
+
+
+def test_a_missing_file_is_named_with_the_options_that_give_one(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "not/yet/there"))
+    missing = tmp_path / "rows.jsonl"
+    told = prepare(capsys, home, "--labelled", str(missing))
+    expected = f"{missing} does not exist; check the path given by --corpus, --labelled or --instructions"
+    assert told == f"error: DataError: {expected}"
+    # Prefect itself makes only the last folder of its path
+    assert (tmp_path / "not/yet/there").is_dir()
+
+
+def test_an_empty_file_is_named(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert f"{empty} is empty (0 bytes); give a file with content" in prepare(capsys, home, "--labelled", str(empty))
+
+
+def test_an_unreadable_file_is_named(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unreadable = tmp_path / "closed.jsonl"
+    if os.geteuid() != 0:
+        labelled(unreadable).chmod(0)
+    elif Path("/proc/self/mem").exists():  # root reads whatever has a mode; only the kernel refuses it something
+        unreadable.symlink_to("/proc/self/mem")
+    else:
+        pytest.skip("root can read every file here")
+    told = prepare(capsys, home, "--labelled", str(unreadable))
+    assert re.search(rf"{unreadable} cannot be read \([\w/ ]+\); check the path and its permissions$", told)
+
+
+def test_text_that_is_not_utf_8_is_told_with_the_byte_and_the_command_that_converts_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = tmp_path / "notes.txt"
+    latin.write_bytes("A café in the middle of the text".encode("latin-1"))
+    told = prepare(capsys, home, "--corpus", str(latin))
+    assert f"{latin} is not UTF-8: byte 0xe9 at offset 5; convert it, for example `iconv -f LATIN1 -t UTF-8`" in told
+
+
+def test_a_broken_line_is_named_by_its_number(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = labelled(tmp_path / "rows.jsonl")
+    lines = path.read_text().splitlines()
+    lines[16] = '{"text": "cut off'
+    path.write_text("\n".join(lines))
+    told = prepare(capsys, home, "--labelled", str(path))
+    assert f"{path}, line 17: broken JSON at column 10 (Unterminated string starting at); correct or remove it" in told
+
+
+def test_rows_without_the_needed_keys_are_told_with_the_keys_they_have(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"message": "hello", "sort": "ham"}])
+    told = prepare(capsys, home, "--labelled", str(path))
+    assert f"{path}, line 1: the key 'text' is missing; the keys found are 'message', 'sort'" in told
+    told = prepare(capsys, home, "--instructions", str(path))
+    assert f"{path}, line 1: the key 'instruction' is missing; the keys found are 'message', 'sort'" in told
+
+
+def test_rows_of_one_class_are_refused(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = labelled(tmp_path / "rows.jsonl", labels="a")
+    told = prepare(capsys, home, "--labelled", str(path), "--set", "prepare.near_duplicates=none")
+    assert re.search(r"all \d+ training rows have the label 'a'; a classifier needs rows of two classes or more", told)
+
+
+def test_a_label_that_training_never_saw_is_named(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labelled(tmp_path / "rows.jsonl")
+    # the split goes by the hash of the text, so some of these rare rows fall outside the training rows
+    n_refused = 0
+    for i in range(12):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rare = write_rows(tmp_path / f"rare{i}.jsonl", [*rows, {"text": f"something else {i}", "label": "rare"}])
+        options = ("--labelled", str(rare), "--set", "prepare.near_duplicates=none")
+        with pytest.raises(SystemExit) as end:
+            main(["prepare-data", "--preset", "tiny", *options])
+        told = " ".join(capsys.readouterr().err.split())
+        if end.value.code:
+            n_refused += 1
+            assert end.value.code == 3
+            found = re.search(r"the label 'rare' was never seen in training: all its 1 rows fell into (val|test)", told)
+            assert found, told
+            break
+        for finished in home.glob("store/prepare-data/*"):
+            if finished.is_dir():
+                remove(finished)
+    assert n_refused == 1
+
+
+def remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def test_a_file_of_another_sha256_is_refused_with_the_url_and_the_option(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "the-verdict.txt").write_text("I HAD always thought Jack Gisburn rather a cheap genius")
+    code, told = refusal(capsys, "prepare-data", "--preset", "book", "--data-dir", str(tmp_path))
+    assert code == 3
+    assert re.search(r"the-verdict\.txt has sha256 [0-9a-f]{64}, but the-verdict has b41e41a6[0-9a-f]{56};", told)
+    assert re.search(r"download it again from https://\S+/the-verdict\.txt, or leave --data-dir out$", told)
+    code, told = refusal(capsys, "prepare-data", "--preset", "book", "--data-dir", str(tmp_path / "none"))
+    assert code == 3
+    assert f"--data-dir {tmp_path / 'none'} must hold the-verdict.txt (from https://" in told
+    check_nothing_finished(home)
+
+
+def test_without_a_network_the_url_and_the_option_that_does_without_are_told(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    code, told = refusal(capsys, "prepare-data", "--preset", "book")
+    assert code == 3
+    assert "the-verdict.txt could not be downloaded from https://raw.githubusercontent.com/" in told
+    assert told.endswith("check the network, or put the file into a folder and give that by --data-dir")
+    check_nothing_finished(home)
+    assert list((home / "cache").iterdir()) == []
+
+
+def test_a_refused_stage_leaves_its_tracked_run_failed_with_the_reason(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.tracking import connect
+
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": "only a text"}])
+    prepare(capsys, home, "--labelled", str(path))
+    client = connect(read_settings())
+    experiment = client.get_experiment_by_name("gptworks/prepare-data")
+    assert experiment is not None
+    newest, *_ = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+    assert newest.info.status == "FAILED"
+    assert newest.data.tags["gptworks.failure"].startswith(f"DataError: {path}, line 1: the key 'label' is missing")
+
+
+def test_texts_shorter_than_the_context_are_told_with_both_lengths(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labelled(tmp_path / "rows.jsonl")
+    longer = ("--set", "pretrain.model.context_length=5000", "--set", "prepare.near_duplicates=none")
+    code, told = refusal(capsys, "pretrain", "--preset", "tiny", "--labelled", str(path), *longer)
+    assert code == 3
+    assert re.search(r"shorter than the context: \d+ documents give [\d,]+ tokens, one window needs 5,001", told)
+    assert told.endswith("add text or lower context_length")
+    finished = [manifest.parent.parent.name for manifest in home.glob("store/*/*/manifest.json")]
+    assert finished == ["prepare-data"]
+    remove_finished(home)
+
+
+def remove_finished(home: Path) -> None:
+    for manifest in home.glob("store/*/*/manifest.json"):
+        remove(manifest.parent)
+
+
+def test_all_messages_with_stray_quotes_are_read_balanced_and_free_of_leaks(
+    home: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["prepare-data", "--preset", "book", "--data-dir", str(shared_data)])
+    assert not end.value.code, capsys.readouterr().err
+    (folder,) = (path.parent for path in home.glob("store/prepare-data/*/manifest.json"))
+    ledger = Ledger.load(folder / "ledger.json")
+    rows = [row for row in ledger.to_rows() if str(row["stage"]).startswith("classify")]
+
+    def total(stage: str, what: str) -> int:
+        return sum(int(row["n"]) for row in rows if row["stage"] == stage and row["outcome"] == what)
+
+    assert total("classify: clean", "in") == 5_574
+    split = {
+        name: [json.loads(line) for line in (folder / f"classify/{name}.jsonl").read_text("utf-8").splitlines()]
+        for name in ("train", "val", "test")
+    }
+    assert split
+    print(rows)
+    remove_finished(home)
