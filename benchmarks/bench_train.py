@@ -2,8 +2,8 @@
 
     python benchmarks/bench_train.py --width 384 --layers 6 --heads 6 --batch 16 --length 256
 
-Each implementation runs in a process of its own (its peak memory is its own), in turn, several rounds; one JSON line per
-implementation with the median, the spread and the ratio to transformers.
+Each implementation runs in a process of its own (its peak memory is its own), in turn, several rounds; one JSON line
+per implementation with the median, the spread and the ratio to transformers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def main() -> None:
         line: dict[str, Any] = {
             "benchmark": "train",
             "implementation": name,
-            "shape": f"{arguments.layers}L/{arguments.heads}H/{arguments.width}, B{arguments.batch} x T{arguments.length}",
+            "model": f"{arguments.layers}L/{arguments.heads}H/{arguments.width}",
+            "batch": f"B{arguments.batch} x T{arguments.length}",
             "vocabulary": arguments.vocabulary,
             "tokens_per_second": round(statistics.median(speeds), 1),
             "range": [round(speeds[0], 1), round(speeds[-1], 1)],

@@ -94,6 +94,8 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
     from flows import pipeline as pipelines
     from flows import stage_flows
 
+    # What a flow raises is told once, by `main`; the flow run keeps Prefect's own lines.
+    logging.getLogger("prefect.flow_runs").propagate = False
     folder = None if data_dir is None else data_dir.absolute()
     if name == "pipeline":
         result = pipelines.pipeline(preset, overrides, data, folder, force)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from gptcore.config import canonical_json
 from gptcore.errors import DataError
 from gptcore.export import import_hf
-from gptcore.files import MANIFEST
+from gptcore.files import MANIFEST, file_sha256
 
 HUB = "hf:"
+SPEC = "model.json"
+"""The file that makes a folder a checkpoint of this project."""
 _FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 REVISIONS = {
     "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
@@ -30,16 +34,47 @@ def local_checkpoint(init: str, cache: Path) -> Path:
         DataError: the path does not exist, or the hub cannot be reached.
     """
     if init.startswith(HUB):
-        repository, _, revision = init.removeprefix(HUB).partition("@")
-        return _imported(_download(repository, revision or REVISIONS.get(repository, "main")), cache)
+        return _imported(_download(*_on_hub(init)), cache)
+    path = _folder(init)
+    return path if _is_checkpoint(path) else _imported(path, cache)
+
+
+def starting_digest(init: str) -> str:
+    """What names the weights behind ``init``: the repository's revision, or a sha256 (hex) of the folder's contents.
+
+    Raises:
+        DataError: the path does not exist.
+    """
+    if init.startswith(HUB):
+        return "@".join(_on_hub(init))
+    return _digest(_folder(init))
+
+
+def _on_hub(init: str) -> tuple[str, str]:
+    repository, _, revision = init.removeprefix(HUB).partition("@")
+    return repository, revision or REVISIONS.get(repository, "main")
+
+
+def _folder(init: str) -> Path:
     path = Path(init)
     if not path.is_dir():
         raise DataError(f"--init {init}: no such folder; give a checkpoint folder, or hf:openai-community/gpt2")
-    return path if (path / MANIFEST).is_file() else _imported(path, cache)
+    return path
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / SPEC).is_file()
+
+
+def _digest(folder: Path) -> str:
+    if _is_checkpoint(folder) and (folder / MANIFEST).is_file():
+        return file_sha256(folder / MANIFEST)  # which holds the sha256 of every file
+    files = {name: file_sha256(folder / name) for name in _FILES if (folder / name).is_file()}
+    return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
 def _imported(folder: Path, cache: Path) -> Path:
-    out = cache / "imported" / f"{folder.parent.name}-{folder.name}"
+    out = cache / "imported" / f"{folder.name}-{_digest(folder)[:16]}"
     return out if (out / MANIFEST).is_file() else import_hf(folder, out)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flows.hub import starting_digest
 from flows.recipes import Pipeline
 from flows.sources import Places
 from flows.stages import compression, evaluation, prepare, training
@@ -37,9 +38,11 @@ class Stage:
 
 
 def external_inputs(stage: Stage, pipeline: Pipeline, places: Places, ollama_host: str) -> dict[str, str]:
-    """Digests of what a stage reads from outside the store: source files, the judge."""
+    """Digests of what a stage reads from outside the store: source files, starting weights, the judge."""
     if stage.name == "prepare-data":
         return {f"source/{name}": digest for name, digest in pipeline.prepare.source.digests(places).items()}
+    if stage.name == "pretrain" and pipeline.pretrain.init:
+        return {"init": starting_digest(pipeline.pretrain.init)}
     if stage.name == "evaluate":
         state = evaluation.judge_state(pipeline.evaluate, ollama_host)
         return {"judge": state.get("digest", state["state"])}

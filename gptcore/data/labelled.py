@@ -42,6 +42,10 @@ class LabelledText(Data):
     """Which part of a longer text is read."""
     split: str = "train"
     """Name of this part in the ledger."""
+    end_token: bool = True
+    """Whether ``<|endoftext|>`` ends each row. The class is read at the last token: this one stands in the same place
+    for every text and has seen all of it (the extract token of GPT-1, "Improving Language Understanding by Generative
+    Pre-Training", section 3.3), where a text's own last word is mostly about itself."""
 
     def open(self) -> PaddedRows:
         """Read and encode all rows.
@@ -65,14 +69,14 @@ class LabelledText(Data):
             if not len(full):
                 ledger.count("encode", "dropped", reason="empty text", split=self.split)
                 continue
-            kept = cut_long(full, context_length=self.context_length, keep=self.long_inputs)
+            kept = cut_long(full, context_length=self.context_length - self.end_token, keep=self.long_inputs)
             if len(kept) < len(full):
                 ledger.count(
                     "encode", "cut", reason=f"longer than the context, {self.long_inputs} kept", split=self.split
                 )
             ledger.count("encode", "kept", split=self.split)
-            ledger.count("encode", "tokens", n=len(kept), split=self.split, unit="tokens")
-            tokens.append(kept)
+            ledger.count("encode", "tokens", n=len(kept) + self.end_token, split=self.split, unit="tokens")
+            tokens.append(np.append(kept, tokenizer.end_of_text) if self.end_token else kept)
             classes.append(ids[row["label"]])
         _check_classes(Counter(self.labels[i] for i in classes), path=self.path)
         return PaddedRows(tokens, RowClasses(np.array(classes, dtype=np.int64)), tokenizer=tokenizer, ledger=ledger)

@@ -13,7 +13,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.vocabulary import merges_of, tokenizer_of, vocabulary_of
-from gptcore.files import whole_folder, write_json, write_text
+from gptcore.files import MANIFEST, verify_folder, whole_folder, write_json, write_text
 from gptcore.models.gpt import GPT
 from gptcore.models.gpt.hf import from_hf_config, load_hf_tensors, to_hf_config, to_hf_tensors
 from gptcore.tokenizer import Tokenizer
@@ -55,6 +55,7 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
     Raises:
         CheckpointError: a file is missing or damaged, or the model is not a GPT-2.
     """
+    _verify(folder)
     config = from_hf_config(_read_json(folder / "config.json"))
     try:
         tensors = load_file(folder / "model.safetensors")
@@ -70,11 +71,21 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
     return out
 
 
+def _verify(folder: Path) -> None:
+    """Check a folder that ``export_hf`` wrote; others have no manifest."""
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        verify_folder(folder, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (or delete {MANIFEST} if another program changed it on purpose)") from error
+
+
 def _read_tokenizer(folder: Path) -> Tokenizer:
     vocabulary = _read_json(folder / "vocab.json")
     try:
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'merges.txt'} cannot be read: {error}") from error
     merges = [line for line in lines if line and not line.startswith("#version")]
     return tokenizer_of(folder.name, vocabulary=vocabulary, merges=merges)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gptcore.config import Config
+from gptcore.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,11 @@ class Schedule(Config):
 
     warmup: float = 0.05
     """Share of all steps over which the rate rises linearly from near zero."""
+
+    def __post_init__(self) -> None:
+        """Refuse a warm-up that would never end."""
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup is {self.warmup}; it is a share of all steps, at least 0 and below 1")
 
     def multiplier(self, step: int, *, n_steps: int) -> float:
         """The multiplier at ``step`` (0 is the first) of ``n_steps``, in (0, 1]."""

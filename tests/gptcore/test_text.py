@@ -22,7 +22,7 @@ GREEDY = Sampling(max_new_tokens=10)
 
 
 def reciting(model: GPT, ids: list[int]) -> GPT:
-    """A model that says ``ids`` one after the other from position ``start`` on, whatever it reads.
+    """A model that says ``ids[i]`` after position i, whatever it reads.
 
     The residual stream is one direction per position, and the head maps that direction to the wanted token.
     """

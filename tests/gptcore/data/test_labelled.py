@@ -32,12 +32,14 @@ ROWS = [
 ]
 
 
-def test_rows_become_tokens_and_class_ids(tmp_path: Path) -> None:
-    source = _data(tmp_path, ROWS).open()
+@pytest.mark.parametrize("end_token", [True, False])
+def test_rows_become_tokens_and_class_ids(tmp_path: Path, end_token: bool) -> None:
+    source = _data(tmp_path, ROWS, end_token=end_token).open()
     batch = source.batch([0, 2])
-    first = TOKENIZER.encode("see you")
+    end = [TOKENIZER.end_of_text] if end_token else []
+    first, second = [*TOKENIZER.encode("see you"), *end], [*TOKENIZER.encode("lunch"), *end]
     assert batch.inputs["tokens"][0, : len(first)].tolist() == first
-    assert batch.inputs["last"].tolist() == [len(first) - 1, len(TOKENIZER.encode("lunch")) - 1]
+    assert batch.inputs["last"].tolist() == [len(first) - 1, len(second) - 1]
     assert batch.targets["classes"].tolist() == [0, 0]
     assert source.batch([1]).targets["classes"].tolist() == [1]
     assert (source.n_samples, source.tokenizer_digest) == (3, TOKENIZER.digest)
@@ -51,6 +53,12 @@ def test_cut_and_empty_rows_are_in_the_ledger(tmp_path: Path) -> None:
     assert ledger.total("cut", reason="longer than the context, head kept") == 1
     assert ledger.total("dropped", reason="empty text") == 1
     assert ledger.total("tokens") == int(source.lengths.sum())
+
+
+def test_a_cut_row_leaves_room_for_its_end_token(tmp_path: Path) -> None:
+    source = _data(tmp_path, ROWS).open()
+    tokens = source.batch([1]).inputs["tokens"][0].tolist()
+    assert tokens == [*TOKENIZER.encode(ROWS[1]["text"])[:11], TOKENIZER.end_of_text]
 
 
 @pytest.mark.parametrize(

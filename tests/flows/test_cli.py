@@ -1,0 +1,161 @@
+"""The command line: its help, its refusals, what it does without running anything, and the commands for models."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from flows.cli import app, main
+from gptcore import checkpoint
+from gptcore.checkpoint import ModelSpec
+from gptcore.models import GPTConfig
+from gptcore.tokenizer import train_bpe
+
+FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize",
+         "evaluate")  # fmt: skip
+OTHERS = ("generate", "chat", "export", "runs", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A project folder that does not exist yet, and an environment that is as before afterwards."""
+    before = dict(os.environ)
+    os.environ |= {"GPTWORKS_HOME": str(tmp_path / "var"), "OLLAMA_HOST": "127.0.0.1:9", "COLUMNS": "200"}
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield tmp_path / "var"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "checkpoint"
+    tokenizer = train_bpe(["the model reads the text and the text reads the model"], vocab_size=280)
+    model = GPTConfig(vocab_size=tokenizer.vocab_size, context_length=32, width=8, n_layers=1, n_heads=2)
+    spec = ModelSpec(model, tokenizer_digest=tokenizer.digest)
+    checkpoint.save(folder, model=spec.build(), spec=spec, tokenizer=tokenizer)
+    return folder
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    """Everything a command prints, its white space made even."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed = capsys.readouterr()
+    text = " ".join(re.sub(r"[│╭╰╮╯─┃┏┗┓┛━┡┩╇┳┴┬┼└┘]", " ", printed.out + printed.err).split())
+    assert (end.value.code or 0) == code, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "--help")
+    assert all(name in text for name in (*FLOWS, *OTHERS))
+
+
+def test_every_option_of_every_command_has_a_help_text() -> None:
+    group = typer.main.get_group(app)
+    assert set(group.commands) == {*FLOWS, *OTHERS}
+    for name, command in group.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "pipeline", "--help")
+    for option in ("--preset", "--set", "--data-dir", "--corpus", "--labelled", "--instructions", "--init", "--judge",
+                   "--judge-model", "--seed", "--force", "--dry-run"):  # fmt: skip
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pipeline", "--prest", "tiny"), "No such option: --prest"),
+        (("pipeline", "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'? (known: book, demo, tiny)"),
+        (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
+        (("pretrain", "--judge", "perhaps"), "Evaluate.judge is 'perhaps'; it must be one of 'auto', 'required', 'off'"),
+        (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
+        (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
+    ],
+)
+def test_what_is_unknown_is_refused_with_the_nearest_name(
+    capsys: pytest.CaptureFixture[str], home: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in told(capsys, *arguments, code=2)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(("given", "nearest"), [(("pipeline", "--prest", "tiny"), "--preset"), (("pretrian",), "pretrain")])
+def test_a_mistyped_option_or_command_names_the_nearest(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], nearest: str
+) -> None:
+    assert re.search(rf"Did you mean '?{nearest}'?\?|Possible options: {nearest}", told(capsys, *given, code=2))
+
+
+def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    text = told(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--seed", "7", "--init", "hf:openai-community/gpt2")
+    assert '"seed": 7' in text
+    assert '"init": "hf:openai-community/gpt2"' in text
+    assert "prepare-data will run" in text
+    assert "pretrain will run known once the data is prepared" in text
+    assert not home.exists()
+
+
+def test_generate_continues_a_prompt_the_same_way_each_time(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    options = ("--max-tokens", "5", "--temperature", "1.0", "--seed", "3")
+    first = told(capsys, "generate", str(trained), "the model", *options)
+    assert first
+    assert told(capsys, "generate", str(trained), "the model", *options) == first
+    assert told(capsys, "generate", str(trained), "the model", *options[:-1], "4") != first
+
+
+@pytest.mark.parametrize("command", ["generate", "export"])
+def test_a_path_without_a_checkpoint_is_one_message_and_its_own_exit_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    text = told(capsys, command, str(tmp_path / "none"), str(tmp_path / "out"), code=4)
+    assert text.startswith(f"error: CheckpointError: {tmp_path / 'none'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_told_with_the_file(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in trained.rglob("*"):
+        if path.is_file():
+            target = damaged / path.relative_to(trained)
+            target.parent.mkdir(exist_ok=True, parents=True)
+            target.write_bytes(path.read_bytes())
+    weights = damaged / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    assert "model.safetensors" in told(capsys, "generate", str(damaged), "the", code=4)
+
+
+def test_an_exported_checkpoint_loads_in_transformers_and_says_the_same(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    out = tmp_path / "exported"
+    assert f"written: {out}" in told(capsys, "export", str(trained), str(out), "--to", "hf")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(out, attn_implementation="eager").eval()
+    loaded = checkpoint.load(trained)
+    tokens = torch.tensor([loaded.tokenizer.encode("the model reads")])
+    with torch.no_grad():
+        ours = loaded.model.eval()(tokens)
+        logits = theirs(tokens).logits
+    assert torch.allclose(getattr(ours, "logits", ours), logits, atol=1e-4)

@@ -1,0 +1,192 @@
+"""The engine against a real MLflow store: what is left out, what is reused, what fails, and two processes on one key."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flows.engine import Chain, Outcome
+from flows.progress import progress_bar
+from flows.recipes import Pipeline, resolve, with_own_data
+from flows.settings import Settings, read_settings
+from flows.stages.compression import QualityGateError
+from flows.stages.registry import STAGES
+from flows.tracking import connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+pytestmark = [pytest.mark.flows, pytest.mark.timeout(300)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("home")
+    return read_settings({"GPTWORKS_HOME": str(home), "OLLAMA_HOST": "127.0.0.1:9"})
+
+
+@pytest.fixture(scope="module")
+def client(settings: Settings) -> MlflowClient:
+    return connect(settings)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The tiny chain on own instruction rows; there are no labelled rows."""
+    path = tmp_path_factory.mktemp("rows") / "instructions.jsonl"
+    rows = [
+        {"instruction": f"Add {i} and {3 * i}.", "input": "", "output": f"The sum of {i} and {3 * i} is {4 * i}."}
+        for i in range(150)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return with_own_data(resolve("tiny"), instructions=path)
+
+
+@pytest.fixture(scope="module")
+def whole(config: Pipeline, settings: Settings, client: MlflowClient) -> dict[str, Outcome | None]:
+    """Every stage of the chain."""
+    chain = Chain(config, settings, None, progress_bar)
+    return {name: chain.ensure(name) for name in STAGES}
+
+
+def made(whole: dict[str, Outcome | None], stage: str) -> Outcome:
+    outcome = whole[stage]
+    assert outcome is not None
+    return outcome
+
+
+def runs(client: MlflowClient, stage: str, key: str) -> list[Run]:
+    experiment = client.get_experiment_by_name(f"gptworks/{stage}")
+    if experiment is None:
+        return []
+    return list(client.search_runs([experiment.experiment_id], filter_string=f"tags.`gptworks.key` = '{key}'"))
+
+
+def test_stages_whose_rows_are_not_given_are_left_out(
+    whole: dict[str, Outcome | None], client: MlflowClient
+) -> None:
+    assert {name for name, outcome in whole.items() if outcome is None} == {"finetune-classifier"}
+    assert client.get_experiment_by_name("gptworks/finetune-classifier") is None
+    assert set(made(whole, "lora").result["tasks"]) == {"instruct"}
+    assert made(whole, "quantize").result["parent"] == "finetune-instruct"
+
+
+def test_each_run_tells_its_inputs_figures_and_ancestors(
+    whole: dict[str, Outcome | None], client: MlflowClient
+) -> None:
+    outcome, prepared = made(whole, "finetune-instruct"), made(whole, "prepare-data")
+    (run,) = runs(client, "finetune-instruct", outcome.key)
+    assert (run.info.run_id, run.info.status) == (outcome.run_id, "FINISHED")
+    tags = run.data.tags
+    assert tags["gptworks.data"] == prepared.key
+    assert tags["gptworks.tokenizer"] == prepared.result["tokenizer_digest"]
+    assert tags["gptworks.parent_checkpoint"] == f"pretrain/{made(whole, 'pretrain').key}"
+    assert tags["gptworks.run.pretrain"] == made(whole, "pretrain").run_id
+    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"prepare-data", "pretrain"}
+    assert run.data.params["instruct.train.steps"] == "6"
+    assert {"val/loss", "val/perplexity", "perf/seconds", "train/loss"} <= set(run.data.metrics)
+    artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
+    assert {"environment.txt", "figures", "responses.json", "run"} <= artifacts
+    held = {Path(each.path).name for each in client.list_artifacts(run.info.run_id, "run/checkpoint")}
+    assert "model.safetensors" in held
+
+
+def test_what_exists_is_not_made_again_and_what_is_forced_is(
+    whole: dict[str, Outcome | None], config: Pipeline, settings: Settings, client: MlflowClient
+) -> None:
+    chain = Chain(config, settings, None, progress_bar)
+    for name, before in whole.items():
+        after = chain.ensure(name)
+        assert (after is None) == (before is None)
+        if before is not None and after is not None:
+            assert (after.key, after.path, after.run_id) == (before.key, before.path, before.run_id)
+            assert after.cached
+            assert after.seconds == 0.0
+    forced = Chain(config, settings, None, progress_bar).ensure("evaluate", force=True)
+    assert forced is not None
+    assert not forced.cached
+    assert forced.key == made(whole, "evaluate").key
+    assert forced.run_id != made(whole, "evaluate").run_id
+    assert forced.result["metrics"] == made(whole, "evaluate").result["metrics"]
+
+
+def test_without_a_judge_the_scores_say_so_in_result_and_tracked_run(
+    whole: dict[str, Outcome | None], settings: Settings, client: MlflowClient
+) -> None:
+    outcome = made(whole, "evaluate")
+    assert outcome.result["judge"]["state"] == "skipped"
+    assert not any(name.startswith("judge/") for name in outcome.result["metrics"])
+    assert outcome.run_id is not None
+    tag = client.get_run(outcome.run_id).data.tags["gptworks.judge"]
+    assert tag.startswith(f"skipped no Ollama at {settings.ollama_host}")
+
+
+def test_a_gate_that_is_not_passed_fails_the_stage_and_its_run_with_the_table(
+    whole: dict[str, Outcome | None], config: Pipeline, settings: Settings, client: MlflowClient
+) -> None:
+    strict = replace(config, quantize=replace(config.quantize, max_increase_int4=-1.0))
+    chain = Chain(strict, settings, None, progress_bar)
+    with pytest.raises(QualityGateError) as failed:
+        chain.ensure("quantize")
+    told = str(failed.value)
+    assert told.startswith("int4 lost too much quality\nvariant ")
+    assert [line.split()[0] for line in told.splitlines()[2:5]] == ["fp32", "int8", "int4"]
+    assert told.endswith("or lower quantize.group_size")
+    key = chain.key(STAGES["quantize"])
+    assert chain.store.find("quantize", key) is None
+    (run,) = runs(client, "quantize", key)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["gptworks.failure"].startswith("QualityGateError: int4 lost too much quality")
+    assert "quantization.json" in {each.path for each in client.list_artifacts(run.info.run_id)}
+
+
+OTHER_PROCESS = """
+import json, sys
+from pathlib import Path
+from flows.engine import Chain
+from flows.progress import progress_bar
+from flows.recipes import Pipeline
+from flows.settings import read_settings
+config = Pipeline.from_dict(json.loads(sys.argv[1]))
+outcome = Chain(config, read_settings(), None, progress_bar).ensure("pretrain")
+print(json.dumps([outcome.cached, str(outcome.path), outcome.run_id]))
+"""
+
+
+def test_two_processes_on_one_key_train_once(
+    whole: dict[str, Outcome | None], config: Pipeline, settings: Settings, client: MlflowClient, tmp_path: Path
+) -> None:
+    longer = replace(config, pretrain=replace(config.pretrain, train=replace(config.pretrain.train, steps=150)))
+    chain = Chain(longer, settings, None, progress_bar)
+    key = chain.key(STAGES["pretrain"])
+    work = chain.store.folder("pretrain", key).with_name(f"{key}.work")
+    environment = {"PYTHONPATH": str(ROOT), "GPTWORKS_HOME": str(settings.home), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "said").open("w") as said:
+        other = subprocess.Popen(
+            [sys.executable, "-c", OTHER_PROCESS, json.dumps(longer.to_dict())],
+            stdout=subprocess.PIPE, stderr=said, env=environment, text=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while not work.exists() and other.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            outcome = chain.ensure("pretrain")
+            out, _ = other.communicate(timeout=120)
+        finally:
+            other.kill()
+            other.wait()
+    assert other.returncode == 0, (tmp_path / "said").read_text()
+    assert outcome is not None
+    assert outcome.cached
+    assert json.loads(out) == [False, str(outcome.path), outcome.run_id]
+    (run,) = runs(client, "pretrain", key)
+    assert (run.info.run_id, run.info.status) == (outcome.run_id, "FINISHED")

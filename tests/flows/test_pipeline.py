@@ -1,0 +1,272 @@
+"""The whole chain as users run it: once from nothing, then again, forced, judged, interrupted. One folder for all."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from eval.testing.fake_ollama import FakeOllama
+from flows.cli import main
+from flows.settings import Settings, read_settings
+from flows.tracking import connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+pytestmark = [pytest.mark.flows, pytest.mark.timeout(420)]
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize", "evaluate")
+
+
+class Ran(NamedTuple):
+    """One command."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Table(NamedTuple):
+    """A closing table: stage -> metric, value, seconds, MLflow run."""
+
+    rows: dict[str, list[str]]
+    report: Path
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The folder of this module, named in the environment and nowhere else; nobody answers as judge."""
+    with socket.socket() as probe:  # kept open but not listening, so that nobody else takes the port
+        probe.bind(("127.0.0.1", 0))
+        before = dict(os.environ)
+        os.environ |= {
+            "GPTWORKS_HOME": str(tmp_path_factory.mktemp("home")),
+            "OLLAMA_HOST": f"127.0.0.1:{probe.getsockname()[1]}",
+            "PYTHONPATH": str(ROOT),
+        }
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        yield read_settings()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def first(settings: Settings) -> Ran:
+    """The first run, from nothing, as a process of its own."""
+    command = [sys.executable, "-m", "flows", "pipeline", "--preset", "tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=settings.home)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def client(first: Ran, settings: Settings) -> MlflowClient:
+    assert first.code == 0, first.err
+    return connect(settings)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ran:
+    """A command in this process, which spares the start of another one."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert end.value.code is None or isinstance(end.value.code, int)
+    return Ran(end.value.code or 0, printed.out, printed.err)
+
+
+def table(out: str) -> Table:
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    report = re.search(r"^report: +(.+)$", out, re.MULTILINE)
+    assert report is not None, out
+    return Table({stage: rest for stage, *rest in cells if stage}, Path(report[1]))
+
+
+def newest(client: MlflowClient, stage: str) -> Run:
+    experiment = client.get_experiment_by_name(f"gptworks/{stage}")
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
+
+
+def manifests(settings: Settings) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in settings.store.glob("*/*/manifest.json")}
+
+
+def test_the_first_run_ends_with_table_report_and_the_command_for_the_runs(
+    first: Ran, settings: Settings, client: MlflowClient
+) -> None:
+    shown = table(first.out)
+    assert tuple(shown.rows) == STAGES
+    for stage, (metric, value, seconds, run_id) in shown.rows.items():
+        assert metric, stage
+        assert re.search(r"\d", value), stage
+        assert float(seconds) > 0, stage
+        found = client.get_run(run_id)
+        assert found.info.status == "FINISHED"
+        assert found.data.tags["gptworks.stage"] == stage
+    assert shown.report.is_file()
+    assert shown.report.is_relative_to(settings.home / "reports")
+    command = re.search(r"^MLflow UI: +(.+)$", first.out, re.MULTILINE)
+    assert command is not None
+    assert command[1].endswith(f"mlflow ui --backend-store-uri {settings.mlflow_uri}")
+    assert "Traceback" not in first.err
+    assert "pretrain: 6/6 train/loss" in first.err
+
+
+def test_the_parent_run_holds_every_headline_and_the_report(first: Ran, client: MlflowClient) -> None:
+    parent = newest(client, "pipeline")
+    assert parent.info.status == "FINISHED"
+    shown = table(first.out)
+    for stage, (*_, run_id) in shown.rows.items():
+        assert parent.data.tags[f"gptworks.run.{stage}"] == run_id
+        assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {"pretrain/val/perplexity", "finetune-classifier/test/accuracy", "evaluate/test/rouge_l"} <= set(
+        parent.data.metrics
+    )
+    assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+
+
+def test_without_a_judge_table_and_mlflow_say_so(first: Ran, settings: Settings, client: MlflowClient) -> None:
+    said = f"judge: skipped, no Ollama at {settings.ollama_host}"
+    assert said in " ".join(table(first.out).rows["evaluate"][1].split())
+    assert said in newest(client, "pipeline").data.tags["mlflow.note.content"]
+    tag = newest(client, "evaluate").data.tags["gptworks.judge"]
+    assert tag.startswith(f"skipped no Ollama at {settings.ollama_host} (")
+
+
+def test_the_second_run_makes_nothing_anew(
+    first: Ran, settings: Settings, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = manifests(settings)
+    assert len(before) == len(STAGES)
+    second = run(capsys, "pipeline", "--preset", "tiny")
+    assert second.code == 0, second.err
+    shown, was = table(second.out), table(first.out)
+    assert tuple(shown.rows) == STAGES
+    for stage, (metric, value, seconds, run_id) in shown.rows.items():
+        assert seconds == "unchanged", stage
+        assert [metric, value, run_id] == [was.rows[stage][0], was.rows[stage][1], was.rows[stage][3]]
+    assert shown.report == was.report
+    assert manifests(settings) == before
+
+
+def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
+    client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = run(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--set", "quantize.group_size=16").out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in planned.splitlines() if "│" in line]
+    states = {stage: state for stage, state, _ in cells}
+    assert {stage for stage, state in states.items() if state == "exists"} == set(STAGES) - {"quantize"}
+    assert states["quantize"] == "will run"
+    listed = run(capsys, "runs", "--stage", "pretrain").out
+    assert newest(client, "pretrain").info.run_id[:8] in listed
+    assert "FINISHED" in listed
+    assert "stages with runs: evaluate, finetune-classifier" in " ".join(run(capsys, "runs", "--stage", "no").out.split())
+
+
+def test_doctor_finds_everything_but_the_judge(
+    client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked = run(capsys, "doctor")
+    assert checked.code == 0, checked.out
+    assert re.search(r"MLflow +│ ok", checked.out)
+    assert re.search(r"Prefect +│ ok", checked.out)
+    assert re.search(r"judge +│ absent", checked.out)
+
+
+def test_force_makes_one_stage_anew_with_the_same_key_and_figures(
+    first: Ran, settings: Settings, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = manifests(settings)
+    old = newest(client, "pretrain")
+    forced = run(capsys, "pretrain", "--preset", "tiny", "--force")
+    assert forced.code == 0, forced.err
+    after = manifests(settings)
+    assert before.keys() == after.keys()
+    assert [path.parent.parent.name for path in after if after[path] != before[path]] == ["pretrain"]
+    new = newest(client, "pretrain")
+    assert new.info.run_id != old.info.run_id
+    assert new.data.metrics["val/loss"] == pytest.approx(old.data.metrics["val/loss"], rel=1e-6)
+    assert re.search(rf"^pretrain: \S+ \(\d+\.\d s\), MLflow run {new.info.run_id}$", forced.out, re.MULTILINE)
+
+
+def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that_mends_it(
+    client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = run(capsys, "pipeline", "--preset", "tiny", "--judge", "required")
+    assert refused.code == 6
+    told = " ".join(refused.err.split())
+    assert f"error: JudgeUnavailable: no Ollama at {settings.ollama_host} (connection refused)" in told
+    assert "start it: ollama serve" in told
+    assert "Traceback" not in refused.err
+    parent = newest(client, "pipeline")
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["gptworks.failure"].startswith("JudgeUnavailable: no Ollama at")
+
+
+def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
+    client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeOllama(score=lambda answer, reference: 70) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        judged = run(capsys, "pipeline", "--preset", "tiny")
+        assert judged.code == 0, judged.err
+        assert len(server.calls) > 0
+    shown = table(judged.out)
+    assert [stage for stage, row in shown.rows.items() if row[2] != "unchanged"] == ["evaluate"]
+    evaluated = client.get_run(shown.rows["evaluate"][3])
+    unscored = evaluated.data.metrics["judge/unscored"]
+    assert unscored < 4
+    assert evaluated.data.metrics["judge/mean"] == 70
+    assert "judge: 70.0 of 100" in shown.rows["evaluate"][1]
+    assert newest(client, "pipeline").data.metrics["evaluate/judge/mean"] == 70
+
+
+def test_an_interrupted_stage_goes_on_in_the_same_run(
+    client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    steps = ("--set", "pretrain.train.steps=2000", "--set", "pretrain.train.checkpoint_every=1000000")
+    command = ["pretrain", "--preset", "tiny", *steps]
+    with (tmp_path / "err").open("w") as err:
+        process = subprocess.Popen([sys.executable, "-m", "flows", *command], stdout=err, stderr=err, cwd=tmp_path)
+        try:
+            deadline = time.monotonic() + 150
+            while not list(settings.store.glob("pretrain/*.work/run/metrics.jsonl")) and process.poll() is None:
+                assert time.monotonic() < deadline, (tmp_path / "err").read_text()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            code = process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+    told = " ".join((tmp_path / "err").read_text().split())
+    assert code == 75, told
+    stopped = re.search(r"stopped by SIGINT after step (\d+) of 2000", told)
+    assert stopped, told
+    assert "run the same command again to go on" in told
+    assert "Traceback" not in told
+    begun = newest(client, "pretrain")
+    assert begun.info.status == "KILLED"
+    assert begun.data.tags["gptworks.failure"].startswith("InterruptedRun: stopped by SIGINT")
+    assert int(stopped[1]) < 2000
+
+    resumed = run(capsys, *command)
+    assert resumed.code == 0, resumed.err
+    ended = newest(client, "pretrain")
+    assert ended.info.run_id == begun.info.run_id
+    assert ended.info.status == "FINISHED"
+    assert ended.data.tags["gptworks.attempt"] == "2"
+    assert "gptworks.failure" not in ended.data.tags
+    points = client.get_metric_history(ended.info.run_id, "train/loss")
+    logged = [point.step for point in points]
+    assert logged == sorted(set(logged))
+    assert logged[-1] == 2000

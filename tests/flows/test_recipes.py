@@ -1,0 +1,90 @@
+"""Presets and overrides: whatever is set arrives, whatever cannot be is refused with the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.recipes import PIPELINES, Pipeline, resolve, with_own_data
+from flows.request import OwnData, configuration
+from flows.sources import Book, Demo, Files
+from gptcore.errors import ConfigError
+
+
+@pytest.mark.parametrize("preset", sorted(PIPELINES))
+def test_a_preset_survives_json(preset: str) -> None:
+    config = resolve(preset)
+    assert config.preset == preset
+    assert Pipeline.from_dict(config.to_dict()) == config
+
+
+def test_the_presets_read_what_their_names_say() -> None:
+    assert isinstance(resolve("demo").prepare.source, Demo)
+    assert isinstance(resolve("book").prepare.source, Book)
+    assert resolve("book").prepare.balance
+    assert resolve("book").prepare.classify_split == (0.7, 0.1, 0.2)
+    assert resolve("book").prepare.instruct_split == (0.85, 0.05, 0.1)
+
+
+def test_overrides_reach_every_depth_in_their_order() -> None:
+    config = resolve(
+        "tiny",
+        overrides=(
+            "seed=7",
+            "pretrain.train.optimizer.lr=1e-4",
+            "pretrain.train.steps=none",
+            "pretrain.train.epochs=2",
+            "pretrain.train.epochs=3",
+            "prepare.near_duplicates=none",
+            "lora.targets=qkv,out",
+            "prepare.corpus_split=0.5,0.25,0.25",
+        ),
+    )
+    assert config.seed == 7
+    assert config.pretrain.train.optimizer.lr == 1e-4
+    assert config.pretrain.train.steps is None
+    assert config.pretrain.train.epochs == 3.0
+    assert config.prepare.near_duplicates is None
+    assert config.lora.targets == ("qkv", "out")
+    assert config.prepare.corpus_split == (0.5, 0.25, 0.25)
+    assert config.classify == resolve("tiny").classify
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.train.epoch=2", "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
+        ("pretain.train.epochs=2", "Pipeline has no field 'pretain'; did you mean 'pretrain'?"),
+        ("seed.x=1", "Pipeline.seed has no fields of its own; cannot set 'seed.x'"),
+        ("pretrain.train.epochs", "--set 'pretrain.train.epochs' must have the form a.b=value"),
+        ("pretrain.train.batch_size=many", "TrainConfig.batch_size is 'many'; it must be of type int"),
+        ("pretrain.train.batch_size=0", "batch_size is 0; it must be at least 1"),
+        ("classify.tune=some", "Classify.tune is 'some'; it must be one of 'head', 'last_blocks', 'all'"),
+        ("prepare.corpus_split=0.5,0.5", "Prepare.corpus_split has 2 values; it must have 3"),
+        ("prepare.balance=perhaps", "Prepare.balance is 'perhaps'; it must be of type bool"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve("tiny", overrides=[override])
+    assert message in str(refused.value)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'bok'; did you mean 'book'\? \(known: book, demo, tiny\)"):
+        resolve("bok")
+
+
+def test_own_data_takes_the_place_of_the_source_and_nothing_else() -> None:
+    rows, texts = Path("rows.jsonl"), Path("texts")
+    config = configuration("tiny", ["seed=3"], OwnData(corpus=[texts], labelled=rows))
+    assert config.prepare.source == Files(corpus=(texts,), labelled_rows=rows)
+    assert config.prepare.source.parts == ("classify",)
+    assert (config.seed, config.pretrain) == (3, resolve("tiny").pretrain)
+    assert with_own_data(resolve("tiny")) == resolve("tiny")
+
+
+def test_own_data_without_any_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match="own data needs at least one of --corpus, --labelled and --instructions"):
+        Files()

@@ -1,0 +1,187 @@
+"""Stages by themselves: keys, preparation of small files, the baseline, and what came of the judge."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eval.errors import JudgeModelMissing, JudgeUnavailable
+from eval.testing.fake_ollama import FakeOllama
+from flows.engine import Chain
+from flows.orchestration import check_worker_home
+from flows.progress import progress_bar
+from flows.recipes import Evaluate, Pipeline, resolve, with_own_data
+from flows.run_logger import MlflowLogger
+from flows.settings import read_settings
+from flows.sources import Places
+from flows.spool import MetricSpool
+from flows.stages import evaluation, prepare
+from flows.stages.baseline import tfidf_accuracy
+from flows.stages.context import Context, Inputs
+from flows.stages.registry import STAGES
+from gptcore.data import read_manifest
+from gptcore.data.ledger import Ledger
+from gptcore.errors import ConfigError
+from gptcore.tokenizer import Tokenizer
+from gptcore.train import Progress
+
+WORDS = "red green blue round flat heavy light old new small large quiet loud warm cold dry".split()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 labelled rows, three of them twice and one of them empty."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    made = [
+        {"text": f"number {i}: a {WORDS[i % 16]} thing that is {WORDS[(i * 7) % 16]} and {hex(i * 7919)}", "label": "ab"[i % 2]}
+        for i in range(116)
+    ]  # fmt: skip
+    made += [*made[:3], {"text": "  ", "label": "a"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+@pytest.fixture
+def free_address() -> Iterator[str]:
+    """An address at which nobody answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def context(folder: Path, told: list[Progress]) -> Context:
+    """A context for preparation, which logs nothing: its tracked run leads nowhere."""
+    spool = MetricSpool(lambda _: None, path=folder / "spool")
+    log = MlflowLogger(cast(Any, None), spool, run_id="none", url="")
+    return Context(folder, Places(None, folder / "cache"), log, told.append, 1, "")
+
+
+def own(rows: Path, *overrides: str) -> Pipeline:
+    return with_own_data(resolve("tiny", overrides=["prepare.near_duplicates=none", *overrides]), labelled=rows)
+
+
+def chain(config: Pipeline, home: Path, host: str = "127.0.0.1:9") -> Chain:
+    settings = read_settings({"GPTWORKS_HOME": str(home), "OLLAMA_HOST": host})
+    return Chain(config, settings, None, progress_bar)
+
+
+def keys(config: Pipeline, home: Path) -> dict[str, str]:
+    made = chain(config, home)
+    return {name: made.key(stage) for name, stage in STAGES.items()}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_preparation_writes_tokenizer_shards_rows_and_a_ledger_that_adds_up(rows: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    facts = prepare.run(own(rows).prepare, context(tmp_path, told))
+    assert facts["parts"] == ["classify"]
+    assert facts["classify"]["labels"] == ["a", "b"]
+    assert sum(facts["classify"]["rows"].values()) == 116
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    assert (tokenizer.vocab_size, tokenizer.digest) == (facts["vocab_size"], facts["tokenizer_digest"])
+    for split in ("train", "val"):
+        manifest = read_manifest(tmp_path / "corpus" / split)
+        assert manifest.n_tokens == facts["tokens"][split] > 0
+        assert manifest.tokenizer_digest == tokenizer.digest
+    ledger = Ledger.load(tmp_path / "ledger.json")
+    ledger.check()
+    assert ledger.total("in", stage="classify: clean") == 120
+    assert ledger.total("dropped", stage="classify: clean") == 4
+    written = [
+        json.loads(line)["text"]
+        for split in ("train", "val", "test")
+        for line in (tmp_path / f"classify/{split}.jsonl").read_text().splitlines()
+    ]
+    assert len(set(written)) == len(written) == 116
+    assert not (tmp_path / "texts").exists()
+    assert told[-1].step == told[-1].n_steps
+
+
+def test_preparation_is_the_same_each_time(rows: Path, tmp_path: Path) -> None:
+    results = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        prepare.run(own(rows).prepare, context(tmp_path / name, []))
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        results.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert results[0] == results[1]
+
+
+def test_a_part_that_the_data_does_not_have_is_asked_for_by_its_option() -> None:
+    with pytest.raises(ConfigError, match="the data has no rows for instruct; give some by --instructions"):
+        Inputs({}, {"prepare-data": {}}).prepared("instruct")
+
+
+def test_a_key_changes_with_whatever_decides_the_output_and_with_nothing_else(rows: Path, tmp_path: Path) -> None:
+    before = keys(own(rows), tmp_path)
+    assert keys(own(rows), tmp_path / "elsewhere") == before
+    classifier = own(rows, "classify.train.epochs=9")
+    assert changed(before, keys(classifier, tmp_path)) == {"finetune-classifier", "lora", "evaluate"}
+    assert changed(before, keys(own(rows, "quantize.group_size=16"), tmp_path)) == {"quantize"}
+    assert changed(before, keys(own(rows, "seed=2"), tmp_path)) == set(STAGES)
+    rest = set(STAGES) - {"prepare-data"}
+    assert changed(before, keys(own(rows, "pretrain.train.epochs=9"), tmp_path)) == rest
+    copy = tmp_path / "rows.jsonl"
+    copy.write_text(rows.read_text().replace("number 7:", "number seven:"))
+    assert changed(before, keys(own(copy), tmp_path)) == set(STAGES)
+
+
+def test_other_starting_weights_in_the_same_folder_are_another_key(rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"one")
+    config = own(rows, f"pretrain.init={folder}")
+    before = keys(config, tmp_path)
+    (folder / "model.safetensors").write_bytes(b"two")
+    assert changed(before, keys(config, tmp_path)) == set(STAGES) - {"prepare-data"}
+
+
+def test_the_baseline_tells_apart_what_words_tell_apart(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        lines = [{"text": f"{WORDS[i % 2]} thing {i}", "label": "ab"[i % 2]} for i in range(20)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert tfidf_accuracy(tmp_path / "train.jsonl", tmp_path / "test.jsonl") == 1.0
+    swapped = [{"text": f"{WORDS[i % 2]} thing {i}", "label": "ba"[i % 2]} for i in range(20)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in swapped))
+    assert tfidf_accuracy(tmp_path / "train.jsonl", tmp_path / "test.jsonl") == 0.0
+
+
+def test_without_an_answer_the_judge_is_skipped_unless_it_is_required(free_address: str) -> None:
+    assert evaluation.judge_state(Evaluate(judge="off"), free_address)["state"] == "off"
+    state = evaluation.judge_state(Evaluate(), free_address)
+    assert state["state"] == "skipped"
+    assert state["reason"].startswith(f"no Ollama at {free_address} (")
+    with pytest.raises(JudgeUnavailable, match=r"start it: ollama serve \(or name another server with OLLAMA_HOST\)"):
+        evaluation.judge_state(Evaluate(judge="required"), free_address)
+
+
+def test_a_judge_that_answers_is_part_of_the_key_of_the_scores_alone(
+    rows: Path, tmp_path: Path, free_address: str
+) -> None:
+    without = chain(own(rows), tmp_path, free_address)
+    with FakeOllama() as server:
+        state = evaluation.judge_state(Evaluate(), server.url)
+        assert (state["state"], state["digest"]) == ("scored", server.model_digest)
+        judged = chain(own(rows), tmp_path, server.url)
+        changed_stages = {name for name, stage in STAGES.items() if judged.key(stage) != without.key(stage)}
+        assert changed_stages == {"evaluate"}
+        with pytest.raises(JudgeModelMissing, match="has no model 'llama9'.*get it: ollama pull llama9"):
+            evaluation.judge_state(Evaluate(judge="required", judge_model="llama9"), server.url)
+
+
+def test_a_worker_must_say_where_outputs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPTWORKS_HOME", raising=False)
+    check_worker_home()
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    with pytest.raises(ConfigError, match="start the worker with GPTWORKS_HOME naming the folder where outputs are"):
+        check_worker_home()
+    monkeypatch.setenv("GPTWORKS_HOME", "/somewhere")
+    check_worker_home()

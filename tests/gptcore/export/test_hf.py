@@ -1,0 +1,195 @@
+"""Folders for transformers and from it: same logits, same token ids; random weights, nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gptcore import checkpoint
+from gptcore.checkpoint import ModelSpec
+from gptcore.errors import CheckpointError, ConfigError
+from gptcore.export import export_hf, import_hf
+from gptcore.models import GPT
+from gptcore.tokenizer import Tokenizer
+from gptcore.transforms import Classifier, ExtendVocabulary, LoRA, LoRALinear, Quantize, Transform
+
+Build = Callable[..., GPT]
+TEXTS = ["The keeper counted the ships.", "  two  spaces\n\nand lines\t", "naïve café 東京 🙂", "don't we'll 1234", ""]
+
+
+@pytest.fixture
+def saved(gpt: Build, tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Path]:
+    """A checkpoint of a tiny model with the given transforms and sizes."""
+
+    def build(*transforms: Transform, **changes: Any) -> Path:
+        model = gpt(**changes)
+        spec = ModelSpec(model.config, transforms, tokenizer_digest=tokenizer.digest)
+        for transform in transforms:
+            transform.apply(model)
+        for module in model.modules():
+            if isinstance(module, LoRALinear):
+                torch.nn.init.normal_(module.lora_b, std=0.1)
+        checkpoint.save(tmp_path / "c", model=model, spec=spec, tokenizer=tokenizer)
+        return tmp_path / "c"
+
+    return build
+
+
+def logits_of(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    transformers = pytest.importorskip("transformers")
+    with torch.no_grad():
+        logits: torch.Tensor = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()(tokens).logits
+    return logits
+
+
+@pytest.mark.parametrize("tied_head", [True, False])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_what_we_export_gives_the_same_logits_in_transformers(
+    saved: Callable[..., Path], tmp_path: Path, tied_head: bool, qkv_bias: bool
+) -> None:
+    source = saved(tied_head=tied_head, qkv_bias=qkv_bias)
+    folder, tokens = export_hf(source, tmp_path / "hf"), torch.randint(300, (2, 32))
+    ours = checkpoint.load(source).model(tokens).detach()
+    assert torch.allclose(logits_of(folder, tokens), ours, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_what_transformers_wrote_gives_the_same_logits_here(
+    tokenizer: Tokenizer, tmp_path: Path, tied_head: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=300, n_positions=24, n_embd=16, n_layer=3, n_head=4, tie_word_embeddings=tied_head
+    )
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.15 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "hf")
+    loaded = checkpoint.load(import_hf(tmp_path / "hf", tmp_path / "c", tokenizer=tokenizer))
+    tokens = torch.randint(300, (2, 24))
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
+    assert loaded.spec.model == loaded.model.config
+    assert loaded.tokenizer.digest == tokenizer.digest
+
+
+def test_the_tokenizers_files_give_the_same_ids_in_transformers(
+    saved: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, page: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = export_hf(saved(), tmp_path / "hf")
+    theirs = transformers.GPT2Tokenizer.from_pretrained(folder)
+    for text in [*TEXTS, page]:
+        assert theirs(text)["input_ids"] == tokenizer.encode(text), text
+        assert theirs.decode(tokenizer.encode(text), clean_up_tokenization_spaces=False) == text
+    assert theirs.eos_token_id == tokenizer.end_of_text
+    assert len(theirs) == tokenizer.vocab_size
+
+
+def test_model_and_tokenizer_survive_the_way_there_and_back(saved: Callable[..., Path], tmp_path: Path) -> None:
+    source = saved(tied_head=False)
+    before = checkpoint.load(source)
+    after = checkpoint.load(import_hf(export_hf(source, tmp_path / "hf"), tmp_path / "back"))
+    assert after.tokenizer.digest == before.tokenizer.digest
+    assert after.spec == before.spec
+    tokens = torch.randint(300, (1, 9))
+    assert torch.equal(after.model(tokens), before.model(tokens))
+
+
+def test_a_lora_update_is_merged_and_new_rows_go_along(saved: Callable[..., Path], tmp_path: Path) -> None:
+    source = saved(ExtendVocabulary(vocab_size=304), LoRA(rank=2))
+    tokens = torch.randint(304, (1, 9))
+    folder = export_hf(source, tmp_path / "hf")
+    ours = checkpoint.load(source).model(tokens).detach()
+    assert json.loads((folder / "config.json").read_text())["vocab_size"] == 304
+    back = checkpoint.load(import_hf(folder, tmp_path / "back")).model(tokens)
+    assert torch.allclose(back, ours, atol=1e-5)
+    assert not any("lora" in name for name in load_file(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("transform", [Quantize(), Quantize(bits=4, group_size=8)])
+def test_a_quantized_model_is_not_exported(saved: Callable[..., Path], tmp_path: Path, transform: Transform) -> None:
+    with pytest.raises(ConfigError, match="is quantized or no GPT-2; export the fp32 checkpoint it was made from"):
+        export_hf(saved(transform), tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_classifier_is_not_exported(saved: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a classifier; only language models can be exported"):
+        export_hf(saved(Classifier(labels=("a", "b"))), tmp_path / "hf")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.json", "merges.txt"])
+def test_a_missing_file_is_named(saved: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    folder = export_hf(saved(), tmp_path / "hf")
+    (folder / "manifest.json").unlink()
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"hf/{name} cannot be read: .*No such file"):
+        import_hf(folder, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", r"config\.json cannot be read"),
+        ("config.json", b"[]", r"config\.json does not hold a JSON object"),
+        ("config.json", b'{"model_type": "bert"}', "describes a 'bert' model; only gpt2"),
+        ("model.safetensors", b"\x00" * 50, r"model\.safetensors cannot be read"),
+        ("vocab.json", b'{"a": 0}', r"merges\.txt makes .*, which vocab\.json does not have"),
+        ("vocab.json", b"\xff\xfe", r"vocab\.json cannot be read"),
+        ("merges.txt", b"\xff\xfe\xff", r"merges\.txt cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    saved: Callable[..., Path], tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    folder = export_hf(saved(), tmp_path / "hf")
+    (folder / "manifest.json").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        import_hf(folder, tmp_path / "back")
+
+
+def test_an_exported_folder_is_verified_by_its_manifest(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """safetensors itself does not notice a flipped byte."""
+    folder = export_hf(saved(), tmp_path / "hf")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    load_file(folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors does not match the sha256 .*delete manifest\.json if"
+    ):
+        import_hf(folder, tmp_path / "back")
+    (folder / "manifest.json").unlink()
+    import_hf(folder, tmp_path / "back")
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_refused(
+    saved: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    folder = export_hf(saved(), tmp_path / "hf")
+    larger = tokenizer.with_special_tokens(["<|end|>"])
+    with pytest.raises(CheckpointError, match="the tokenizer has 301 words, the model 300"):
+        import_hf(folder, tmp_path / "back", tokenizer=larger)
+
+
+def test_a_missing_weight_is_named(saved: Callable[..., Path], tmp_path: Path) -> None:
+    source = export_hf(saved(), tmp_path / "hf")
+    folder = tmp_path / "foreign"
+    shutil.copytree(source, folder)
+    (folder / "manifest.json").unlink()
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_fc.bias"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing \['transformer\.h\.1\.mlp\.c_fc\.bias'\]"):
+        import_hf(folder, tmp_path / "back")
