@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from gptcore.config import canonical_json
-from gptcore.errors import DataError
+from gptcore.config import canonical_json, nearest
+from gptcore.errors import ConfigError, DataError
 from gptcore.export import import_hf
 from gptcore.files import MANIFEST, file_sha256
 
@@ -31,6 +31,7 @@ def local_checkpoint(init: str, cache: Path) -> Path:
         cache: imported models are kept below it.
 
     Raises:
+        ConfigError: a repository that is not pinned here is named without its revision.
         DataError: the path does not exist, or the hub cannot be reached.
     """
     if init.startswith(HUB):
@@ -52,7 +53,12 @@ def starting_digest(init: str) -> str:
 
 def _on_hub(init: str) -> tuple[str, str]:
     repository, _, revision = init.removeprefix(HUB).partition("@")
-    return repository, revision or REVISIONS.get(repository, "main")
+    if not revision and repository not in REVISIONS:
+        raise ConfigError(
+            f"--init {init} names no revision, and weights that may change tomorrow cannot be repeated; "
+            f"write {HUB}{repository}@COMMIT{nearest(repository, REVISIONS)}"
+        )
+    return repository, revision or REVISIONS[repository]
 
 
 def _folder(init: str) -> Path:

@@ -27,8 +27,8 @@ class Prepare(Config):
 
     source: SourceConfig = field(default_factory=Demo)
     """Where texts and rows come from."""
-    tokenizer: Literal["bpe", "gpt2"] = "bpe"
-    """A byte-level BPE trained on the training texts, or GPT-2's."""
+    tokenizer: str = "bpe"
+    """``bpe`` (byte-level, trained on the training texts), ``gpt2``, or whatever ``pretrain.init`` takes: its tokenizer."""
     vocab_size: int = 4096
     """Tokens of a trained BPE."""
     special_tokens: tuple[str, ...] = ()
@@ -54,7 +54,8 @@ class Pretrain(Config):
     model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
     """Sizes; ``vocab_size`` is taken from the tokenizer."""
     init: str | None = None
-    """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights."""
+    """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights; with
+    ``pretrain.train.steps=0`` it is taken as it is."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How long and how."""
 
@@ -67,6 +68,8 @@ class Classify(Config):
     """What is trained."""
     n_blocks: int = 1
     """How many of the last blocks with ``last_blocks``."""
+    fresh_blocks: int = 0
+    """How many of the last blocks start from new random weights."""
     long_inputs: LongInputs = "head"
     """Which part of a text longer than the context is read."""
     dropout: float | None = None
@@ -273,7 +276,11 @@ def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
         if not equals:
             raise ConfigError(f"--set {override!r} must have the form a.b=value")
         config = cast(Pipeline, set_by_path(config, path.strip(), value.strip()))
-    return config
+    if config.pretrain.init and config.prepare.tokenizer == "bpe":
+        # a model from elsewhere can only read what was made with its own tokenizer
+        config = cast(Pipeline, set_by_path(config, "prepare.tokenizer", config.pretrain.init))
+    # a whole number in a field of fractions becomes one: 1 and 1.0 are equal, but would give two keys
+    return Pipeline.from_dict(config.to_dict())
 
 
 def with_own_data(

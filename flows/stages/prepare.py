@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.hub import local_checkpoint
 from flows.recipes import Prepare
 from flows.sources import Row
 from flows.stages.context import Context
@@ -67,7 +68,7 @@ def run(config: Prepare, context: Context) -> dict[str, Any]:
         if rows is not None:
             parts[part] = _prepare_part(part, rows, config, context.folder / part, ledger)
         tell(2 if part == "classify" else 3)
-    tokenizer = _tokenizer(config, context.folder, texts, parts)
+    tokenizer = _tokenizer(config, context, texts, parts)
     tokenizer.save(context.folder / "tokenizer")
     tell(4)
     tokens = {}
@@ -227,11 +228,13 @@ def _balanced(rows: Iterable[Row], ledger: Ledger) -> list[Row]:
     return kept
 
 
-def _tokenizer(config: Prepare, folder: Path, texts: Path, parts: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer(config: Prepare, context: Context, texts: Path, parts: Mapping[str, Any]) -> Tokenizer:
     if config.tokenizer == "gpt2":
         tokenizer = gpt2_tokenizer()
+    elif config.tokenizer == "bpe":
+        tokenizer = train_bpe(_training_texts(context.folder, texts, parts), vocab_size=config.vocab_size)
     else:
-        tokenizer = train_bpe(_training_texts(folder, texts, parts), vocab_size=config.vocab_size)
+        tokenizer = Tokenizer.load(local_checkpoint(config.tokenizer, context.places.cache) / "tokenizer")
     return tokenizer.with_special_tokens(config.special_tokens) if config.special_tokens else tokenizer
 
 

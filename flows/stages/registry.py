@@ -40,7 +40,10 @@ class Stage:
 def external_inputs(stage: Stage, pipeline: Pipeline, places: Places, ollama_host: str) -> dict[str, str]:
     """Digests of what a stage reads from outside the store: source files, starting weights, the judge."""
     if stage.name == "prepare-data":
-        return {f"source/{name}": digest for name, digest in pipeline.prepare.source.digests(places).items()}
+        digests = {f"source/{name}": digest for name, digest in pipeline.prepare.source.digests(places).items()}
+        if pipeline.prepare.tokenizer not in ("bpe", "gpt2"):
+            digests["tokenizer"] = starting_digest(pipeline.prepare.tokenizer)
+        return digests
     if stage.name == "pretrain" and pipeline.pretrain.init:
         return {"init": starting_digest(pipeline.pretrain.init)}
     if stage.name == "evaluate":

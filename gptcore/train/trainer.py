@@ -59,7 +59,7 @@ class TrainConfig(Config):
     epochs: float = 1.0
     """Passes over the data; ignored where ``steps`` is set."""
     steps: int | None = None
-    """Optimizer steps; None takes ``epochs``."""
+    """Optimizer steps; None takes ``epochs``, 0 only measures and saves."""
     batch_size: int = 16
     """Samples per optimizer step."""
     micro_batch_size: int | None = None
@@ -146,7 +146,9 @@ class Trainer:
     @cached_property
     def n_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.config.steps or max(1, math.ceil(self.config.epochs * self.steps_per_epoch))
+        if self.config.steps is not None:
+            return self.config.steps
+        return max(1, math.ceil(self.config.epochs * self.steps_per_epoch))
 
     @cached_property
     def steps_per_epoch(self) -> int:

@@ -80,7 +80,7 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pipeline", "--prest", "tiny"), "No such option: --prest"),
         (("pipeline", "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'? (known: book, demo, tiny)"),
         (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
-        (("pretrain", "--judge", "perhaps"), "Evaluate.judge is 'perhaps'; it must be one of 'auto', 'required', 'off'"),
+        (("pretrain", "--judge", "perhaps"), "Evaluate.judge is 'perhaps'; it must be one of 'auto', 'required'"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
         (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
     ],
@@ -92,7 +92,9 @@ def test_what_is_unknown_is_refused_with_the_nearest_name(
     assert not home.exists()
 
 
-@pytest.mark.parametrize(("given", "nearest"), [(("pipeline", "--prest", "tiny"), "--preset"), (("pretrian",), "pretrain")])
+@pytest.mark.parametrize(
+    ("given", "nearest"), [(("pipeline", "--prest", "tiny"), "--preset"), (("pretrian",), "pretrain")]
+)
 def test_a_mistyped_option_or_command_names_the_nearest(
     capsys: pytest.CaptureFixture[str], given: tuple[str, ...], nearest: str
 ) -> None:
@@ -102,7 +104,8 @@ def test_a_mistyped_option_or_command_names_the_nearest(
 def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
-    text = told(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--seed", "7", "--init", "hf:openai-community/gpt2")
+    changes = ("--seed", "7", "--init", "hf:openai-community/gpt2")
+    text = told(capsys, "pipeline", "--preset", "tiny", "--dry-run", *changes)
     assert '"seed": 7' in text
     assert '"init": "hf:openai-community/gpt2"' in text
     assert "prepare-data will run" in text

@@ -1,4 +1,4 @@
-"""Deployments with real parts: a Prefect server, a process worker, every deployment of prefect.yaml, one watched run."""
+"""Deployments with real parts: a Prefect server, a process worker, all of prefect.yaml, and one watched run."""
 
 from __future__ import annotations
 

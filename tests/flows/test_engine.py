@@ -1,4 +1,4 @@
-"""The engine against a real MLflow store: what is left out, what is reused, what fails, and two processes on one key."""
+"""The engine against a real MLflow store: what is left out, reused or refused, and two processes on one key."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def runs(client: MlflowClient, stage: str, key: str) -> list[Run]:
     return list(client.search_runs([experiment.experiment_id], filter_string=f"tags.`gptworks.key` = '{key}'"))
 
 
-def test_stages_whose_rows_are_not_given_are_left_out(
-    whole: dict[str, Outcome | None], client: MlflowClient
-) -> None:
+def test_stages_whose_rows_are_not_given_are_left_out(whole: dict[str, Outcome | None], client: MlflowClient) -> None:
     assert {name for name, outcome in whole.items() if outcome is None} == {"finetune-classifier"}
     assert client.get_experiment_by_name("gptworks/finetune-classifier") is None
     assert set(made(whole, "lora").result["tasks"]) == {"instruct"}

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.hub import REVISIONS, local_checkpoint, starting_digest
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import DataError
 from gptcore.export import export_hf
+from gptcore.files import MANIFEST
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe
 
@@ -26,6 +28,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def foreign(trained: Path, folder: Path) -> None:
+    """A folder as transformers writes it: without a manifest."""
+    export_hf(trained, folder)
+    (folder / MANIFEST).unlink()
+
+
+def test_what_was_exported_can_be_started_from(trained: Path, tmp_path: Path) -> None:
+    export_hf(trained, tmp_path / "hub")
+    imported = local_checkpoint(str(tmp_path / "hub"), tmp_path / "cache")
+    ours, theirs = (checkpoint.load(path).model.state_dict() for path in (trained, imported))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_a_checkpoint_folder_is_taken_as_it_is(trained: Path, tmp_path: Path) -> None:
     assert local_checkpoint(str(trained), tmp_path) == trained
     assert list(tmp_path.iterdir()) == []
@@ -35,7 +50,7 @@ def test_a_folder_of_the_hub_s_format_is_imported_once_and_again_when_it_has_cha
     trained: Path, tmp_path: Path
 ) -> None:
     cache, folder = tmp_path / "cache", tmp_path / "hub"
-    export_hf(trained, folder)
+    foreign(trained, folder)
     first = local_checkpoint(str(folder), cache)
     assert checkpoint.load(first).model.state_dict().keys() == checkpoint.load(trained).model.state_dict().keys()
     made = first.stat().st_mtime_ns
@@ -51,7 +66,7 @@ def test_a_folder_of_the_hub_s_format_is_imported_once_and_again_when_it_has_cha
 def test_folders_of_one_name_are_not_confused(trained: Path, tmp_path: Path) -> None:
     folders = [tmp_path / where / "same" / "model" for where in ("one", "two")]
     for folder in folders:
-        export_hf(trained, folder)
+        foreign(trained, folder)
     weights = folders[1] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     first, second = (local_checkpoint(str(folder), tmp_path / "cache") for folder in folders)
@@ -59,7 +74,8 @@ def test_folders_of_one_name_are_not_confused(trained: Path, tmp_path: Path) -> 
 
 
 def test_the_name_of_starting_weights_follows_their_content(trained: Path, tmp_path: Path) -> None:
-    assert starting_digest("hf:openai-community/gpt2") == "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcd7e"
+    pinned = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+    assert starting_digest("hf:openai-community/gpt2") == f"openai-community/gpt2@{pinned}"
     assert starting_digest("hf:someone/other@abc") == "someone/other@abc"
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)

@@ -170,7 +170,8 @@ def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
     listed = run(capsys, "runs", "--stage", "pretrain").out
     assert newest(client, "pretrain").info.run_id[:8] in listed
     assert "FINISHED" in listed
-    assert "stages with runs: evaluate, finetune-classifier" in " ".join(run(capsys, "runs", "--stage", "no").out.split())
+    none = run(capsys, "runs", "--stage", "no").out
+    assert "stages with runs: evaluate, finetune-classifier" in " ".join(none.split())
 
 
 def test_doctor_finds_everything_but_the_judge(
@@ -216,7 +217,7 @@ def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that
 def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
     client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with FakeOllama(score=lambda answer, reference: 70) as server:
+    with FakeOllama(score=lambda *_: 70) as server:
         monkeypatch.setenv("OLLAMA_HOST", server.url)
         judged = run(capsys, "pipeline", "--preset", "tiny")
         assert judged.code == 0, judged.err

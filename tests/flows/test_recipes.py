@@ -16,7 +16,14 @@ from gptcore.errors import ConfigError
 def test_a_preset_survives_json(preset: str) -> None:
     config = resolve(preset)
     assert config.preset == preset
-    assert Pipeline.from_dict(config.to_dict()) == config
+    again = Pipeline.from_dict(config.to_dict())
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+def test_equal_settings_have_equal_digests_however_they_were_written() -> None:
+    whole, fraction = (resolve("tiny", overrides=[f"lora.alpha={value}"]) for value in ("16", "16.0"))
+    assert whole.digest() == fraction.digest() == resolve("tiny", overrides=["lora.alpha=1.6e1"]).digest()
 
 
 def test_the_presets_read_what_their_names_say() -> None:

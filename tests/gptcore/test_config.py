@@ -28,7 +28,7 @@ from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.objectives import Classify, NextToken, Objective
 from gptcore.run import Run
 from gptcore.train import Constant, Cosine, OptimizerConfig, Schedule, TrainConfig
-from gptcore.transforms import Classifier, ExtendVocabulary, LoRA, Quantize, Transform
+from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
 
 LORA = LoRA(rank=4, targets=("qkv",), also_train=("head",))
 VALUES: list[Config] = [
@@ -50,6 +50,7 @@ VALUES: list[Config] = [
     ExtendVocabulary(vocab_size=310),
     LORA,
     Quantize(bits=4, group_size=8),
+    Dropout(probability=0.2),
     ModelSpec(PRESETS["nano"], (LORA, Quantize()), template="alpaca", tokenizer_digest="0" * 64),
     Run(data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), model=PRESETS["nano"]),
     Run(

@@ -69,6 +69,18 @@ PRESETS: dict[str, GPTConfig] = {
 """Named sizes: OpenAI's four (124M, 355M, 774M, 1558M parameters) and three small ones."""
 
 
+def initialise(module: nn.Module, *, n_layers: int) -> None:
+    """Draw all weights below ``module`` as GPT-2 does, for a model of ``n_layers`` blocks."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() < 2:
+            nn.init.ones_(parameter)  # the gain of a layer norm
+        else:
+            residual = name.endswith(("attention.out.weight", "feedforward.down.weight"))
+            nn.init.normal_(parameter, std=0.02 * ((2 * n_layers) ** -0.5 if residual else 1.0))
+
+
 class GPT(Model):
     """The GPT-2 decoder."""
 
@@ -86,7 +98,7 @@ class GPT(Model):
         )
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self._initialise()
+        initialise(self, n_layers=config.n_layers)
         if config.tied_head:
             self.tie_head()
 
@@ -94,16 +106,6 @@ class GPT(Model):
         """Let the head share the token embedding's weights."""
         assert isinstance(self.head, nn.Linear)
         self.head.weight = self.token_embedding.weight
-
-    def _initialise(self) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                if name.endswith(".bias"):
-                    nn.init.zeros_(parameter)
-                continue
-            residual = name.endswith(("attention.out.weight", "feedforward.down.weight"))
-            scale = (2 * self.config.n_layers) ** -0.5 if residual else 1.0
-            nn.init.normal_(parameter, std=0.02 * scale)
 
     def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """(B, T) int64 token ids to (B, T, C) normalised features; with a cache, its positions are continued.

@@ -20,7 +20,7 @@ def test_linear_layers_are_found_by_dotted_name() -> None:
 
 def test_chosen_layers_are_replaced_in_place() -> None:
     model = two_layers()
-    names = replace_modules(model, lambda name, _: name == "2.0", lambda module: nn.Identity())
+    names = replace_modules(model, lambda name, _: name == "2.0", lambda _: nn.Identity())
     assert names == ["2.0"]
     assert isinstance(model.get_submodule("2.0"), nn.Identity)
     assert model(torch.ones(1, 3)).shape == (1, 4)
