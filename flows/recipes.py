@@ -28,7 +28,7 @@ class Prepare(Config):
     source: SourceConfig = field(default_factory=Demo)
     """Where texts and rows come from."""
     tokenizer: str = "bpe"
-    """``bpe`` (byte-level, trained on the training texts), ``gpt2``, or whatever ``pretrain.init`` takes: its tokenizer."""
+    """``bpe`` (byte-level, trained on the training texts), ``gpt2``, or what ``pretrain.init`` takes: its tokenizer."""
     vocab_size: int = 4096
     """Tokens of a trained BPE."""
     special_tokens: tuple[str, ...] = ()
@@ -54,8 +54,8 @@ class Pretrain(Config):
     model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
     """Sizes; ``vocab_size`` is taken from the tokenizer."""
     init: str | None = None
-    """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights; with
-    ``pretrain.train.steps=0`` it is taken as it is."""
+    """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights;
+    with ``pretrain.train.steps=0`` it is taken as it is."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How long and how."""
 

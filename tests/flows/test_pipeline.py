@@ -206,7 +206,7 @@ def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that
     refused = run(capsys, "pipeline", "--preset", "tiny", "--judge", "required")
     assert refused.code == 6
     told = " ".join(refused.err.split())
-    assert f"error: JudgeUnavailable: no Ollama at {settings.ollama_host} (connection refused)" in told
+    assert f"error: JudgeUnavailable: no Ollama at {settings.ollama_host} (" in told
     assert "start it: ollama serve" in told
     assert "Traceback" not in refused.err
     parent = newest(client, "pipeline")
@@ -235,7 +235,7 @@ def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
 def test_an_interrupted_stage_goes_on_in_the_same_run(
     client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    steps = ("--set", "pretrain.train.steps=2000", "--set", "pretrain.train.checkpoint_every=1000000")
+    steps = ("--set", "pretrain.train.steps=400", "--set", "pretrain.train.checkpoint_every=1000000")
     command = ["pretrain", "--preset", "tiny", *steps]
     with (tmp_path / "err").open("w") as err:
         process = subprocess.Popen([sys.executable, "-m", "flows", *command], stdout=err, stderr=err, cwd=tmp_path)
@@ -251,14 +251,14 @@ def test_an_interrupted_stage_goes_on_in_the_same_run(
             process.wait()
     told = " ".join((tmp_path / "err").read_text().split())
     assert code == 75, told
-    stopped = re.search(r"stopped by SIGINT after step (\d+) of 2000", told)
+    stopped = re.search(r"stopped by SIGINT after step (\d+) of 400", told)
     assert stopped, told
     assert "run the same command again to go on" in told
     assert "Traceback" not in told
     begun = newest(client, "pretrain")
     assert begun.info.status == "KILLED"
     assert begun.data.tags["gptworks.failure"].startswith("InterruptedRun: stopped by SIGINT")
-    assert int(stopped[1]) < 2000
+    assert int(stopped[1]) < 400
 
     resumed = run(capsys, *command)
     assert resumed.code == 0, resumed.err
@@ -270,4 +270,4 @@ def test_an_interrupted_stage_goes_on_in_the_same_run(
     points = client.get_metric_history(ended.info.run_id, "train/loss")
     logged = [point.step for point in points]
     assert logged == sorted(set(logged))
-    assert logged[-1] == 2000
+    assert logged[-1] == 400

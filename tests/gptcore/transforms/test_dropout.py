@@ -32,5 +32,5 @@ def test_zero_switches_it_off(gpt: Build) -> None:
 
 
 def test_what_is_no_probability_is_refused() -> None:
-    with pytest.raises(ConfigError, match="probability is 1.0; it must be at least 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"probability is 1.0; it must be at least 0 and below 1"):
         Dropout(probability=1.0)
