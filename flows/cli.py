@@ -110,7 +110,7 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
 
 def _print_summary(result: dict[str, Any]) -> None:
     settings = read_settings()
-    console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width to fit into
+    console = Console(width=None if sys.stdout.isatty() else 170)  # a log file has no width to fit into
     table = Table("stage", "metric", title="pipeline", title_justify="left")
     table.add_column("value", justify="right", overflow="fold")
     table.add_column("seconds", justify="right")

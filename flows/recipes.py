@@ -68,8 +68,6 @@ class Classify(Config):
     """What is trained."""
     n_blocks: int = 1
     """How many of the last blocks with ``last_blocks``."""
-    fresh_blocks: int = 0
-    """How many of the last blocks start from new random weights."""
     long_inputs: LongInputs = "head"
     """Which part of a text longer than the context is read."""
     dropout: float | None = None

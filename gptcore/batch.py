@@ -24,7 +24,7 @@ class Batch:
     inputs: dict[str, Tensor]
     """``tokens`` (B, T) int64; for classification also ``last`` (B,) int64: each row's last real token."""
     targets: dict[str, Tensor]
-    """What only the objective reads: ``labels`` (B, T) int64, ``IGNORED`` where there is no target, or ``classes`` (B,)."""
+    """What only the objective reads: ``labels`` (B, T) int64, ``IGNORED`` where no target, or ``classes`` (B,)."""
     n_tokens: int = 0
     """Real (not padding) input tokens, for throughput."""
 

@@ -57,7 +57,7 @@ def pretrain(config: Pretrain, inputs: Inputs, context: Context) -> dict[str, An
 def classify(config: Classify, inputs: Inputs, context: Context) -> dict[str, Any]:
     """The base model with a classification head."""
     labels = tuple(inputs.prepared("classify")["labels"])
-    head = Classifier(labels=labels, train=config.tune, n_blocks=config.n_blocks, fresh_blocks=config.fresh_blocks)
+    head = Classifier(labels=labels, train=config.tune, n_blocks=config.n_blocks)
     return _classify(config, (*_dropout(config), head), config.train, inputs, context, folder="run")
 
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
-from gptcore.models.gpt import initialise
 from gptcore.nn.surgery import freeze
 from gptcore.transforms.base import Transform
 
@@ -28,10 +27,6 @@ class Classifier(Transform):
     """What is trained: the new head alone; the head, the final norm and the last ``n_blocks`` blocks; or everything."""
     n_blocks: int = 1
     """How many of the last blocks are trained with ``last_blocks``."""
-    fresh_blocks: int = 0
-    """How many of the last blocks start from new random weights: what the top of a language model has learned is about
-    the next word, and unlearning it takes a small set longer than learning anew ("Revisiting Few-sample BERT
-    Fine-tuning", https://arxiv.org/abs/2006.05987, section 5)."""
 
     def apply(self, model: Model) -> Model:
         """Change the head and freeze the rest as told.
@@ -41,11 +36,8 @@ class Classifier(Transform):
         """
         if len(self.labels) < 2:
             raise ConfigError(f"a classifier needs at least 2 classes, got {list(self.labels)}")
-        for name in ("n_blocks", "fresh_blocks"):
-            if not 0 <= getattr(self, name) <= len(model.blocks):
-                raise ConfigError(f"{name} is {getattr(self, name)}, but the model has {len(model.blocks)} blocks")
-        for block in list(model.blocks)[len(model.blocks) - self.fresh_blocks :]:
-            initialise(block, n_layers=len(model.blocks))
+        if not 0 <= self.n_blocks <= len(model.blocks):
+            raise ConfigError(f"n_blocks is {self.n_blocks}, but the model has {len(model.blocks)} blocks")
         width = self._width(model)
         model.head = nn.Linear(width, len(self.labels))
         nn.init.normal_(model.head.weight, std=0.02)

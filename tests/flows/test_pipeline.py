@@ -64,6 +64,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 @pytest.fixture(scope="module")
 def first(settings: Settings) -> Ran:
     """The first run, from nothing, as a process of its own."""
+    # Prefect's database is the session's, so that the commands in this process find it migrated
     command = [sys.executable, "-m", "flows", "pipeline", "--preset", "tiny"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=settings.home)
     return Ran(done.returncode, done.stdout, done.stderr)
