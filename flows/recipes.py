@@ -188,10 +188,10 @@ def demo() -> Pipeline:
         pretrain=Pretrain(
             model=GPTConfig(context_length=160, width=128, n_layers=2, n_heads=4),
             train=_train(
-                3e-3, epochs=0.35, batch_size=12, eval_every=100, sample_prompts=("function numpy.", "Return the")
+                1e-3, epochs=0.35, batch_size=12, eval_every=100, sample_prompts=("function numpy.", "Return the")
             ),
         ),
-        classify=Classify(train=_train(1.5e-3, epochs=3, batch_size=16, eval_every=150, keep="last")),
+        classify=Classify(train=_train(1e-3, epochs=3, batch_size=16, eval_every=200, keep="last")),
         instruct=Instruct(
             template="short",
             max_new_tokens=40,

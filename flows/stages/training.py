@@ -226,7 +226,7 @@ def _save_ledger(folder: Path, parts: Sequence[LabelledText | Instructions]) -> 
 def _save_adapter(folder: Path, task: str) -> dict[str, Any]:
     loaded = checkpoint.load(folder / task / "checkpoint")
     tensors = adapter_tensors(loaded.model)
-    checkpoint.save_adapter(folder / task / "adapter", tensors=tensors, spec=loaded.spec)
+    checkpoint.save_adapter(folder / task / "adapter", tensors=tensors, spec=loaded.spec, tokenizer=loaded.tokenizer)
     counts = count_parameters(loaded.model)
     return {"adapter": f"{task}/adapter", "trained_share": counts.trainable / counts.total}
 

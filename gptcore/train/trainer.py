@@ -90,7 +90,9 @@ class TrainConfig(Config):
         for name in ("batch_size", "eval_every", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("steps", "micro_batch_size", "eval_samples"):
+        if self.steps is not None and self.steps < 0:
+            raise ConfigError(f"steps is {self.steps}; it must be at least 0, or none")
+        for name in ("micro_batch_size", "eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1, or none")

@@ -108,7 +108,7 @@ class QuantizedEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class Quantize(Transform):
-    """Quantize all linear layers, the token embedding and the head; positions, norms and biases stay fp32."""
+    """Quantize the blocks' linear layers, the token embedding and a head tied to it; all else stays fp32."""
 
     bits: Literal[4, 8] = 8
     """Bits per weight: 8 symmetric per output channel, or 4 by group."""

@@ -232,11 +232,17 @@ def test_an_error_in_an_evaluation_costs_the_steps_since_the_last_checkpoint_and
     prepared: Any, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "samples.jsonl").mkdir()  # the first sample at step 5 cannot be written
+
+    def spoil(progress: Progress) -> None:
+        if progress.step == 9:  # the sample at step 10 cannot be written
+            (out / "samples.jsonl").rename(out / "aside")
+            (out / "samples.jsonl").mkdir()
+
     with pytest.raises(OSError, match="Is a directory"):
-        prepared.run().execute(out, MemoryLogger())
+        prepared.run().execute(out, MemoryLogger(), on_progress=spoil)
     (out / "samples.jsonl").rmdir()
+    (out / "aside").rename(out / "samples.jsonl")
+    assert newest_checkpoint(out / "checkpoints") == out / "checkpoints" / "step-00000008"
     prepared.run().execute(out, MemoryLogger())
     assert left_by(out) == uninterrupted
 
