@@ -224,7 +224,7 @@ def test_a_value_that_does_not_fit_is_refused_by_name(path: str, raw: Any, messa
         (lambda: OptimizerConfig(lr=float("nan")), "lr is nan; it must be above 0"),
         (lambda: TrainConfig(batch_size=0), "batch_size is 0; it must be at least 1"),
         (lambda: TrainConfig(micro_batch_size=-1), "micro_batch_size is -1; it must be at least 1"),
-        (lambda: TrainConfig(steps=0), "steps is 0; it must be at least 1"),
+        (lambda: TrainConfig(steps=-1), "steps is -1; it must be at least 0"),
         (lambda: TrainConfig(epochs=0.0), "epochs is 0.0; it must be above 0"),
         (lambda: TrainConfig(keep="first"), "keep is 'first'; it must be 'best' or 'last'"),
         (lambda: Sampling(max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
