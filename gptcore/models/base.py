@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from gptcore.config import Config
@@ -37,6 +38,14 @@ class Model(nn.Module):
     def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """(B, T) int64 token ids to (B, T, C) normalised features; with a cache, its positions are continued."""
         raise NotImplementedError
+
+    def features_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """(B, T) int64 token ids to the features (B, C) at one position of each row, (B,) int64.
+
+        Equal to picking them from ``features``; a family may save what the other positions' last block would cost.
+        """
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return self.features(tokens)[rows, positions]
 
     def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """(B, T) int64 token ids to (B, T, V) logits."""

@@ -8,6 +8,7 @@ Shapes: B rows, T positions, C width, H heads, D = C / H, K keys.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,4 +56,24 @@ class CausalSelfAttention(nn.Module):
             seen_keys, seen_values = cache.keys[:, :, :n_keys], cache.values[:, :, :n_keys]  # (B, H, K, D)
             mixed = F.scaled_dot_product_attention(queries, seen_keys, seen_values, attn_mask=mask)
         y: Tensor = self.out(mixed.transpose(1, 2).reshape(n_rows, length, width))
+        return F.dropout(y, self.dropout, self.training)
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What ``forward`` gives at one position of each row, without computing the others' queries: (B, 1, C).
+
+        Args:
+            x: (B, T, C).
+            positions: (B,) int64, each below T.
+        """
+        n_rows, length, width = x.shape
+        qkv = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads)  # (B, T, 3, H, D)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, D)
+        rows = torch.arange(n_rows, device=x.device)
+        chosen = queries[rows, :, positions].unsqueeze(2)  # (B, H, 1, D)
+        mask = torch.arange(length, device=x.device) <= positions[:, None]  # (B, T)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            chosen, keys, values, attn_mask=mask[:, None, None, :], dropout_p=dropout
+        )  # (B, H, 1, D)
+        y: Tensor = self.out(mixed.transpose(1, 2).reshape(n_rows, 1, width))
         return F.dropout(y, self.dropout, self.training)

@@ -8,6 +8,7 @@ Shapes: B rows, T positions, C width.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -58,4 +59,11 @@ class Block(nn.Module):
         )
         x = x + attended
         y: Tensor = x + self.feedforward(self.norm_2(x))
+        return y
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What ``forward`` gives at one position of each row: (B, T, C) and (B,) int64 to (B, 1, C)."""
+        rows = torch.arange(len(x), device=x.device)
+        chosen = x[rows, positions].unsqueeze(1) + self.attention.at(self.norm_1(x), positions)
+        y: Tensor = chosen + self.feedforward(self.norm_2(chosen))
         return y

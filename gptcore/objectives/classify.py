@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,7 +38,6 @@ class Classify(Objective):
 
 def class_logits(model: Model, batch: Batch) -> Tensor:
     """(B, K) fp32 logits of the classes, read at each row's last real token."""
-    hidden = model.features(batch.inputs["tokens"])  # (B, T, C)
-    rows = torch.arange(len(hidden), device=hidden.device)
-    logits: Tensor = model.head(hidden[rows, batch.inputs["last"]])
+    hidden = model.features_at(batch.inputs["tokens"], batch.inputs["last"])  # (B, C)
+    logits: Tensor = model.head(hidden)
     return logits.float()

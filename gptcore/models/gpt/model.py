@@ -115,9 +115,7 @@ class GPT(Model):
         """
         length = tokens.shape[1]
         if cache is None:
-            self._check_length(length, self.config.context_length)
-            x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
-            x = F.dropout(x, self.config.dropout, self.training)
+            x = self._embedded(tokens)
             for block in self.blocks:
                 x = block(x)
         else:
@@ -129,6 +127,28 @@ class GPT(Model):
                 x = block(x, cache=layer, start=cache.common_length, positions=positions, mask=mask, n_keys=n_keys)
         y: Tensor = self.norm(x)
         return y
+
+    def features_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """(B, T) int64 token ids to the features (B, C) at one position of each row, (B,) int64.
+
+        The last block is computed at those positions alone: with few blocks that is nearly half of the work.
+
+        Raises:
+            ConfigError: more positions than ``context_length``.
+        """
+        x = self._embedded(tokens)
+        *below, last = self.blocks
+        for block in below:
+            x = block(x)
+        assert isinstance(last, Block)
+        y: Tensor = self.norm(last.at(x, positions)).squeeze(1)
+        return y
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        self._check_length(length, self.config.context_length)
+        x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
+        return F.dropout(x, self.config.dropout, self.training)
 
     def _check_length(self, length: int, limit: int) -> None:
         if length > limit:

@@ -101,3 +101,17 @@ def test_more_positions_than_the_context_are_refused(gpt: Build) -> None:
     cache = model.new_cache(1, capacity=4)
     with pytest.raises(ConfigError, match="5 positions do not fit"):
         model(torch.zeros(1, 5, dtype=torch.int64), cache=cache)
+
+
+def test_features_at_one_position_equal_those_picked_from_all(gpt: Build) -> None:
+    model = gpt().eval()
+    tokens = torch.randint(0, model.config.vocab_size, (3, 7))
+    positions = torch.tensor([6, 0, 3])
+    picked = model.features(tokens)[torch.arange(3), positions]
+    assert torch.allclose(model.features_at(tokens, positions), picked, atol=1e-6)
+    gradients = []
+    for features in (picked, model.features_at(tokens, positions)):
+        model.zero_grad()
+        features.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, atol=1e-5)
