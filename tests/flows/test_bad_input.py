@@ -27,6 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The project's folder for this module, named in the environment and nowhere else."""
     # Prefect sets up logging when it is imported; absl, which came before it, then closes the stream of its handler,
     # and that would be pytest's own if it happened while capsys stands in for it
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     importlib.import_module("prefect.main")
     folder = tmp_path_factory.mktemp("home")
     before = dict(os.environ)

@@ -50,6 +50,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The folder of this module, named in the environment and nowhere else; nobody answers as judge."""
     # Prefect sets up logging when it is imported; absl, which came before it, then closes the stream of its handler,
     # and that would be pytest's own if it happened while capsys stands in for it
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     importlib.import_module("prefect.main")
     with socket.socket() as probe:  # kept open but not listening, so that nobody else takes the port
         probe.bind(("127.0.0.1", 0))
