@@ -159,10 +159,10 @@ def _check_mlflow() -> tuple[str, str]:
 def _check_judge() -> tuple[str, str]:
     from eval.errors import EvalError
     from eval.judge.preflight import preflight
-    from flows.recipes import Evaluate
+    from flows.recipes import EvaluateStage
 
     try:
-        model = preflight(read_settings().ollama_host, Evaluate().judge_model)
+        model = preflight(read_settings().ollama_host, EvaluateStage().judge_model)
     except EvalError as error:
         return "absent", str(error)
     return "ok", f"{model.model} {model.digest[:12]} at {model.url}"

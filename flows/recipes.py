@@ -22,7 +22,7 @@ STAGES = ("prepare", "pretrain", "classify", "instruct", "lora", "quantize", "ev
 
 
 @dataclass(frozen=True)
-class Prepare(Config):
+class PrepareStage(Config):
     """From sources to token shards and row files."""
 
     source: SourceConfig = field(default_factory=Demo)
@@ -48,7 +48,7 @@ class Prepare(Config):
 
 
 @dataclass(frozen=True)
-class Pretrain(Config):
+class PretrainStage(Config):
     """A base model on the corpus."""
 
     model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
@@ -61,7 +61,7 @@ class Pretrain(Config):
 
 
 @dataclass(frozen=True)
-class Classify(Config):
+class ClassifyStage(Config):
     """Fine-tuning of the base model for classification."""
 
     tune: Literal["head", "last_blocks", "all"] = "all"
@@ -79,7 +79,7 @@ class Classify(Config):
 
 
 @dataclass(frozen=True)
-class Instruct(Config):
+class InstructStage(Config):
     """Fine-tuning of the base model for instructions."""
 
     template: str = "alpaca"
@@ -95,7 +95,7 @@ class Instruct(Config):
 
 
 @dataclass(frozen=True)
-class Lora(Config):
+class LoraStage(Config):
     """Low-rank adaptation of the base model for both tasks."""
 
     rank: int = 8
@@ -113,7 +113,7 @@ class Lora(Config):
 
 
 @dataclass(frozen=True)
-class Quantization(Config):
+class QuantizeStage(Config):
     """Quantization of the instruction-tuned model, with a gate."""
 
     group_size: int = 32
@@ -127,7 +127,7 @@ class Quantization(Config):
 
 
 @dataclass(frozen=True)
-class Evaluate(Config):
+class EvaluateStage(Config):
     """Scores of the held-out responses."""
 
     judge: Literal["auto", "required", "off"] = "auto"
@@ -146,19 +146,19 @@ class Pipeline(Config):
     """Name of the preset it came from."""
     seed: int = 1
     """Seed of everything that is drawn."""
-    prepare: Prepare = field(default_factory=Prepare)
+    prepare: PrepareStage = field(default_factory=PrepareStage)
     """Data preparation."""
-    pretrain: Pretrain = field(default_factory=Pretrain)
+    pretrain: PretrainStage = field(default_factory=PretrainStage)
     """Pretraining."""
-    classify: Classify = field(default_factory=Classify)
+    classify: ClassifyStage = field(default_factory=ClassifyStage)
     """Classification fine-tuning."""
-    instruct: Instruct = field(default_factory=Instruct)
+    instruct: InstructStage = field(default_factory=InstructStage)
     """Instruction fine-tuning."""
-    lora: Lora = field(default_factory=Lora)
+    lora: LoraStage = field(default_factory=LoraStage)
     """LoRA for both tasks."""
-    quantize: Quantization = field(default_factory=Quantization)
+    quantize: QuantizeStage = field(default_factory=QuantizeStage)
     """Quantization."""
-    evaluate: Evaluate = field(default_factory=Evaluate)
+    evaluate: EvaluateStage = field(default_factory=EvaluateStage)
     """Evaluation."""
 
 
@@ -184,23 +184,23 @@ def demo() -> Pipeline:
     """Docstrings of the installed packages; minutes on two cores."""
     return Pipeline(
         preset="demo",
-        prepare=Prepare(source=Demo(), vocab_size=4096, corpus_split=(0.8, 0.03, 0.17)),
-        pretrain=Pretrain(
+        prepare=PrepareStage(source=Demo(), vocab_size=4096, corpus_split=(0.8, 0.03, 0.17)),
+        pretrain=PretrainStage(
             model=GPTConfig(context_length=160, width=128, n_layers=2, n_heads=4),
             train=_train(
                 1e-3, epochs=0.35, batch_size=12, eval_every=100, sample_prompts=("function numpy.", "Return the")
             ),
         ),
-        classify=Classify(train=_train(1e-3, epochs=3, batch_size=16, eval_every=200, keep="last")),
-        instruct=Instruct(
+        classify=ClassifyStage(train=_train(1e-3, epochs=3, batch_size=16, eval_every=200, keep="last")),
+        instruct=InstructStage(
             template="short",
             max_new_tokens=40,
             max_responses=96,
             train=_train(2e-3, epochs=2, batch_size=16, eval_every=150),
         ),
-        lora=Lora(
+        lora=LoraStage(
             rank=8,
-            classify=_train(5e-3, epochs=1, batch_size=16, eval_every=150, keep="last"),
+            classify=_train(5e-3, epochs=2, batch_size=16, eval_every=200, keep="last"),
             instruct=_train(5e-3, epochs=1, batch_size=16, eval_every=150),
         ),
     )
@@ -210,7 +210,7 @@ def book() -> Pipeline:
     """The data of "Build a Large Language Model (From Scratch)" plus Tiny Shakespeare; half an hour on two cores."""
     return Pipeline(
         preset="book",
-        prepare=Prepare(
+        prepare=PrepareStage(
             source=Book(),
             vocab_size=4096,
             min_chars=1,
@@ -219,17 +219,17 @@ def book() -> Pipeline:
             classify_split=(0.7, 0.1, 0.2),
             instruct_split=(0.85, 0.05, 0.1),
         ),
-        pretrain=Pretrain(
+        pretrain=PretrainStage(
             model=GPTConfig(context_length=256, width=192, n_layers=4, n_heads=6, dropout=0.1),
             train=_train(
                 2e-3, epochs=4, batch_size=16, eval_every=100, sample_prompts=("Every effort moves you", "KING:")
             ),
         ),
-        classify=Classify(train=_train(1e-3, epochs=6, batch_size=8, eval_every=100)),
-        instruct=Instruct(
+        classify=ClassifyStage(train=_train(1e-3, epochs=6, batch_size=8, eval_every=100)),
+        instruct=InstructStage(
             template="alpaca", max_new_tokens=64, train=_train(1e-3, epochs=8, batch_size=8, eval_every=100)
         ),
-        lora=Lora(
+        lora=LoraStage(
             rank=16,
             alpha=32.0,
             classify=_train(3e-3, epochs=6, batch_size=8, eval_every=100),
@@ -247,12 +247,12 @@ def tiny() -> Pipeline:
 
     return Pipeline(
         preset="tiny",
-        prepare=Prepare(source=Demo(docstrings_per_library=40, instruction_rows=120), vocab_size=512),
-        pretrain=Pretrain(model=GPTConfig(context_length=96, width=32, n_layers=2, n_heads=2), train=train(3e-3)),
-        classify=Classify(train=train(1e-3)),
-        instruct=Instruct(template="short", max_new_tokens=8, max_responses=4, train=train(1e-3)),
-        lora=Lora(rank=2, classify=train(1e-3), instruct=train(1e-3)),
-        quantize=Quantization(max_increase_int8=1.0, max_increase_int4=1.0, speed_tokens=8),
+        prepare=PrepareStage(source=Demo(docstrings_per_library=40, instruction_rows=120), vocab_size=512),
+        pretrain=PretrainStage(model=GPTConfig(context_length=96, width=32, n_layers=2, n_heads=2), train=train(3e-3)),
+        classify=ClassifyStage(train=train(1e-3)),
+        instruct=InstructStage(template="short", max_new_tokens=8, max_responses=4, train=train(1e-3)),
+        lora=LoraStage(rank=2, classify=train(1e-3), instruct=train(1e-3)),
+        quantize=QuantizeStage(max_increase_int8=1.0, max_increase_int4=1.0, speed_tokens=8),
     )
 
 

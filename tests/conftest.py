@@ -9,6 +9,7 @@ import ipaddress
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -53,6 +54,8 @@ class NetworkBlocked(OSError):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point everything that keeps state in the home directory at a folder of this session."""
+    # a shell starts its background jobs with SIGINT ignored, and children inherit that: tests of Ctrl-C would hang
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="gptworks-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ["PREFECT_HOME"] = str(home / "prefect")

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.recipes import Quantization
+from flows.recipes import QuantizeStage
 from flows.stages.context import Context, Inputs
 from flows.stages.training import CHECKPOINT
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
-from gptcore.data import TokenWindows, WindowSource
+from gptcore.data import Instructions, Source, TokenWindows
 from gptcore.errors import GptcoreError
 from gptcore.generate import Sampling, generate
 from gptcore.objectives import NextToken
@@ -28,7 +28,7 @@ class QualityGateError(GptcoreError):
     exit_code = 10
 
 
-def quantize(config: Quantization, inputs: Inputs, context: Context) -> dict[str, Any]:
+def quantize(config: QuantizeStage, inputs: Inputs, context: Context) -> dict[str, Any]:
     """int8 and int4 variants: size, held-out loss and perplexity against the original, decoding speed.
 
     Raises:
@@ -37,9 +37,8 @@ def quantize(config: Quantization, inputs: Inputs, context: Context) -> dict[str
     parent = "finetune-instruct" if "finetune-instruct" in inputs.folders else "pretrain"
     source = inputs.path(parent, CHECKPOINT)
     original = checkpoint.load(source)
-    length = original.model.config.context_length
-    windows = TokenWindows(inputs.path("prepare-data", "corpus/val"), length).open()
-    variants = [_measured("fp32", source, original, windows, config)]
+    held_out = _held_out(inputs, parent, original)
+    variants = [_measured("fp32", source, original, held_out, config)]
     context.on_progress(Progress(1, 3, {}))
     for step, (name, transform, gate) in enumerate(
         (
@@ -53,7 +52,7 @@ def quantize(config: Quantization, inputs: Inputs, context: Context) -> dict[str
         model = transform.apply(loaded.model)
         path = context.folder / name
         checkpoint.save(path, model=model, spec=spec, tokenizer=loaded.tokenizer)
-        variant = _measured(name, path, checkpoint.load(path), windows, config)
+        variant = _measured(name, path, checkpoint.load(path), held_out, config)
         increase = variant["perplexity"] / variants[0]["perplexity"] - 1
         variants.append({**variant, "increase": increase, "gate": gate, "passed": increase <= gate})
         context.log.log_artifact(path)
@@ -71,17 +70,30 @@ def quantize(config: Quantization, inputs: Inputs, context: Context) -> dict[str
     return {"parent": parent, "variants": variants, "metrics": metrics}
 
 
+def _held_out(inputs: Inputs, parent: str, original: Loaded) -> Source:
+    """What the model is made for: the responses of the held-out instructions, or the held-out corpus for a base model.
+
+    An instructed model has left the corpus behind; its perplexity there says little about what rounding costs it.
+    """
+    length = original.model.config.context_length
+    if parent == "pretrain" or original.spec.template is None:
+        return TokenWindows(inputs.path("prepare-data", "corpus/val"), length).open()
+    tokenizer = inputs.path(parent, CHECKPOINT) / "tokenizer"
+    rows = inputs.path("prepare-data", "instruct/test.jsonl")
+    return Instructions(rows, tokenizer, original.spec.template, length, split="test").open()
+
+
 _METRICS = ("bytes", "loss", "perplexity", "increase", "tokens_per_second")
 
 
-def _measured(name: str, path: Path, loaded: Loaded, windows: WindowSource, config: Quantization) -> dict[str, Any]:
-    held_out = evaluate(loaded.model, windows, NextToken(), batch_size=16)
+def _measured(name: str, path: Path, loaded: Loaded, held_out: Source, config: QuantizeStage) -> dict[str, Any]:
+    measured = evaluate(loaded.model, held_out, NextToken(), batch_size=16)
     size = (path / "model.safetensors").stat().st_size
     return {
         "name": name,
         "bytes": size,
-        "loss": held_out.loss,
-        "perplexity": math.exp(held_out.loss),
+        "loss": measured.loss,
+        "perplexity": math.exp(measured.loss),
         "increase": 0.0,
         "gate": None,
         "passed": True,

@@ -10,7 +10,7 @@ from eval.judge.assemble import ollama_judge
 from eval.judge.preflight import preflight
 from eval.run import judge_responses, score_responses
 from eval.types import Report, Sample
-from flows.recipes import Evaluate
+from flows.recipes import EvaluateStage
 from flows.stages.context import Context, Inputs
 from gptcore.files import read_json_lines, write_json_lines
 from gptcore.train import Progress
@@ -18,7 +18,7 @@ from gptcore.train import Progress
 RESPONSES = {"instruct": "response", "base": "base", "lora": "response"}
 
 
-def judge_state(config: Evaluate, host: str) -> dict[str, str]:
+def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
     """Whether a judge answers, and which; part of the stage's key, so that a judge that comes later is asked.
 
     Raises:
@@ -35,7 +35,7 @@ def judge_state(config: Evaluate, host: str) -> dict[str, str]:
     return {"state": "scored", "reason": "", "model": model.model, "digest": model.digest}
 
 
-def evaluate(config: Evaluate, judge: dict[str, str], inputs: Inputs, context: Context) -> dict[str, Any]:
+def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, context: Context) -> dict[str, Any]:
     """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for the fine-tuned one."""
     rows = read_json_lines(inputs.path("finetune-instruct", "responses.jsonl"))
     samples = [Sample(str(i), row["instruction"], row.get("input", ""), row["output"]) for i, row in enumerate(rows)]
@@ -78,7 +78,7 @@ def evaluate(config: Evaluate, judge: dict[str, str], inputs: Inputs, context: C
     return {"judge": facts, "metrics": metrics}
 
 
-def _judged(config: Evaluate, samples: list[Sample], responses: list[str], context: Context) -> Report:
+def _judged(config: EvaluateStage, samples: list[Sample], responses: list[str], context: Context) -> Report:
     store = context.places.cache / "judge" / "answers.jsonl"
     store.parent.mkdir(parents=True, exist_ok=True)
     with ollama_judge(context.ollama_host, config.judge_model, store=store) as (judge, _):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.hub import local_checkpoint
-from flows.recipes import Prepare
+from flows.recipes import PrepareStage
 from flows.sources import Row
 from flows.stages.context import Context
 from gptcore.data import (
@@ -41,7 +41,7 @@ _ROW_KEYS = {"classify": ("text", "label"), "instruct": ("instruction", "input",
 _IDENTITY = {"classify": ("text",), "instruct": ("instruction", "input")}
 
 
-def run(config: Prepare, context: Context) -> dict[str, Any]:
+def run(config: PrepareStage, context: Context) -> dict[str, Any]:
     """Prepare everything the source offers.
 
     Returns:
@@ -98,7 +98,7 @@ def run(config: Prepare, context: Context) -> dict[str, Any]:
     }
 
 
-def _split_corpus(config: Prepare, context: Context, texts: Path, ledger: Ledger) -> None:
+def _split_corpus(config: PrepareStage, context: Context, texts: Path, ledger: Ledger) -> None:
     documents = prepare_documents(
         config.source.documents(context.places, ledger),
         min_chars=config.min_chars,
@@ -139,7 +139,7 @@ def _read_texts(path: Path) -> Iterator[str]:
             yield json.loads(line)
 
 
-def _prepare_part(part: str, rows: Iterable[Row], config: Prepare, folder: Path, ledger: Ledger) -> dict[str, Any]:
+def _prepare_part(part: str, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger) -> dict[str, Any]:
     identity = _IDENTITY[part]
     # questions about different things are alike in their words; only labelled texts have near duplicates that matter
     near = config.near_duplicates if part == "classify" else None
@@ -228,7 +228,7 @@ def _balanced(rows: Iterable[Row], ledger: Ledger) -> list[Row]:
     return kept
 
 
-def _tokenizer(config: Prepare, context: Context, texts: Path, parts: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer(config: PrepareStage, context: Context, texts: Path, parts: Mapping[str, Any]) -> Tokenizer:
     if config.tokenizer == "gpt2":
         tokenizer = gpt2_tokenizer()
     elif config.tokenizer == "bpe":

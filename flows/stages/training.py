@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.figures import confusion_figure, loss_figure
 from flows.hub import local_checkpoint
-from flows.recipes import Classify, Instruct, Lora, Pretrain
+from flows.recipes import ClassifyStage, InstructStage, LoraStage, PretrainStage
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
 from gptcore import checkpoint
@@ -19,8 +19,7 @@ from gptcore.files import read_json_lines, write_json_lines
 from gptcore.generate import Sampling
 from gptcore.measures import ClassMetrics, classify_rows
 from gptcore.nn import count_parameters
-from gptcore.objectives import Classify as ClassifyObjective
-from gptcore.objectives import NextToken
+from gptcore.objectives import Classify, NextToken
 from gptcore.run import Run
 from gptcore.text import TextModel
 from gptcore.tokenizer import Tokenizer
@@ -32,7 +31,7 @@ CHECKPOINT = "run/checkpoint"
 """Where a training stage leaves its model, relative to its output folder."""
 
 
-def pretrain(config: Pretrain, inputs: Inputs, context: Context) -> dict[str, Any]:
+def pretrain(config: PretrainStage, inputs: Inputs, context: Context) -> dict[str, Any]:
     """A base model on the corpus."""
     tokenizer = inputs.path("prepare-data", "tokenizer")
     length = config.model.context_length
@@ -54,18 +53,18 @@ def pretrain(config: Pretrain, inputs: Inputs, context: Context) -> dict[str, An
     return {"checkpoint": CHECKPOINT, "metrics": result.metrics, "samples": _samples(context.folder / "run")}
 
 
-def classify(config: Classify, inputs: Inputs, context: Context) -> dict[str, Any]:
+def classify(config: ClassifyStage, inputs: Inputs, context: Context) -> dict[str, Any]:
     """The base model with a classification head."""
     labels = tuple(inputs.prepared("classify")["labels"])
     head = Classifier(labels=labels, train=config.tune, n_blocks=config.n_blocks)
     return _classify(config, (*_dropout(config), head), config.train, inputs, context, folder="run")
 
 
-def _dropout(config: Classify) -> tuple[Dropout, ...]:
+def _dropout(config: ClassifyStage) -> tuple[Dropout, ...]:
     return () if config.dropout is None else (Dropout(config.dropout),)
 
 
-def instruct(config: Instruct, inputs: Inputs, context: Context) -> dict[str, Any]:
+def instruct(config: InstructStage, inputs: Inputs, context: Context) -> dict[str, Any]:
     """The base model taught to answer, and the held-out answers before and after."""
     inputs.prepared("instruct")
     base = inputs.path("pretrain", CHECKPOINT)
@@ -79,7 +78,7 @@ def instruct(config: Instruct, inputs: Inputs, context: Context) -> dict[str, An
 
 
 def lora(
-    config: Lora, classify_config: Classify, instruct_config: Instruct, inputs: Inputs, context: Context
+    config: LoraStage, classify_config: ClassifyStage, instruct_config: InstructStage, inputs: Inputs, context: Context
 ) -> dict[str, Any]:
     """Low-rank adapters of the base model for each task that has data."""
     metrics: dict[str, float] = {}
@@ -104,7 +103,7 @@ def lora(
     return {"tasks": tasks, "responses": "responses.jsonl" if "instruct" in tasks else None, "metrics": metrics}
 
 
-def _lora(config: Lora, also_train: tuple[str, ...]) -> LoRA:
+def _lora(config: LoraStage, also_train: tuple[str, ...]) -> LoRA:
     return LoRA(
         rank=config.rank,
         alpha=config.alpha,
@@ -126,7 +125,7 @@ def _execute(run: Run, context: Context, *, folder: str = "run") -> TrainResult:
 
 
 def _classify(
-    config: Classify,
+    config: ClassifyStage,
     transforms: tuple[Transform, ...],
     train: TrainConfig,
     inputs: Inputs,
@@ -148,7 +147,7 @@ def _classify(
         transforms=transforms,
         data=data("train"),
         held_out=data("val"),
-        objective=ClassifyObjective(label_smoothing=config.label_smoothing),
+        objective=Classify(label_smoothing=config.label_smoothing),
         tokenizer=tokenizer,
         train=train,
         seed=context.seed,
@@ -173,7 +172,7 @@ def _classify(
 
 
 def _instruct(
-    config: Instruct,
+    config: InstructStage,
     transforms: tuple[Transform, ...],
     train: TrainConfig,
     inputs: Inputs,
@@ -231,7 +230,9 @@ def _save_adapter(folder: Path, task: str) -> dict[str, Any]:
     return {"adapter": f"{task}/adapter", "trained_share": counts.trainable / counts.total}
 
 
-def _respond(path: Path, config: Instruct, rows: list[dict[str, str]], context: Context, *, offset: int) -> list[str]:
+def _respond(
+    path: Path, config: InstructStage, rows: list[dict[str, str]], context: Context, *, offset: int
+) -> list[str]:
     model = TextModel.load(path, template=config.template)
     total = offset + len(rows)
     return model.respond(

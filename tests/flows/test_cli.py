@@ -80,7 +80,7 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pipeline", "--prest", "tiny"), "No such option: --prest"),
         (("pipeline", "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'? (known: book, demo, tiny)"),
         (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
-        (("pretrain", "--judge", "perhaps"), "Evaluate.judge is 'perhaps'; it must be one of 'auto', 'required'"),
+        (("pretrain", "--judge", "perhaps"), "EvaluateStage.judge is 'perhaps'; it must be one of 'auto', 'required'"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
         (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
     ],

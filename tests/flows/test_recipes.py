@@ -9,6 +9,8 @@ import pytest
 from flows.recipes import PIPELINES, Pipeline, resolve, with_own_data
 from flows.request import OwnData, configuration
 from flows.sources import Book, Demo, Files
+from flows.stages.registry import STAGES
+from gptcore.config import Config
 from gptcore.errors import ConfigError
 
 
@@ -67,9 +69,9 @@ def test_overrides_reach_every_depth_in_their_order() -> None:
         ("pretrain.train.epochs", "--set 'pretrain.train.epochs' must have the form a.b=value"),
         ("pretrain.train.batch_size=many", "TrainConfig.batch_size is 'many'; it must be of type int"),
         ("pretrain.train.batch_size=0", "batch_size is 0; it must be at least 1"),
-        ("classify.tune=some", "Classify.tune is 'some'; it must be one of 'head', 'last_blocks', 'all'"),
-        ("prepare.corpus_split=0.5,0.5", "Prepare.corpus_split has 2 values; it must have 3"),
-        ("prepare.balance=perhaps", "Prepare.balance is 'perhaps'; it must be of type bool"),
+        ("classify.tune=some", "ClassifyStage.tune is 'some'; it must be one of 'head', 'last_blocks', 'all'"),
+        ("prepare.corpus_split=0.5,0.5", "PrepareStage.corpus_split has 2 values; it must have 3"),
+        ("prepare.balance=perhaps", "PrepareStage.balance is 'perhaps'; it must be of type bool"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> None:
@@ -95,3 +97,13 @@ def test_own_data_takes_the_place_of_the_source_and_nothing_else() -> None:
 def test_own_data_without_any_path_is_refused() -> None:
     with pytest.raises(ConfigError, match="own data needs at least one of --corpus, --labelled and --instructions"):
         Files()
+
+
+def test_no_two_kinds_of_configuration_share_a_name() -> None:
+    def family(kind: type[Config]) -> list[type[Config]]:
+        return [kind, *(below for child in kind.__subclasses__() for below in family(child))]
+
+    assert STAGES  # the stages import every kind there is
+    names = [kind.__name__ for kind in set(family(Config)) if kind.__module__.split(".")[0] in {"gptcore", "flows"}]
+    assert sorted(names) == sorted(set(names))
+    assert {"Classify", "ClassifyStage", "Run", "Pipeline"} <= set(names)

@@ -302,7 +302,7 @@ def test_the_ledger_tells_counts_and_reasons(page: str) -> None:
 
 def test_configuration_and_environment_are_complete(page: str) -> None:
     configuration = part(page, "configuration")
-    assert "pretrain.train.optimizer.lr 0.003" in configuration
+    assert "pretrain.train.optimizer.lr 0.001" in configuration
     assert "evaluate.judge_model llama3" in configuration
     assert "torch 2.13.0" in part(page, "environment")
 

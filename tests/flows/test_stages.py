@@ -15,7 +15,7 @@ from eval.testing.fake_ollama import FakeOllama
 from flows.engine import Chain
 from flows.orchestration import check_worker_home
 from flows.progress import progress_bar
-from flows.recipes import Evaluate, Pipeline, resolve, with_own_data
+from flows.recipes import EvaluateStage, Pipeline, resolve, with_own_data
 from flows.run_logger import MlflowLogger
 from flows.settings import read_settings
 from flows.sources import Places
@@ -157,12 +157,12 @@ def test_the_baseline_tells_apart_what_words_tell_apart(tmp_path: Path) -> None:
 
 
 def test_without_an_answer_the_judge_is_skipped_unless_it_is_required(free_address: str) -> None:
-    assert evaluation.judge_state(Evaluate(judge="off"), free_address)["state"] == "off"
-    state = evaluation.judge_state(Evaluate(), free_address)
+    assert evaluation.judge_state(EvaluateStage(judge="off"), free_address)["state"] == "off"
+    state = evaluation.judge_state(EvaluateStage(), free_address)
     assert state["state"] == "skipped"
     assert state["reason"].startswith(f"no Ollama at {free_address} (")
     with pytest.raises(JudgeUnavailable, match=r"start it: ollama serve \(or name another server with OLLAMA_HOST\)"):
-        evaluation.judge_state(Evaluate(judge="required"), free_address)
+        evaluation.judge_state(EvaluateStage(judge="required"), free_address)
 
 
 def test_a_judge_that_answers_is_part_of_the_key_of_the_scores_alone(
@@ -170,13 +170,13 @@ def test_a_judge_that_answers_is_part_of_the_key_of_the_scores_alone(
 ) -> None:
     without = chain(own(rows), tmp_path, free_address)
     with FakeOllama() as server:
-        state = evaluation.judge_state(Evaluate(), server.url)
+        state = evaluation.judge_state(EvaluateStage(), server.url)
         assert (state["state"], state["digest"]) == ("scored", server.model_digest)
         judged = chain(own(rows), tmp_path, server.url)
         changed_stages = {name for name, stage in STAGES.items() if judged.key(stage) != without.key(stage)}
         assert changed_stages == {"evaluate"}
         with pytest.raises(JudgeModelMissing, match=r"has no model 'llama9'.*get it: ollama pull llama9"):
-            evaluation.judge_state(Evaluate(judge="required", judge_model="llama9"), server.url)
+            evaluation.judge_state(EvaluateStage(judge="required", judge_model="llama9"), server.url)
 
 
 def test_a_worker_must_say_where_outputs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
