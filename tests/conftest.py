@@ -53,7 +53,7 @@ class NetworkBlocked(OSError):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point everything that keeps state in the home directory at a folder of this session."""
+    """Point everything that keeps state in the home directory at a folder of this test run."""
     # a shell starts its background jobs with SIGINT ignored, and children inherit that: tests of Ctrl-C would hang
     signal.signal(signal.SIGINT, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="gptworks-tests-"))
