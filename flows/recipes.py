@@ -106,6 +106,8 @@ class LoraStage(Config):
     """Dropout on the update's input."""
     targets: tuple[str, ...] = ("qkv", "out", "up", "down")
     """Linear layers of each block that are adapted."""
+    also_train: tuple[str, ...] = ()
+    """Modules trained in full beside the updates: ``token_embedding`` where the base has hardly seen the task's words."""
     classify: TrainConfig = field(default_factory=TrainConfig)
     """Training for classification."""
     instruct: TrainConfig = field(default_factory=TrainConfig)
@@ -232,7 +234,8 @@ def book() -> Pipeline:
         lora=LoraStage(
             rank=16,
             alpha=32.0,
-            classify=_train(3e-3, epochs=6, batch_size=8, eval_every=100),
+            also_train=("token_embedding",),
+            classify=_train(2e-3, epochs=6, batch_size=8, eval_every=100),
             instruct=_train(3e-3, epochs=8, batch_size=8, eval_every=100),
         ),
     )

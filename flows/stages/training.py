@@ -85,13 +85,18 @@ def lora(
     tasks: dict[str, Any] = {}
     if "classify" in inputs.results["prepare-data"]:
         labels = tuple(inputs.prepared("classify")["labels"])
-        transforms: tuple[Transform, ...] = (Classifier(labels=labels, train="all"), _lora(config, ("head",)))
+        transforms: tuple[Transform, ...] = (
+            Classifier(labels=labels, train="all"),
+            _lora(config, ("head", *config.also_train)),
+        )
         tasks["classify"] = _classify(
             classify_config, transforms, config.classify, inputs, context, folder="classify", with_baseline=False
         )
         tasks["classify"] |= _save_adapter(context.folder, "classify")
     if "instruct" in inputs.results["prepare-data"]:
-        result = _instruct(instruct_config, (_lora(config, ()),), config.instruct, inputs, context, folder="instruct")
+        result = _instruct(
+            instruct_config, (_lora(config, config.also_train),), config.instruct, inputs, context, folder="instruct"
+        )
         tasks["instruct"] = {"metrics": result.metrics, "checkpoint": "instruct/checkpoint"}
         tasks["instruct"] |= _save_adapter(context.folder, "instruct")
         test = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl"))[: instruct_config.max_responses]
