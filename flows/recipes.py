@@ -107,7 +107,7 @@ class LoraStage(Config):
     targets: tuple[str, ...] = ("qkv", "out", "up", "down")
     """Linear layers of each block that are adapted."""
     also_train: tuple[str, ...] = ()
-    """Modules trained in full beside the updates: ``token_embedding`` where the base has hardly seen the task's words."""
+    """Modules trained in full beside the updates: ``token_embedding`` where the base hardly knows the task's words."""
     classify: TrainConfig = field(default_factory=TrainConfig)
     """Training for classification."""
     instruct: TrainConfig = field(default_factory=TrainConfig)
