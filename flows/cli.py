@@ -17,6 +17,7 @@ from rich.table import Table
 
 from flows import cli_models
 from flows.settings import apply_environment, read_settings
+from gptcore.errors import GptcoreError, InterruptedRun
 
 app = typer.Typer(
     name="gptworks",
@@ -96,12 +97,15 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
 
     # What a flow raises is told once, by `main`; the flow run keeps Prefect's own lines.
     logging.getLogger("prefect.flow_runs").propagate = False
+    flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
     folder = None if data_dir is None else data_dir.absolute()
+    try:
+        summary = flow(preset, overrides, data, folder, force)
+    except KeyboardInterrupt as error:  # outside a training loop, which saves and says at which step
+        raise InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone") from error
     if name == "pipeline":
-        result = pipelines.pipeline(preset, overrides, data, folder, force)
-        _print_summary(result)
+        _print_summary(summary)
         return
-    summary = getattr(stage_flows, name.replace("-", "_"))(preset, overrides, data, folder, force)
     if summary is None:
         raise typer.BadParameter(f"the data has no rows for {name}; give some by --labelled or --instructions")
     note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
@@ -143,7 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors end in one clear message and their own exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from eval.errors import EvalError
-    from gptcore.errors import GptcoreError
 
     console = Console(stderr=True)
     try:
@@ -154,9 +157,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
         console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where it was")
-        sys.exit(75)
 
 
 if __name__ == "__main__":
