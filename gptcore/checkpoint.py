@@ -12,6 +12,7 @@ Only safetensors and JSON are read: nothing is unpickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,9 +65,9 @@ class TrainingState(NamedTuple):
     """What a run needs beside the weights to go on as if it had never stopped."""
 
     values: dict[str, Any]
-    """JSON values: step, best metric, fingerprints, RNG streams of python and numpy."""
+    """JSON values: step, best metric, fingerprints."""
     tensors: dict[str, Tensor]
-    """Optimizer moments and torch's RNG state."""
+    """The optimizer's moments."""
 
 
 def unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -77,7 +78,7 @@ def unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
     for name, tensor in model.state_dict(keep_vars=True).items():
         owner = first.setdefault(id(tensor), name)
         if owner == name:
-            kept[name] = tensor.detach().contiguous()
+            kept[name] = tensor.detach()
         else:
             aliases[name] = owner
     return kept, aliases
@@ -93,12 +94,33 @@ def save(
     """
     tensors, _ = unique_tensors(model)
     with whole_folder(path) as folder:
-        write_json(folder / "model.json", spec.to_dict())
-        save_tensors(tensors, folder / "model.safetensors", path=path)
-        tokenizer.save(folder / "tokenizer")
-        if training is not None:
-            write_json(folder / "training.json", training.values)
-            save_tensors(training.tensors, folder / "training.safetensors", path=path)
+        fill(folder, tensors=tensors, spec=spec, tokenizer=tokenizer, training=training)
+
+
+def fill(
+    folder: Path,
+    *,
+    tensors: dict[str, Tensor] | None,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    training: TrainingState | None = None,
+) -> None:
+    """Write a checkpoint's files into a folder that ``whole_folder`` gave.
+
+    Args:
+        folder: where to.
+        tensors: every weight once; None where the weights lie in shards beside.
+        spec: what the model is.
+        tokenizer: that it was trained with.
+        training: what a run needs to go on.
+    """
+    write_json(folder / "model.json", spec.to_dict())
+    if tensors is not None:
+        save_tensors(tensors, folder / "model.safetensors", path=folder)
+    tokenizer.save(folder / "tokenizer")
+    if training is not None:
+        write_json(folder / "training.json", training.values)
+        save_tensors(training.tensors, folder / "training.safetensors", path=folder)
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, *, path: Path) -> None:
@@ -109,7 +131,8 @@ def save_tensors(tensors: dict[str, Tensor], file: Path, *, path: Path) -> None:
         CheckpointError: the tensors cannot be written for another reason.
     """
     try:
-        save_file(tensors, file, metadata={"format": "pt"})
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, file, metadata={"format": "pt"})
     except SafetensorError as error:
         # safetensors wraps the operating system's error in its own and keeps only the text
         if any(sign in str(error) for sign in ("No space left", "StorageFull", "File too large", "FileTooLarge")):
@@ -146,14 +169,19 @@ def read_spec(path: Path) -> ModelSpec:
         raise CheckpointError(f"{path / 'model.json'} cannot be read: {error}") from error
 
 
-def load_weights(model: Model, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, put: Callable[[Tensor, Tensor], None] | None = None) -> None:
     """Put a checkpoint's weights into a model of the same structure.
+
+    Args:
+        model: the model.
+        path: the checkpoint.
+        put: copies a whole tensor (second) into one of the model's, where these are spread over processes.
 
     Raises:
         CheckpointError: a tensor is missing, left over, or of another shape.
     """
     tensors = _load_tensors(path / "model.safetensors")
-    own, aliases = unique_tensors(model)
+    own, _ = unique_tensors(model)
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
         raise CheckpointError(
@@ -164,7 +192,8 @@ def load_weights(model: Model, path: Path) -> None:
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
             )
-    model.load_state_dict({**tensors, **{alias: tensors[owner] for alias, owner in aliases.items()}})
+    for name, tensor in own.items():
+        (put or torch.Tensor.copy_)(tensor, tensors[name])
 
 
 def load_training(path: Path) -> TrainingState:
@@ -203,8 +232,7 @@ def save_adapter(
     """
     with whole_folder(path) as folder:
         write_json(folder / "model.json", spec.to_dict())
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_tensors(whole, folder / "adapter.safetensors", path=path)
+        save_tensors(tensors, folder / "adapter.safetensors", path=path)
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +27,11 @@ from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.surgery import count_parameters
 from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
+from gptcore.train.allocator import keep_freed_memory
+from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
-from gptcore.train.trainer import Progress, TrainConfig, Trainer, TrainResult
+from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.trainer import Progress, Trainer, TrainResult
 from gptcore.transforms.base import Transform
 
 
@@ -61,9 +66,22 @@ class Run(Config):
             raise ConfigError("set either model (random weights) or init (a checkpoint), not both and not neither")
 
     def execute(
-        self, out: Path, log: RunLogger, *, on_progress: Callable[[Progress], None] | None = None
+        self,
+        out: Path,
+        log: RunLogger,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        parallel: Kind = "ddp",
     ) -> TrainResult:
         """Train, or go on where the same run stopped; leaves ``out/checkpoint``.
+
+        Under torchrun every process calls this with the same ``out`` on a folder that all see; rank 0 writes and logs.
+
+        Args:
+            out: the run's folder.
+            log: where its numbers go.
+            on_progress: called after each step.
+            parallel: how several processes train together: ``ddp`` or ``fsdp``.
 
         Raises:
             LockedError: another process is training in ``out``.
@@ -71,24 +89,38 @@ class Run(Config):
             InterruptedRun: stopped from outside, after saving.
         """
         out.mkdir(parents=True, exist_ok=True)
-        with hold(out / "run.lock", wait=False, purpose=f"the run in {out}"):
-            trainer = self._trainer(out, log)
-            trainer.on_progress = on_progress
-            counts = count_parameters(trainer.model)
-            log.log_params(
-                {
-                    "n_parameters": counts.total,
-                    "n_trainable": counts.trainable,
-                    "trained_share": round(counts.trainable / counts.total, 6),
-                    "n_steps": trainer.n_steps,
-                    "n_samples": trainer.source.n_samples,
-                }
-            )
+        allocator = keep_freed_memory()
+        with joined(parallel) as members, self._alone(out, members):
+            trainer = self.trainer(out, log, parallel=members)
+            trainer.on_progress = on_progress if members.rank == 0 else None
             trainer.resume()
-            write_json(out / "run.json", self.to_dict())  # only now: a refused run leaves the first one's settings
+            if members.rank == 0:
+                log.log_params(self._facts(trainer) | {"allocator": allocator})
+                write_json(out / "run.json", self.to_dict())  # only now: a refused run leaves the first one's settings
             return trainer.fit()
 
-    def _trainer(self, out: Path, log: RunLogger) -> Trainer:
+    @staticmethod
+    def _alone(out: Path, members: Parallel) -> AbstractContextManager[Any]:
+        if members.rank != 0:
+            return nullcontext()
+        return hold(out / "run.lock", wait=False, purpose=f"the run in {out}")
+
+    @staticmethod
+    def _facts(trainer: Trainer) -> dict[str, Any]:
+        counts = count_parameters(trainer.model)
+        return {
+            "n_parameters": counts.total,
+            "n_trainable": counts.trainable,
+            "trained_share": round(counts.trainable / counts.total, 6),
+            "n_steps": trainer.n_steps,
+            "n_samples": trainer.source.n_samples,
+            "n_processes": trainer.parallel.world_size,
+            "parallel": type(trainer.parallel).__name__.lower(),
+            "device": str(trainer.parallel.device),
+        }
+
+    def trainer(self, out: Path, log: RunLogger, *, parallel: Parallel | None = None) -> Trainer:
+        """The trainer of this run, at step 0; ``execute`` also takes the folder's lock and resumes."""
         seed_everything(self.seed)
         tokenizer = Tokenizer.load(self.tokenizer)
         source = self.data.open()
@@ -107,6 +139,7 @@ class Run(Config):
             seed=self.seed,
             out=out,
             log=log,
+            parallel=parallel or Parallel(),
         )
 
     def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec]:

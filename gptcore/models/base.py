@@ -52,6 +52,10 @@ class Model(nn.Module):
         logits: Tensor = self.head(self.features(tokens, cache=cache))
         return logits
 
+    def checkpoint_activations(self) -> None:
+        """From now on compute each block's activations again in the backward pass instead of keeping them."""
+        raise NotImplementedError
+
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""
         raise NotImplementedError

@@ -1,9 +1,13 @@
 """Cross-entropy of a linear head without ever holding all logits.
 
 The logits (N rows by V words) are the largest tensor of a small language model. Here they are made, turned into the
-loss and into their own gradient, and dropped, one chunk of rows at a time; the gradient of the loss is known as soon as
-the logits are, so it is computed in the forward pass and the logits are not made twice.
+loss and into their own gradient, and dropped, one chunk of rows at a time and in one reused buffer; the gradient of the
+loss is known as soon as the logits are, so it is computed in the forward pass and the logits are not made twice.
 The idea: "Cut Your Losses in Large-Vocabulary Language Models", https://arxiv.org/abs/2411.09009.
+
+The buffer holds the logits transposed, (V, rows): a vocabulary is seldom a multiple of the vector width (GPT-2's 50,257
+is odd), so rows of V numbers start at unaligned places and the matrix product loses a third of its speed. A chunk is a
+multiple of 64 rows instead, which has the effect of padding the vocabulary without a padded word.
 
 Shapes: N target rows, C width, V vocabulary.
 """
@@ -13,11 +17,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_ELEMENTS = 2**23
-"""Logits held at a time: 32 MiB of fp32."""
+CHUNK_ELEMENTS = 10_000_000
+"""Logits held at a time: 40 MB of fp32."""
+_ALIGNED_ROWS = 64
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -25,23 +29,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         n_rows, vocab_size = hidden.shape[0], weight.shape[0]
-        rows = max(1, min(n_rows, CHUNK_ELEMENTS // vocab_size))
+        rows = min(n_rows, max(_ALIGNED_ROWS, CHUNK_ELEMENTS // vocab_size // _ALIGNED_ROWS * _ALIGNED_ROWS))
         total = hidden.new_zeros((), dtype=torch.float32)
         hidden_grad = torch.empty_like(hidden) if need_hidden else None
         weight_grad = torch.zeros_like(weight) if need_weight else None
-        for start in range(0, n_rows, rows):
+        buffer = hidden.new_empty(vocab_size * rows)
+        for start in range(0, n_rows, max(1, rows)):
             piece, wanted = hidden[start : start + rows], labels[start : start + rows]
-            logits = (piece @ weight.T).float()  # (rows, V)
-            total += F.cross_entropy(logits, wanted, reduction="sum")
+            n = len(piece)
+            made = torch.mm(weight, piece.T, out=buffer[: vocab_size * n].view(vocab_size, n))
+            logits = made.float()  # (V, n); in fp32 the buffer itself
+            places = (wanted, torch.arange(n, device=wanted.device))
+            total -= logits[places].sum()
+            highest = logits.amax(dim=0)
+            logits.sub_(highest).exp_()
+            mass = logits.sum(dim=0)
+            total += (mass.log_() + highest).sum()
             if not (need_hidden or need_weight):
                 continue
-            slope = logits.softmax(dim=-1)
-            slope[torch.arange(len(wanted), device=wanted.device), wanted] -= 1.0
-            slope = slope.to(weight.dtype)
+            logits.div_(mass.exp_())
+            logits[places] -= 1.0
+            slope = logits.to(weight.dtype)
             if hidden_grad is not None:
-                torch.mm(slope, weight, out=hidden_grad[start : start + rows])
+                torch.mm(slope.T, weight, out=hidden_grad[start : start + rows])
             if weight_grad is not None:
-                weight_grad.addmm_(slope.T, piece)
+                weight_grad.addmm_(slope, piece)
         ctx.save_for_backward(hidden_grad, weight_grad)
         return total
 
@@ -65,7 +77,13 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tens
         labels: (N,) int64, each in [0, V).
 
     Returns:
-        () fp32, the sum over the N rows; equal to ``cross_entropy(..., reduction="sum")``.
+        () fp32, the sum over the N rows; equal to ``cross_entropy(..., reduction="sum")``. Under autocast the products
+        are made in its dtype, the loss and its softmax in fp32.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels)
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    with torch.autocast(kind, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels)
     return loss

@@ -1,10 +1,12 @@
 """The training loop and what it is made of."""
 
+from gptcore.train.config import TrainConfig
+from gptcore.train.guard import SpikePolicy
 from gptcore.train.held_out import HeldOut, evaluate
 from gptcore.train.logger import JsonlLogger, MemoryLogger, RunLogger
 from gptcore.train.optim import OptimizerConfig
 from gptcore.train.schedule import Constant, Cosine, Schedule
-from gptcore.train.trainer import Progress, TrainConfig, Trainer, TrainResult
+from gptcore.train.trainer import Progress, Trainer, TrainResult
 
 __all__ = [
     "Constant",
@@ -16,6 +18,7 @@ __all__ = [
     "Progress",
     "RunLogger",
     "Schedule",
+    "SpikePolicy",
     "TrainConfig",
     "TrainResult",
     "Trainer",

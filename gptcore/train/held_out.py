@@ -12,6 +12,7 @@ from gptcore.data.base import Source
 from gptcore.data.windows import WindowSource
 from gptcore.models.base import Model
 from gptcore.objectives.base import Objective
+from gptcore.train.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,38 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate(
-    model: Model, source: Source, objective: Objective, *, batch_size: int, max_samples: int | None = None
+    model: Model,
+    source: Source,
+    objective: Objective,
+    *,
+    batch_size: int,
+    max_samples: int | None = None,
+    parallel: Parallel | None = None,
 ) -> HeldOut:
     """Mean loss over the source, or evenly spaced samples of it; the model's mode is put back afterwards.
 
-    Uses no random numbers, so that evaluating does not change how training goes on.
+    Uses no random numbers, so that evaluating does not change how training goes on. Several processes share the
+    batches; one that has none left computes another's without counting it, because all must take part in each pass.
     """
+    parallel = parallel or Parallel(torch.device("cpu"))
     was_training = model.training
     model.eval()
     n_samples = min(source.n_samples, max_samples or source.n_samples)
     total, count = 0.0, 0
     sums: dict[str, float] = {}
     chosen = np.linspace(0, source.n_samples - 1, n_samples).astype(np.int64)  # evenly spaced: a fair sample
-    for start in range(0, n_samples, batch_size):
-        batch = source.batch(chosen[start : start + batch_size])
-        loss = objective(model, batch)
-        total += float(loss.total)
-        count += loss.count
+    starts = range(0, n_samples, batch_size)
+    for turn in range(0, len(starts), parallel.world_size):
+        own = turn + parallel.rank
+        start = starts[min(own, len(starts) - 1)]
+        loss = objective(model, source.batch(chosen[start : start + batch_size]).to(parallel.device))
         for name, value in loss.sums.items():
-            sums[name] = sums.get(name, 0.0) + value
+            sums[name] = sums.get(name, 0.0) + (value if own < len(starts) else 0.0)
+        if own < len(starts):
+            total += float(loss.total)
+            count += loss.count
+    total, n_items, *further = parallel.sum([total, count, *(sums[name] for name in sorted(sums))])
+    count, sums = int(n_items), dict(zip(sorted(sums), further, strict=True))
     model.train(was_training)
     mean = total / max(1, count)
     metrics = {"loss": mean}

@@ -19,8 +19,11 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(*, patient: bool = False) -> Iterator[StopRequest]:
     """Turn the first SIGINT (and SIGTERM, where nobody else handles it) into a request; a second one acts as usual.
+
+    ``patient`` also takes the ones after: a process among many gets the terminal's signal and its launcher's, and must
+    not die before all have saved.
 
     Outside the main thread no handler can be set, and the request stays empty.
     """
@@ -39,7 +42,8 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         request.signal_name = signal.Signals(number).name
-        restore()
+        if not patient:
+            restore()
 
     for number in watched:
         signal.signal(number, ask)

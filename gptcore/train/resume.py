@@ -1,6 +1,7 @@
-"""Find, write and check the checkpoints a run resumes from.
+"""Where a run stands, and the checkpoints it resumes from.
 
-<out>/checkpoints/step-00000120/     model, optimizer, RNG streams, position; the newest ``keep_last`` are kept
+<out>/checkpoints/step-00000120/     model, optimizer, position; the newest ``keep_last`` are kept, and each
+                                     ``keep_every`` steps one for good
 <out>/best-00000100/                 the model with the lowest held-out loss so far
 """
 
@@ -9,25 +10,22 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gptcore.checkpoint import TrainingState
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.files import verify_folder
 
 logger = logging.getLogger(__name__)
-TORCH_RNG = "rng/torch"
 
 
 @dataclass
 class Position:
-    """Where a run stands: everything it needs beside weights, optimizer and random streams."""
+    """Where a run stands: everything it needs beside weights and optimizer."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -45,36 +43,28 @@ class Position:
     """Sum of the losses since the last logged line."""
     window_count: int = 0
     """Items in that sum."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Losses of the last good steps, by which a spike is known."""
+    data_offset: int = 0
+    """Steps' worth of data that rollbacks have passed over."""
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    """Each return to an earlier checkpoint: ``at`` and ``to`` (steps), ``reason``."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """State of the loss scaling, where precision is fp16."""
     identity: dict[str, str] = field(default_factory=dict)
     """Digests of what must not change between two starts: data, tokenizer, configuration."""
 
 
-def capture_random() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The states of python's, numpy's and torch's global generators, as JSON values and tensors."""
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    values = {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, [int(k) for k in keys], position, has_gauss, cached],
-    }
-    return values, {TORCH_RNG: torch.get_rng_state()}
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed python's, numpy's and torch's global generators for one step of one process.
 
-
-def restore_random(values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put the captured states back."""
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, position, has_gauss, cached = values["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors[TORCH_RNG])
-
-
-def pack(
-    position: Position, random_state: tuple[dict[str, Any], dict[str, Tensor]], optimizer: dict[str, Tensor]
-) -> TrainingState:
-    """One training state from its parts."""
-    values, tensors = random_state
-    return TrainingState({"position": asdict(position), "random": values}, {**optimizer, **tensors})
+    The streams of a step are thereby functions of (seed, step, process), as its data is: nothing of them has to be
+    saved, and no restart, no evaluation between and no change of the processes' number can shift them.
+    """
+    python, numpy, first, second = (int(word) for word in np.random.SeedSequence([seed, step, rank]).generate_state(4))
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.manual_seed(first << 31 ^ second)
 
 
 def check_identity(saved: dict[str, str], now: dict[str, str], *, folder: Path) -> None:
@@ -106,10 +96,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def prune(out: Path, *, keep_last: int, best_step: int | None) -> None:
-    """Delete checkpoints that are neither among the newest nor the best, and what a killed write left behind."""
-    for path in _finished(out / "checkpoints")[:-keep_last]:
-        shutil.rmtree(path)
+def prune(out: Path, *, keep_last: int, best_step: int | None, keep_every: int | None = None) -> None:
+    """Delete checkpoints that are neither the newest, nor the best, nor for good, and what a killed write left."""
+    for path in _finished(out / "checkpoints")[: -keep_last or None]:
+        if keep_every is None or int(path.name.removeprefix("step-")) % keep_every:
+            shutil.rmtree(path)
     for path in out.glob("best-*"):
         if best_step is None or path.name != f"best-{best_step:08d}":
             shutil.rmtree(path)

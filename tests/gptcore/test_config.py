@@ -27,7 +27,7 @@ from gptcore.generate import Sampling
 from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.objectives import Classify, NextToken, Objective
 from gptcore.run import Run
-from gptcore.train import Constant, Cosine, OptimizerConfig, Schedule, TrainConfig
+from gptcore.train import Constant, Cosine, OptimizerConfig, Schedule, SpikePolicy, TrainConfig
 from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
 
 LORA = LoRA(rank=4, targets=("qkv",), also_train=("head",))
@@ -45,6 +45,7 @@ VALUES: list[Config] = [
     OptimizerConfig(lr=1e-3),
     Constant(),
     Cosine(warmup=0.2, final=0.0),
+    SpikePolicy(sigma=None, window=64, patience=2, max_rollbacks=1),
     TrainConfig(steps=5, micro_batch_size=2, schedule=Constant(warmup=0.5), sample_prompts=("a", "b")),
     Classifier(labels=("a", "b"), train="all"),
     ExtendVocabulary(vocab_size=310),
