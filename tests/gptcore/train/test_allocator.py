@@ -1,0 +1,42 @@
+"""Freed memory stays in the process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import torch
+from gptcore.train.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    print(keep_freed_memory())
+else:
+    print("")
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():
+    parts = [torch.ones(2_000_000) for _ in range(8)]  # 8 MB each, all freed at the end
+    del parts
+work(); work()
+before = faults()
+for _ in range(10):
+    work()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back at once")
+def test_large_blocks_are_not_faulted_in_again_at_each_step() -> None:
+    told = {}
+    for mode in ("default", "kept"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True, timeout=120
+        )
+        name, faults = done.stdout.split("\n")[:2]
+        told[mode] = (name, int(faults))
+    assert told["kept"][0] == "glibc, freed memory kept"
+    assert told["kept"][1] < 0.1 * told["default"][1]
