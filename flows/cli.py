@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_models
+from flows import cli_models, cli_plan
 from flows.settings import apply_environment, read_settings
 from gptcore.errors import GptcoreError, InterruptedRun
 
@@ -140,6 +140,7 @@ app.command("generate", help="Continue a prompt, or answer it if the model was i
 app.command("chat", help="Talk to an instructed model in the terminal.")(cli_models.chat)
 app.command("export", help="Write a checkpoint in another program's format.")(cli_models.export)
 app.command("runs", help="List tracked runs with their headline figures.")(cli_models.runs)
+app.command("plan", help="Reckon memory, speed and cost of a training before it runs.")(cli_plan.plan)
 app.command("doctor", help="Check versions, folders, tracking store and judge.")(cli_models.doctor)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from gptcore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 N_PERMUTATIONS = 64
 _SHINGLE_WORDS = 5
@@ -49,6 +51,8 @@ class TextIndex:
     """
 
     def __init__(self, near_duplicate_threshold: float | None = 0.8) -> None:
+        from datasketch import MinHash, MinHashLSH  # half a second and 30 MB that only preparation needs
+
         threshold = near_duplicate_threshold
         if threshold is not None and not 0.0 < threshold < 1.0:
             raise ConfigError(

@@ -8,12 +8,17 @@ Shapes: B rows, T positions, C width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gptcore.nn.attention import CausalSelfAttention
 from gptcore.nn.kv_cache import LayerCache
+from gptcore.nn.recompute import through
 
 
 class FeedForward(nn.Module):
@@ -23,13 +28,18 @@ class FeedForward(nn.Module):
         """Build the layers."""
         super().__init__()
         self.dropout = dropout
+        self.lean = True
         self.up: nn.Module = nn.Linear(width, 4 * width)
         self.down: nn.Module = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        y: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        y = through(self.down, _gelu, self.up(x), lean=self.lean)
         return F.dropout(y, self.dropout, self.training)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
 class Block(nn.Module):
@@ -42,6 +52,14 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(width=width, n_heads=n_heads, dropout=dropout, qkv_bias=qkv_bias)
         self.norm_2 = nn.LayerNorm(width)
         self.feedforward = FeedForward(width=width, dropout=dropout)
+        self.checkpointed = False
+
+    def checkpoint(self) -> None:
+        """From now on keep nothing but the input for the backward pass, and compute the rest again there.
+
+        "Training Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs/1604.06174.
+        """
+        self.checkpointed, self.feedforward.lean = True, False
 
     def forward(
         self,
@@ -54,12 +72,16 @@ class Block(nn.Module):
         n_keys: int | None = None,
     ) -> Tensor:
         """Map (B, T, C) to (B, T, C); the keywords are those of ``CausalSelfAttention.forward``."""
-        attended = self.attention(
-            self.norm_1(x), cache=cache, start=start, positions=positions, mask=mask, n_keys=n_keys
-        )
-        x = x + attended
-        y: Tensor = x + self.feedforward(self.norm_2(x))
-        return y
+        attention = partial(self.attention, cache=cache, start=start, positions=positions, mask=mask, n_keys=n_keys)
+        if self.checkpointed and torch.is_grad_enabled():
+            y: Tensor = checkpoint(self._mapped, x, attention, use_reentrant=False)
+            return y
+        return self._mapped(x, attention)
+
+    def _mapped(self, x: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+        lean = not self.checkpointed
+        x = x + through(attention, self.norm_1, x, lean=lean)
+        return x + through(self.feedforward, self.norm_2, x, lean=lean)
 
     def at(self, x: Tensor, positions: Tensor) -> Tensor:
         """What ``forward`` gives at one position of each row: (B, T, C) and (B,) int64 to (B, 1, C)."""

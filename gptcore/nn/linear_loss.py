@@ -32,7 +32,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = min(n_rows, max(_ALIGNED_ROWS, CHUNK_ELEMENTS // vocab_size // _ALIGNED_ROWS * _ALIGNED_ROWS))
         total = hidden.new_zeros((), dtype=torch.float32)
         hidden_grad = torch.empty_like(hidden) if need_hidden else None
-        weight_grad = torch.zeros_like(weight) if need_weight else None
+        weight_grad = None
+        if need_weight:
+            weight_grad = torch.empty_like(weight) if n_rows else torch.zeros_like(weight)
         buffer = hidden.new_empty(vocab_size * rows)
         for start in range(0, n_rows, max(1, rows)):
             piece, wanted = hidden[start : start + rows], labels[start : start + rows]
@@ -53,7 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if hidden_grad is not None:
                 torch.mm(slope.T, weight, out=hidden_grad[start : start + rows])
             if weight_grad is not None:
-                weight_grad.addmm_(slope, piece)
+                weight_grad.addmm_(slope, piece, beta=float(start > 0))  # the first product writes over what is there
         ctx.save_for_backward(hidden_grad, weight_grad)
         return total
 

@@ -15,16 +15,19 @@ import torch
 from torch import Tensor
 
 
-def through(layer: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def through(
+    layer: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor], x: Tensor, *, lean: bool = True
+) -> Tensor:
     """``layer(activation(x))``; where autograd would keep ``activation(x)`` it keeps ``x``.
 
     Args:
         layer: a linear layer or what stands in its place (an adapter, a quantized one).
         activation: cheap, and free of random numbers and of state.
         x: its input, (B, T, anything).
+        lean: False keeps ``activation(x)`` after all, for use inside a checkpoint that drops everything anyway.
     """
     y = activation(x)
-    if not (torch.is_grad_enabled() and y.requires_grad):
+    if not (lean and torch.is_grad_enabled() and y.requires_grad):
         return layer(y)
     address, n = y.data_ptr(), y.numel()
 

@@ -1,26 +1,18 @@
 """Training in one process, or in many through torch's own engines.
 
-The trainer speaks to a ``Parallel``: one process, copies of the model whose gradients are averaged (DDP), or parameters
-spread over the processes (FSDP2: "PyTorch FSDP", https://arxiv.org/abs/2304.11277). Model code knows nothing of it.
+The trainer speaks to a ``Parallel``: here one process; ``gptcore.train.distributed`` has those for many, and is only
+loaded where there are many. Model code knows nothing of it.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from gptcore.batch import Batch, Loss
 from gptcore.errors import ConfigError
@@ -32,8 +24,8 @@ Kind = Literal["ddp", "fsdp"]
 """Copies of the model, or one model spread over the processes."""
 LossOf = Callable[[Batch], Loss]
 """A batch to its summed loss, ready for the backward pass."""
-_GROUPS = itertools.count()
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""torch's name of a precision; fp32 needs none."""
 
 
 class Parallel:
@@ -58,11 +50,11 @@ class Parallel:
 
     def loss_of(self, model: Model, objective: Objective, *, precision: Precision) -> LossOf:
         """How a batch becomes a loss whose backward pass reaches every process."""
-        return _LossModule(model, objective, self.autocast(precision))
+        return LossModule(model, objective, self.autocast(precision))
 
     def autocast(self, precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
         """A context in which products are made in ``precision``."""
-        dtype = _DTYPES.get(precision)
+        dtype = DTYPES.get(precision)
         if dtype is None:
             return nullcontext
         return lambda: torch.autocast(self.device.type, dtype=dtype)
@@ -96,119 +88,20 @@ class Parallel:
         return value.to(target.device)
 
 
-class _LossModule(nn.Module):
+class LossModule(nn.Module):
     """Objective of a model as a module, since DDP watches a module's forward."""
 
     def __init__(self, model: Model, objective: Objective, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Join them."""
         super().__init__()
         self.model = model
         self.objective = objective
         self._autocast = autocast
 
     def forward(self, batch: Batch) -> Loss:
+        """The summed loss of a batch."""
         with self._autocast():
             return self.objective(self.model, batch)
-
-
-class _Distributed(Parallel):
-    """What DDP and FSDP share: a process group."""
-
-    def __init__(self) -> None:
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        if torch.cuda.is_available():
-            local = int(os.environ.get("LOCAL_RANK", "0"))
-            torch.cuda.set_device(local)
-            super().__init__(torch.device("cuda", local))
-        else:
-            super().__init__(torch.device("cpu"))
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        summed = torch.tensor(list(values), dtype=torch.float64, device=self.device)
-        dist.all_reduce(summed)
-        return [float(value) for value in summed.tolist()]
-
-    def wait(self) -> None:
-        dist.barrier()
-
-    def tell(self, value: Any) -> Any:
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
-
-
-class Replicated(_Distributed):
-    """A copy of the model in each process; gradients are averaged while the backward pass goes on."""
-
-    def loss_of(self, model: Model, objective: Objective, *, precision: Precision) -> LossOf:
-        """DDP around the objective of the model."""
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        module = _LossModule(model, objective, self.autocast(precision))
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
-
-    def synced(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
-        """No exchange before the last pass."""
-        assert isinstance(loss_of, DistributedDataParallel)
-        return nullcontext() if last else loss_of.no_sync()
-
-
-class Sharded(_Distributed):
-    """Parameters, gradients and optimizer state spread over the processes, gathered block by block."""
-
-    sharded = True
-
-    def place(self, model: Model, *, precision: Precision) -> Model:
-        """Shard each block, then the rest.
-
-        Raises:
-            ConfigError: fp16, whose loss scaling is not built for spread gradients.
-        """
-        if precision == "fp16":
-            raise ConfigError("precision is 'fp16'; with fsdp it must be 'bf16' or 'fp32'")
-        model.to(self.device)
-        mesh = init_device_mesh(self.device.type, (self.world_size,))
-        low = _DTYPES.get(precision)
-        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
-        for block in model.blocks:
-            assert isinstance(block, FSDPModule)
-            register_fsdp_forward_method(block, "at")
-        for method in ("features", "features_at"):
-            register_fsdp_forward_method(model, method)
-        return model
-
-    def autocast(self, precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
-        """FSDP casts parameters and inputs itself."""
-        del precision
-        return nullcontext
-
-    def synced(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
-        """No reduction before the last pass."""
-        assert isinstance(loss_of, _LossModule)
-        model = loss_of.model
-        assert isinstance(model, FSDPModule)
-        model.set_requires_gradient_sync(last)
-        return nullcontext()
-
-    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> float:
-        """The norm is that of the whole gradient."""
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gathered one by one; the others' copies are dropped at once."""
-        whole = {}
-        for name, tensor in tensors.items():
-            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            whole[name] = full.detach() if self.rank == 0 else full.new_empty(0)
-        return whole
-
-    def like(self, target: Tensor, value: Tensor) -> Tensor:
-        """Each process keeps its part of what has the target's shape."""
-        if not isinstance(target, DTensor) or value.shape != target.shape:
-            return value
-        return distribute_tensor(value.to(self.device), target.device_mesh, target.placements)
 
 
 @contextmanager
@@ -223,16 +116,7 @@ def joined(kind: Kind) -> Iterator[Parallel]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Parallel()
         return
-    store, rank, world_size = next(rendezvous("env://"))
-    # The store outlives groups and restarted processes: without names of their own a group reads the last one's keys.
-    name = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/group-{next(_GROUPS)}"
-    dist.init_process_group(
-        "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo",
-        store=PrefixStore(name, store),
-        rank=rank,
-        world_size=world_size,
-    )
-    try:
-        yield Sharded() if kind == "fsdp" else Replicated()
-    finally:
-        dist.destroy_process_group()
+    from gptcore.train.distributed import group  # a second and 50 MB that one process alone does not need
+
+    with group(kind) as member:
+        yield member

@@ -21,12 +21,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from gptcore.errors import CheckpointError
 
 SHARDS = "shards"
+"""Name of their folder inside a checkpoint."""
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
-
-
-def has_shards(path: Path) -> bool:
-    """Whether the weights of a checkpoint lie in shards."""
-    return (path / SHARDS).is_dir()
 
 
 def save_shards(folder: Path, *, model: dict[str, Tensor], moments: dict[str, Tensor]) -> None:

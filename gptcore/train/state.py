@@ -22,7 +22,6 @@ from gptcore.train.optim import optimizer_tensors, restore_optimizer
 from gptcore.train.parallel import Parallel
 from gptcore.train.resume import Position, check_identity, newest_checkpoint, prune
 from gptcore.train.saver import Saver, copied
-from gptcore.train.sharded import has_shards, load_shards, save_shards
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +117,12 @@ class RunState:
         self.position = Position(**state.values["position"])
         moments = dict(state.tensors)
         parameters = dict(self.model.named_parameters())
-        if has_shards(path):
+        if "sharded_moments" in state.values:
             spread = {
                 name: torch.zeros_like(parameters[name.rpartition("/")[0]]) for name in state.values["sharded_moments"]
             }
+            from gptcore.train.sharded import load_shards
+
             load_shards(path, model=self._weights, moments=spread)
             moments |= spread
         else:
@@ -167,6 +168,8 @@ class RunState:
 
     def _save_shards(self, path: Path, values: dict[str, Any], moments: dict[str, Tensor]) -> None:
         """Every process writes its part into one folder; rank 0 adds the rest, the manifest, and the name."""
+        from gptcore.train.sharded import save_shards
+
         self.saver.wait()
         large = {name: tensor for name, tensor in moments.items() if tensor.dim() > 0}
         values["sharded_moments"] = sorted(large)

@@ -97,10 +97,12 @@ class GPT(Model):
             for _ in range(config.n_layers)
         )
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        initialise(self, n_layers=config.n_layers)
+        # a tied head's own weights would be drawn and thrown away, and are the largest tensor there is
+        place = "meta" if config.tied_head else None
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False, device=place)
         if config.tied_head:
             self.tie_head()
+        initialise(self, n_layers=config.n_layers)
 
     def tie_head(self) -> None:
         """Let the head share the token embedding's weights."""
@@ -149,6 +151,12 @@ class GPT(Model):
         self._check_length(length, self.config.context_length)
         x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
         return F.dropout(x, self.config.dropout, self.training)
+
+    def checkpoint_activations(self) -> None:
+        """From now on compute each block's activations again in the backward pass instead of keeping them."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.checkpoint()
 
     def _check_length(self, length: int, limit: int) -> None:
         if length > limit:

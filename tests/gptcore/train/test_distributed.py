@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from gptcore.run import Run
 from gptcore.train import MemoryLogger
 from gptcore.train.logger import read_history
-from gptcore.train.sharded import has_shards
+from gptcore.train.sharded import SHARDS
 
 pytestmark = pytest.mark.distributed
 
@@ -108,8 +108,7 @@ def test_ddp_and_fsdp_end_where_one_process_ends_and_each_resumes_the_other(prep
     stopped = json.loads((tmp_path / "stopped.rank1.json").read_text())["told"]["interrupted"]
     assert "after step 7 of 10" in stopped or "after step 6 of 10" in stopped
     newest = max((tmp_path / "stopped/checkpoints").iterdir())
-    assert has_shards(newest)
-    assert len(list((newest / "shards").iterdir())) == 2
+    assert len(list((newest / SHARDS).iterdir())) == 2
 
     run.execute(tmp_path / "stopped", MemoryLogger())  # shards of two processes, read by one
     assert_same_training(tmp_path / "one", tmp_path / "stopped")
