@@ -34,6 +34,7 @@ from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
 from gptcore.train.resume import Position, seed_step
 from gptcore.train.state import RunState
+from gptcore.train.update_size import copied_sample, update_ratio
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Trainer:
         self.stop = StopRequest()
         self._all_asked = self._in_update = False
         self._fault = ""
+        self._update_ratio = 0.0
 
     @property
     def position(self) -> Position:
@@ -230,7 +232,10 @@ class Trainer:
         if fault is None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
+            before = copied_sample(self._trained) if self._reports_next else None
             self.optimizer.step()
+            if before is not None:
+                self._update_ratio = update_ratio(self._trained, before, self.parallel)
             policy.remember(position.recent_losses, loss)
             position.skipped_in_row = 0
         else:
@@ -241,6 +246,11 @@ class Trainer:
         if self._scaler.is_enabled():
             self._scaler.update()
             position.scaler = self._scaler.state_dict()
+
+    @property
+    def _reports_next(self) -> bool:
+        step = self.position.step + 1
+        return step % self.config.log_every == 0 or step == self.n_steps
 
     @property
     def learning_rate(self) -> float:
@@ -260,12 +270,14 @@ class Trainer:
         step, last = position.step, position.step == self.n_steps
         metrics: dict[str, float] = {}
         speed: dict[str, float] = {}
-        if step % config.log_every == 0 or last:
+        if step % config.log_every == 0 or last:  # as `_reports_next` foretold
             speed = {"perf/tokens_per_second": self.speed.read()}
             metrics |= {"train/lr": rate, "train/grad_norm": norm, "train/tokens": float(position.n_tokens)}
             if position.window_count:
                 metrics["train/loss"] = position.window_total / position.window_count
             metrics["train/skipped_steps"] = float(position.skipped)
+            if not position.skipped_in_row:
+                metrics["train/update_ratio"] = self._update_ratio
             position.window_total, position.window_count = 0.0, 0
         if self.held_out is not None and step % config.eval_every == 0 and not last:
             metrics |= self._evaluate()
