@@ -13,6 +13,7 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 # Nothing reports home: these are read by MLflow, Prefect and Hugging Face libraries.
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -24,11 +25,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
+LITGPT_VENV := .venv-litgpt
+LITGPT_VERSION := 0.5.13
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-all check format bench clean distclean
+.PHONY: help demo install install-dev test test-all check format bench bench-peers clean distclean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,11 +55,10 @@ format: $(INSTALLED_DEV) ## rewrite the code in the house's format and mend what
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED_BENCH) ## run every benchmark; each prints one JSON line per figure
-	@set -e; for script in benchmarks/bench_*.py; do \
-		test -e "$$script" || { echo "no benchmarks/bench_*.py here" >&2; exit 1; }; \
-		echo "$$script" >&2; $(BIN)/python "$$script"; \
-	done
+bench: $(INSTALLED_BENCH) bench-peers ## speed and memory beside peers, about an hour; BENCH_ARGS="--smoke" only shows that it runs
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-peers: $(LITGPT_VENV)/.installed ## make the environment of litgpt, which cannot share one with today's transformers
 
 install: $(INSTALLED) ## make .venv with what running needs
 install-dev: $(INSTALLED_DEV) ## make .venv with what developing needs
@@ -66,7 +68,7 @@ clean: ## remove caches and build leftovers; results in var/ and .venv stay
 	find . -path ./$(VENV) -prune -o -path ./var -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv too
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LITGPT_VENV)
 
 # A name on PATH proves nothing (version managers leave shims of what is not there), so each candidate is run.
 $(BIN)/python:
@@ -90,3 +92,10 @@ $(INSTALLED_DEV): pyproject.toml constraints.txt | $(BIN)/python
 $(INSTALLED_BENCH): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[bench]'
 	@touch $(INSTALLED) $@
+
+# torch is pinned as for the project; what litgpt itself wants beside it is its own affair.
+$(LITGPT_VENV)/.installed: constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv $(LITGPT_VENV)
+	$(LITGPT_VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
+		"$$(grep '^torch==' constraints.txt)" litgpt==$(LITGPT_VERSION)
+	@touch $@
