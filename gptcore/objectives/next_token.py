@@ -27,7 +27,7 @@ class NextToken(Objective):
     def __call__(self, model: Model, batch: Batch) -> Loss:
         """Head and cross-entropy are computed at target positions only."""
         labels = batch.targets["labels"].flatten()  # (B * T,)
-        hidden = model.features(batch.inputs["tokens"]).flatten(0, 1)  # (B * T, C)
+        hidden = model.features(batch.inputs["tokens"], lengths=batch.lengths).flatten(0, 1)  # (B * T, C)
         wanted = labels != IGNORED
         if not bool(wanted.all()):
             chosen = wanted.nonzero().squeeze(1)  # (N,)

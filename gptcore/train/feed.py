@@ -90,7 +90,7 @@ class Feed:
         micros = []
         for start in range(0, largest, size):
             chosen = own[start : start + size]
-            batch = self.source.batch(chosen if len(chosen) else indices[:1])
+            batch = self.source.batch(chosen if len(chosen) else indices[:1], packed=self.packed)
             micros.append(Micro(batch, real=bool(len(chosen))))
         real = [micro.batch for micro in micros if micro.real]
         return Share(micros, sum(map(self.objective.count, real)), sum(batch.n_tokens for batch in real))
