@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measured import Measured, peak_rss_mb
+from gptcore.allocator import restart_with_huge_pages
 from gptcore.models import GPTConfig
 from gptcore.run import Run
 from gptcore.train import MemoryLogger, Progress, TrainConfig
@@ -35,6 +36,7 @@ def measured_run(run: Run, *, warmup: int, items: Sequence[float]) -> Measured:
 
     A step lasts from the end of the one before to its own end, with everything the trainer does in between.
     """
+    restart_with_huge_pages()  # as `gptworks` does
     log, clock = MemoryLogger(), StepClock()
     with tempfile.TemporaryDirectory(prefix="gptworks-bench-run-") as folder:
         run.execute(Path(folder), log, on_progress=clock)

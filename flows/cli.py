@@ -17,6 +17,7 @@ from rich.table import Table
 
 from flows import cli_models, cli_plan
 from flows.settings import apply_environment, read_settings
+from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import GptcoreError, InterruptedRun
 
 app = typer.Typer(
@@ -146,6 +147,8 @@ app.command("doctor", help="Check versions, folders, tracking store and judge.")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors end in one clear message and their own exit code."""
+    if arguments is None:
+        restart_with_huge_pages()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from eval.errors import EvalError
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from gptcore import checkpoint
+from gptcore.allocator import keep_freed_memory
 from gptcore.checkpoint import ModelSpec
 from gptcore.config import Config
 from gptcore.data.base import Data, Source
@@ -27,7 +28,6 @@ from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.surgery import count_parameters
 from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
-from gptcore.train.allocator import keep_freed_memory
 from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
 from gptcore.train.parallel import Kind, Parallel, joined

@@ -220,7 +220,7 @@ class NothingToLearn:
     def order(self, **_: int) -> Any:
         return torch.arange(4).numpy()
 
-    def batch(self, indices: Any, *, packed: bool = False) -> Batch:
+    def batch(self, indices: Any, **_: bool) -> Batch:
         empty = torch.full((len(indices), 4), IGNORED)
         return Batch({"tokens": torch.zeros_like(empty)}, {"labels": empty})
 
