@@ -60,7 +60,7 @@ def _evaluate(pipeline: Pipeline, inputs: Inputs, context: Context) -> dict[str,
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("prepare-data", "1", (), ("prepare",), lambda p, _, c: prepare.run(p.prepare, c)),
+        Stage("prepare-data", "2", (), ("prepare",), lambda p, _, c: prepare.run(p.prepare, c)),
         Stage(
             "pretrain",
             "1",
