@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from gptcore.checkpoint import read_spec
 from gptcore.config import canonical_json, nearest
 from gptcore.errors import ConfigError, DataError
 from gptcore.export import import_hf
+from gptcore.export.hf import read_hf_config
 from gptcore.files import MANIFEST, file_sha256
+from gptcore.models import PRESETS, GPTConfig
 
 HUB = "hf:"
 SPEC = "model.json"
@@ -21,6 +24,13 @@ REVISIONS = {
     "openai-community/gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
 }
 """The revision that each repository is taken at; another one is named as ``hf:REPO@REVISION``."""
+
+_SIZES = {
+    "openai-community/gpt2": "gpt2-small",
+    "openai-community/gpt2-medium": "gpt2-medium",
+    "openai-community/gpt2-large": "gpt2-large",
+    "openai-community/gpt2-xl": "gpt2-xl",
+}
 
 
 def local_checkpoint(init: str, cache: Path) -> Path:
@@ -51,6 +61,20 @@ def starting_digest(init: str) -> str:
     return _digest(_folder(init))
 
 
+def starting_sizes(init: str) -> GPTConfig | None:
+    """The sizes of the model behind ``init``, as far as they are known without a download.
+
+    Raises:
+        DataError: the path does not exist.
+        CheckpointError: the folder holds another kind of model.
+    """
+    if init.startswith(HUB):
+        return PRESETS.get(_SIZES.get(_on_hub(init)[0], ""))
+    folder = _folder(init)
+    model = read_spec(folder).model if _is_checkpoint(folder) else read_hf_config(folder)
+    return model if isinstance(model, GPTConfig) else None
+
+
 def _on_hub(init: str) -> tuple[str, str]:
     repository, _, revision = init.removeprefix(HUB).partition("@")
     if not revision and repository not in REVISIONS:
@@ -64,7 +88,10 @@ def _on_hub(init: str) -> tuple[str, str]:
 def _folder(init: str) -> Path:
     path = Path(init)
     if not path.is_dir():
-        raise DataError(f"--init {init}: no such folder; give a checkpoint folder, or hf:openai-community/gpt2")
+        raise DataError(
+            f"--init {init}: no such folder; give a checkpoint folder, a folder that transformers wrote, or "
+            "hf:openai-community/gpt2 (prepare.tokenizer also takes bpe and gpt2)"
+        )
     return path
 
 

@@ -14,7 +14,7 @@ from gptcore.checkpoint import ModelSpec
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.vocabulary import merges_of, tokenizer_of, vocabulary_of
 from gptcore.files import MANIFEST, verify_folder, whole_folder, write_json, write_text
-from gptcore.models.gpt import GPT
+from gptcore.models.gpt import GPT, GPTConfig
 from gptcore.models.gpt.hf import from_hf_config, load_hf_tensors, to_hf_config, to_hf_tensors
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier, QuantizedLinear, merge_lora
@@ -56,7 +56,7 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
         CheckpointError: a file is missing or damaged, or the model is not a GPT-2.
     """
     _verify(folder)
-    config = from_hf_config(_read_json(folder / "config.json"))
+    config = read_hf_config(folder)
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -69,6 +69,15 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
     spec = ModelSpec(config, tokenizer_digest=known.digest)
     checkpoint.save(out, model=model, spec=spec, tokenizer=known)
     return out
+
+
+def read_hf_config(folder: Path) -> GPTConfig:
+    """The sizes of the model in a folder that transformers wrote.
+
+    Raises:
+        CheckpointError: ``config.json`` is missing or damaged, or the model is not a GPT-2.
+    """
+    return from_hf_config(_read_json(folder / "config.json"))
 
 
 def _verify(folder: Path) -> None:
