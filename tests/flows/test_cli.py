@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import typer.main
 
 from flows.cli import app, main
+from flows.cli_examples import EXAMPLES
+from flows.recipes import resolve
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig
@@ -56,6 +59,22 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "--help")
     assert all(name in text for name in (*FLOWS, *OTHERS))
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_every_example_in_the_help_is_a_command_that_would_run(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    shown = told(capsys, name, "--help")
+    command = typer.main.get_group(app).commands[name]
+    for line in EXAMPLES[name]:
+        assert " ".join(line.split()) in shown
+        program, called, *arguments = shlex.split(line)
+        assert (program, called) == ("gptworks", name)
+        given = command.make_context(name, arguments).params  # refuses an unknown option or a missing argument
+        resolve(given.get("preset") or "demo", overrides=given.get("sets") or [])
+
+
+def test_every_command_has_examples() -> None:
+    assert set(EXAMPLES) == set(typer.main.get_group(app).commands)
 
 
 def test_every_option_of_every_command_has_a_help_text() -> None:
@@ -109,7 +128,9 @@ def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
     assert '"seed": 7' in text
     assert '"init": "hf:openai-community/gpt2"' in text
     assert "prepare-data will run" in text
-    assert "pretrain will run known once the data is prepared" in text
+    assert re.search(r"prepare-data will run about \d+\.\d M characters, \d+ s ", text)
+    # 6 steps of 4 samples, with the sizes of what --init names: 124 M parameters in windows of 1,024
+    assert re.search(r"pretrain will run about 0\.02 M tokens, \d+\.\d TFLOP, \d+ (s|min)", text)
     assert not home.exists()
 
 
