@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import cli_models, cli_plan
+from flows.cli_examples import epilog
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import GptcoreError, InterruptedRun
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+    epilog="Each command has examples: gptworks COMMAND --help",
 )
 STAGES = {
     "prepare-data": "Clean, deduplicate and split texts and rows; train a tokenizer; write token shards.",
@@ -37,27 +39,34 @@ STAGES = {
     "evaluate": "Score the held-out answers.",
 }
 
-PresetOption = Annotated[str, typer.Option("--preset", help="demo, book or tiny.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, book, or tiny to try the machinery.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2; repeatable.")
+]
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
 ]
 CorpusOption = Annotated[
     list[Path] | None,
-    typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, csv, tsv, parquet."),
+    typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, json, csv, tsv, parquet."),
 ]
-LabelledOption = Annotated[Path | None, typer.Option("--labelled", help="Own rows with the keys text and label.")]
+LabelledOption = Annotated[
+    Path | None, typer.Option("--labelled", help="Own jsonl, json, csv, tsv or parquet with text and label.")
+]
 InstructionsOption = Annotated[
-    Path | None, typer.Option("--instructions", help="Own rows with instruction, output and perhaps input.")
+    Path | None, typer.Option("--instructions", help="Own rows, as above, with instruction, output and perhaps input.")
 ]
 InitOption = Annotated[
-    str | None, typer.Option("--init", help="Start from a checkpoint folder or hf:REPO instead of random weights.")
+    str | None,
+    typer.Option("--init", help="Instead of random weights: a checkpoint, a folder by transformers, or hf:REPO."),
 ]
-JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto, required or off.")]
+JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto (ask if one answers), required or off.")]
 JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Model tag on the Ollama server.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew even if nothing has changed.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and the plan; run nothing.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings, the plan and about what it costs.")
+]
 
 
 def _flow_command(name: str) -> Any:
@@ -126,6 +135,8 @@ def _print_summary(result: dict[str, Any]) -> None:
         seconds = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
         table.add_row(row["stage"], row["metric_name"], shown, seconds, row["run_id"] or "")
     console.print(table)
+    for stage, reason in result["left_out"].items():
+        console.print(f"left out:   {stage}, {reason}", soft_wrap=True)
     program = Path(sys.argv[0]).parent / "mlflow"
     command = settings.mlflow_ui_command
     local = f"{program} {command.removeprefix('mlflow ')}" if program.is_file() else command
@@ -134,15 +145,23 @@ def _print_summary(result: dict[str, Any]) -> None:
     console.print(f"report:     {result['report']}", soft_wrap=True)
 
 
-app.command("pipeline", help="Run the whole chain.")(_flow_command("pipeline"))
+app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
 for _name, _help in STAGES.items():
-    app.command(_name, help=f"{_help} Makes what it needs first.")(_flow_command(_name))
-app.command("generate", help="Continue a prompt, or answer it if the model was instructed.")(cli_models.generate)
-app.command("chat", help="Talk to an instructed model in the terminal.")(cli_models.chat)
-app.command("export", help="Write a checkpoint in another program's format.")(cli_models.export)
-app.command("runs", help="List tracked runs with their headline figures.")(cli_models.runs)
-app.command("plan", help="Reckon memory, speed and cost of a training before it runs.")(cli_plan.plan)
-app.command("doctor", help="Check versions, folders, tracking store and judge.")(cli_models.doctor)
+    app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
+app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
+    cli_models.generate
+)
+app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_models.chat)
+app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
+    cli_models.export
+)
+app.command("runs", help="List tracked runs with their headline figures.", epilog=epilog("runs"))(cli_models.runs)
+app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
+    cli_plan.plan
+)
+app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(
+    cli_models.doctor
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flows.stage_flows import (
     pretrain,
     quantize,
 )
+from flows.stages.registry import STAGES
 from flows.store import stage_key
 from flows.tracking import pipeline_run
 
@@ -56,7 +58,8 @@ def pipeline(
         force: make every stage anew.
 
     Returns:
-        ``report`` (path), ``run_id`` (of the parent run), and ``stages``: the headline of each.
+        ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
+        ``left_out``: stages that the data has no rows for, and the option that gives some.
     """
     overrides = overrides or []
     config = configuration(preset, overrides, data)
@@ -65,9 +68,9 @@ def pipeline(
     started, clock = datetime.now(UTC), time.monotonic()
     made: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    with pipeline_run(
-        stages.settings, name=f"pipeline-{preset}", key=key, params=config.to_dict(), tags=prefect_tags()
-    ) as log:
+    tags = {"gptworks.preset": preset, **prefect_tags()}
+    with pipeline_run(stages.settings, name=f"pipeline-{preset}", key=key, params=config.to_dict(), tags=tags) as log:
+        stages.check()
         for stage in ORDER:
             summary = stage(preset, overrides, data, data_dir, force, dict(made), log.run_id)
             if summary is not None:
@@ -77,8 +80,15 @@ def pipeline(
         path = write_report(report, stages.settings.home / "reports" / f"{preset}-{key[:8]}" / "report.html")
         _track(log, stages, report, path)
     rows = [row._asdict() for row in summary_rows(report)]
-    publish_markdown("pipeline-summary", _markdown(rows))
-    return {"report": str(path), "run_id": log.run_id, "seconds": report.seconds, "stages": rows}
+    publish_markdown("pipeline-summary", _markdown(rows, {s.stage: s.run_url for s in report.stages}))
+    left_out = {name: stages.wanting(stage) for name, stage in STAGES.items() if not stages.applies(stage)}
+    return {
+        "report": str(path),
+        "run_id": log.run_id,
+        "seconds": report.seconds,
+        "stages": rows,
+        "left_out": left_out,
+    }
 
 
 def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetime, total: float) -> PipelineReport:
@@ -119,15 +129,19 @@ def _track(log: MlflowLogger, stages: Chain, report: PipelineReport, path: Path)
     if judge is not None:
         log.set_tags({"gptworks.judge": f"{judge['state']} {judge['reason']}".strip()})
     log.log_metrics({"perf/seconds": report.seconds})
-    log.set_tags({"mlflow.note.content": _markdown([row._asdict() for row in summary_rows(report)])})
+    # inside the UI a link need not know at which address it is shown
+    links = {stage.stage: f"#/runs/{stage.run_id}" for stage in report.stages if stage.run_id}
+    log.set_tags({"mlflow.note.content": _markdown([row._asdict() for row in summary_rows(report)], links)})
     log.log_artifact(path)
 
 
-def _markdown(rows: list[dict[str, Any]]) -> str:
+def _markdown(rows: list[dict[str, Any]], links: Mapping[str, str]) -> str:
     lines = ["| stage | metric | value | seconds |", "|---|---|---:|---:|"]
     for row in rows:
         value = row["metric_value"]
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         spent = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
-        lines.append(f"| {row['stage']} | {row['metric_name']} | {shown} | {spent} |")
+        link = links.get(row["stage"])
+        stage = f"[{row['stage']}]({link})" if link else row["stage"]
+        lines.append(f"| {stage} | {row['metric_name']} | {shown} | {spent} |")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -191,7 +192,9 @@ def check_tracking(settings: Settings, flow_runs: set[str]) -> None:
     parent = by_stage["pipeline"].info.run_id
     for stage, run in by_stage.items():
         assert run.info.status == "FINISHED", stage
-        assert run.data.tags["prefect.flow_run_id"] in flow_runs, stage
+        flow_run = run.data.tags["prefect.flow_run_id"]
+        assert flow_run in flow_runs, stage
+        assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/\S+/{flow_run}", run.data.tags["prefect.flow_run_url"]), stage
         assert run.data.tags.get("mlflow.parentRunId") == (None if stage == "pipeline" else parent), stage
         assert run.data.params["seed"] == "1", stage
         assert run.data.metrics["perf/seconds"] > 0, stage

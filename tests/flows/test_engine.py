@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from eval.errors import JudgeUnavailable
 from flows.engine import Chain, Outcome
 from flows.progress import progress_bar
 from flows.recipes import Pipeline, resolve, with_own_data
@@ -19,6 +20,8 @@ from flows.settings import Settings, read_settings
 from flows.stages.compression import QualityGateError
 from flows.stages.registry import STAGES
 from flows.tracking import connect
+from gptcore.data.ledger import Ledger
+from gptcore.errors import DataError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +117,46 @@ def test_what_exists_is_not_made_again_and_what_is_forced_is(
     assert not forced.cached
     assert forced.key == made(whole, "evaluate").key
     assert forced.run_id != made(whole, "evaluate").run_id
-    assert forced.result["metrics"] == made(whole, "evaluate").result["metrics"]
+    assert scores(forced) == scores(made(whole, "evaluate"))
+
+
+def scores(outcome: Outcome) -> dict[str, float]:
+    """The metrics without those of time and memory."""
+    return {name: value for name, value in outcome.result["metrics"].items() if not name.startswith("perf/")}
+
+
+def test_every_run_has_its_time_and_memory_the_same_in_result_and_tracking(
+    whole: dict[str, Outcome | None], client: MlflowClient
+) -> None:
+    for name, outcome in whole.items():
+        if outcome is not None and outcome.run_id is not None:
+            tracked, kept = client.get_run(outcome.run_id).data.metrics, outcome.result["metrics"]
+            assert tracked["perf/seconds"] == kept["perf/seconds"] > 0, name
+            assert tracked["perf/peak_rss_mb"] == kept["perf/peak_rss_mb"] > 10, name
+
+
+def test_the_judge_is_no_data_set(whole: dict[str, Outcome | None], client: MlflowClient) -> None:
+    (run,) = runs(client, "evaluate", made(whole, "evaluate").key)
+    assert run.data.tags["gptworks.input.judge"] == "skipped"
+    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"finetune-instruct", "lora"}
+
+
+def test_answered_and_unanswered_prompts_are_in_the_ledger(whole: dict[str, Outcome | None]) -> None:
+    ledger = Ledger.load(made(whole, "finetune-instruct").path / "answers/ledger.json")
+    there = made(whole, "prepare-data").result["instruct"]["rows"]["test"]
+    assert ledger.total("in", stage="answer", split="test") == there
+    assert ledger.total("kept", stage="answer") == 4
+    assert ledger.total("dropped", stage="answer", reason="beyond instruct.max_responses") == there - 4
+
+
+def test_what_a_later_stage_would_refuse_is_refused_at_once(config: Pipeline, settings: Settings) -> None:
+    required = replace(config, evaluate=replace(config.evaluate, judge="required"))
+    with pytest.raises(JudgeUnavailable, match="no Ollama at"):
+        Chain(required, settings, None, progress_bar).check()
+    missing = replace(config, pretrain=replace(config.pretrain, init="no/such/folder"))
+    with pytest.raises(DataError, match="--init no/such/folder: no such folder"):
+        Chain(missing, settings, None, progress_bar).check()
+    Chain(config, settings, None, progress_bar).check()
 
 
 def test_without_a_judge_the_scores_say_so_in_result_and_tracked_run(

@@ -103,6 +103,13 @@ def newest(client: MlflowClient, stage: str) -> Run:
     return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
+def runs_of(client: MlflowClient, stage: str, parent: str) -> list[Run]:
+    experiment = client.get_experiment_by_name(f"gptworks/{stage}")
+    assert experiment is not None
+    query = f"tags.`mlflow.parentRunId` = '{parent}'"
+    return list(client.search_runs([experiment.experiment_id], filter_string=query))
+
+
 def manifests(settings: Settings) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in settings.store.glob("*/*/manifest.json")}
 
@@ -134,11 +141,20 @@ def test_the_parent_run_holds_every_headline_and_the_report(first: Ran, client: 
     shown = table(first.out)
     for stage, (*_, run_id) in shown.rows.items():
         assert parent.data.tags[f"gptworks.run.{stage}"] == run_id
-        assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent.info.run_id
+        tags = client.get_run(run_id).data.tags
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert f"[{stage}](#/runs/{run_id})" in parent.data.tags["mlflow.note.content"]
+        # the server that the command starts for itself has no pages that a link could lead to
+        assert "prefect.flow_run_id" in tags
+        assert "prefect.flow_run_url" not in tags
     assert {"pretrain/val/perplexity", "finetune-classifier/test/accuracy", "evaluate/test/rouge_l"} <= set(
         parent.data.metrics
     )
+    assert parent.data.tags["gptworks.preset"] == "tiny"
     assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    # the time of a stage is the same figure in its own run and in the parent's
+    pretrained = client.get_run(shown.rows["pretrain"][3]).data.metrics["perf/seconds"]
+    assert parent.data.metrics["pretrain/perf/seconds"] == pretrained
 
 
 def test_without_a_judge_table_and_mlflow_say_so(first: Ran, settings: Settings, client: MlflowClient) -> None:
@@ -218,6 +234,9 @@ def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that
     parent = newest(client, "pipeline")
     assert parent.info.status == "FAILED"
     assert parent.data.tags["gptworks.failure"].startswith("JudgeUnavailable: no Ollama at")
+    # told before the first stage, not after the last training
+    children = [run for stage in STAGES for run in runs_of(client, stage, parent.info.run_id)]
+    assert children == []
 
 
 def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
