@@ -190,7 +190,9 @@ def _number(value: Any, digits: int = 4) -> str:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
+    if isinstance(value, int) or abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

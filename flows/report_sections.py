@@ -54,6 +54,7 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         "source_kind": report.config.get("prepare", {}).get("source", {}).get("kind", ""),
         "sources": [_source(name, digest) for name, digest in sorted(report.sources.items())],
         "prepared": _result(report, "prepare-data"),
+        "model": (_result(report, "pretrain") or {}).get("model"),
         "curves": _curves(report),
         "max_points": MAX_POINTS,
         "classified": _classified(report),
@@ -190,6 +191,10 @@ def _adapted(report: PipelineReport) -> dict[str, Any] | None:
         if metric in adapted:
             values = {"lora": adapted[metric], "full": full.get(metric), "is_share": is_share}
             compared.append({"task": task, "title": title, **values})
+    scores = (_result(report, "evaluate") or {}).get("metrics", {})
+    if "lora/test/rouge_l" in scores:
+        values = {"lora": scores["lora/test/rouge_l"], "full": scores.get("test/rouge_l"), "is_share": False}
+        compared.append({"task": "instruct", "title": "ROUGE-L", **values})
     sizes = []
     for task, facts in tasks.items():
         stage = report.stage(next(name for name, part in _PARTS.items() if part == task))
