@@ -5,11 +5,12 @@ Only what a command needs is imported when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -67,6 +68,20 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings, the plan and about what it costs.")
 ]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
+]
+ParallelOption = Annotated[
+    Literal["ddp", "fsdp"], typer.Option("--parallel", help="Copies of the model, or one spread over the processes.")
+]
+NnodesOption = Annotated[int, typer.Option("--nnodes", min=1, help="Machines; the others run: gptworks join.")]
+RdzvOption = Annotated[
+    str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="This machine's name and a port, for the others.")
+]
+RestartsOption = Annotated[
+    int, typer.Option("--max-restarts", min=0, help="Start all processes again so often when one dies.")
+]
+LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
 
 
 def _flow_command(name: str) -> Any:
@@ -83,23 +98,40 @@ def _flow_command(name: str) -> Any:
         seed: SeedOption = None,
         force: ForceOption = False,
         dry_run: DryRunOption = False,
+        nproc: NprocOption = 1,
+        parallel: ParallelOption = "ddp",
+        nnodes: NnodesOption = 1,
+        rdzv: RdzvOption = None,
+        max_restarts: RestartsOption = 0,
     ) -> None:
+        from flows.launch import Launch
         from flows.request import OwnData, configuration
 
         given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
         overrides = [*(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
         own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
         data = own if (corpus or labelled or instructions) else None
-        config = configuration(preset, overrides, data)  # refuse what cannot be before anything is started
+        # refuse what cannot be before anything is started
+        config = configuration(preset, overrides, data)
+        launch = Launch(nproc=nproc, parallel=parallel, nnodes=nnodes, rdzv=rdzv, max_restarts=max_restarts)
+        launch.check()
         if dry_run:
             cli_models.print_plan(config, name, data_dir=data_dir)
+            if name != "prepare-data":
+                Console().print(f"each training: {launch}", soft_wrap=True)
             return
-        _run_flow(name, preset, overrides, data, data_dir, force)
+        _run_flow(name, preset, overrides, data, data_dir, force, launch)
 
+    if name == "prepare-data":  # trains nothing
+        signature = inspect.signature(command)
+        kept = [value for key, value in signature.parameters.items() if key not in LAUNCH]
+        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return command
 
 
-def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool) -> None:
+def _run_flow(
+    name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool, launch: Any
+) -> None:
     # Prefect makes only the last folder of this path, and only when it is imported.
     read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
     from flows import pipeline as pipelines
@@ -110,7 +142,7 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
     flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
     folder = None if data_dir is None else data_dir.absolute()
     try:
-        summary = flow(preset, overrides, data, folder, force)
+        summary = flow(preset, overrides, data, folder, force, launch)
     except KeyboardInterrupt as error:  # outside a training loop, which saves and says at which step
         raise InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone") from error
     if name == "pipeline":
@@ -120,6 +152,19 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
         raise typer.BadParameter(f"the data has no rows for {name}; give some by --labelled or --instructions")
     note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
     Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
+
+
+def _join(
+    rdzv: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What the command there has as --rdzv.")],
+    nproc: NprocOption = 1,
+) -> None:
+    from flows.machines import join
+
+    try:
+        join(rdzv, nproc=nproc)
+    except KeyboardInterrupt as error:
+        raise InterruptedRun(f"this machine has left {rdzv}; the command there saves and stops, too") from error
+    Console().print(f"the command at {rdzv} has ended well")
 
 
 def _print_summary(result: dict[str, Any]) -> None:
@@ -148,6 +193,7 @@ def _print_summary(result: dict[str, Any]) -> None:
 app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
 for _name, _help in STAGES.items():
     app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
+app.command("join", help="Give this machine's processes to a command on another one.")(_join)
 app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
     cli_models.generate
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.catalogue import origin
+from flows.launch import Launch
 from flows.orchestration import prefect_tags
 from flows.recipes import Pipeline
 from flows.run_logger import MlflowLogger
@@ -65,6 +66,8 @@ class Chain:
     """How progress is shown."""
     parent_run_id: str | None = None
     """Tracked run of the pipeline, if this is one."""
+    launch: Launch = field(default_factory=Launch)
+    """In how many processes a training runs."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """What has been made or found so far."""
     outside: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -186,6 +189,7 @@ class Chain:
                     on_progress=on_progress,
                     seed=self.pipeline.seed,
                     ollama_host=self.settings.ollama_host,
+                    launch=self.launch,
                 )
                 result = stage.body(self.pipeline, inputs, context)
             # of the whole stage; what a training measured of itself is in its own log

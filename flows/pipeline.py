@@ -11,10 +11,12 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.engine import Chain, Outcome, numbers
+from flows.launch import Launch
+from flows.machines import leading
 from flows.orchestration import prefect_tags, publish_markdown
 from flows.provenance import environment_tags
 from flows.report import PipelineReport, StageReport, summary_rows, write_report
-from flows.request import OwnData, Preset, chain, configuration
+from flows.request import Begun, OwnData, Preset, chain, configuration
 from flows.run_logger import MlflowLogger
 from flows.stage_flows import (
     evaluate,
@@ -47,6 +49,7 @@ def pipeline(
     data: OwnData | None = None,
     data_dir: Path | None = None,
     force: bool = False,
+    launch: Launch | None = None,
 ) -> dict[str, Any]:
     """Run every stage that the data has rows for.
 
@@ -56,6 +59,7 @@ def pipeline(
         data: own files instead of the preset's data.
         data_dir: folder with the catalogued data sets, instead of downloading them.
         force: make every stage anew.
+        launch: in how many processes the trainings run.
 
     Returns:
         ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
@@ -63,16 +67,21 @@ def pipeline(
     """
     overrides = overrides or []
     config = configuration(preset, overrides, data)
-    stages = chain(config, data_dir=data_dir)
+    stages = chain(config, data_dir=data_dir, launch=launch)
     key = stage_key("pipeline", version="1", config=config.to_dict(), inputs={})
     started, clock = datetime.now(UTC), time.monotonic()
     made: dict[str, str] = {}
     seconds: dict[str, float] = {}
     tags = {"gptworks.preset": preset, **prefect_tags()}
-    with pipeline_run(stages.settings, name=f"pipeline-{preset}", key=key, params=config.to_dict(), tags=tags) as log:
+    name = f"pipeline-{preset}"
+    with (
+        leading(stages.launch),
+        pipeline_run(stages.settings, name=name, key=key, params=config.to_dict(), tags=tags) as log,
+    ):
         stages.check()
         for stage in ORDER:
-            summary = stage(preset, overrides, data, data_dir, force, dict(made), log.run_id)
+            begun = Begun(made=dict(made), run_id=log.run_id)
+            summary = stage(preset, overrides, data, data_dir, force, launch, begun)
             if summary is not None:
                 made[summary["stage"]], seconds[summary["stage"]] = summary["key"], summary["seconds"]
         stages.adopt(made)

@@ -11,6 +11,7 @@ import torch
 
 from flows.figures import confusion_figure, loss_figure
 from flows.hub import local_checkpoint
+from flows.launcher import train as train_run
 from flows.recipes import ClassifyStage, InstructStage, LoraStage, PretrainStage
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
@@ -137,7 +138,7 @@ def _lora(config: LoraStage, also_train: tuple[str, ...]) -> LoRA:
 def _execute(run: Run, context: Context, *, folder: str = "run") -> TrainResult:
     out = context.folder / folder
     log = context.log if folder == "run" else PrefixedLogger(context.log, prefix=folder)
-    result = run.execute(out, log, on_progress=context.on_progress)
+    result = train_run(run, out, log, launch=context.launch, on_progress=context.on_progress)
     history = read_history(out / "metrics.jsonl")
     context.log.log_figure(loss_figure(history), f"figures/loss-{folder}.png")
     context.log.log_artifact(out / "run.json", folder)
