@@ -68,19 +68,24 @@ def announce(order: Order) -> None:
     log.warning("this training waits for %d more: on each, gptworks join %s --nproc N", order.nnodes - 1, order.rdzv)
 
 
-def join(rdzv: str, *, nproc: int) -> None:
+def join(rdzv: str, *, nproc: int, patience: float = SECONDS_TO_MEET) -> None:
     """Give processes of this machine to the command that leads at ``rdzv``, until it ends.
 
     A command that is gone without a word may be given again: this waits for it as for the first one.
 
+    Args:
+        rdzv: HOST:PORT.
+        nproc: processes of this machine.
+        patience: seconds to wait for somebody to lead there.
+
     Raises:
         ConfigError: ``rdzv`` is no address, or there are fewer GPUs than processes.
-        LaunchError: nobody has led there for ten minutes, or the command failed.
+        LaunchError: nobody leads there, or the command failed.
         GptcoreError: the command failed with it.
     """
     check_gpus(nproc)
     while True:
-        _await_leader(rdzv)
+        _await_leader(rdzv, patience)
         try:
             store = _store(rdzv, lead=False)
             store.add(_HERE, 1)
@@ -146,9 +151,9 @@ def _store(rdzv: str, *, lead: bool) -> TCPStore:
         ) from error
 
 
-def _await_leader(rdzv: str) -> None:
+def _await_leader(rdzv: str, patience: float) -> None:
     host, port = address(rdzv)
-    deadline = time.monotonic() + SECONDS_TO_MEET
+    deadline = time.monotonic() + patience
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()
