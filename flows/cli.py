@@ -193,7 +193,7 @@ def _print_summary(result: dict[str, Any]) -> None:
 app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
 for _name, _help in STAGES.items():
     app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
-app.command("join", help="Give this machine's processes to a command on another one.")(_join)
+app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
 app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
     cli_models.generate
 )

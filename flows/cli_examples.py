@@ -17,7 +17,9 @@ EXAMPLES = {
     "pretrain": (
         "gptworks pretrain --set pretrain.model.n_layers=6 --set pretrain.train.epochs=2",
         "gptworks pretrain --corpus texts/ --seed 7",
+        "gptworks pretrain --preset book --nproc 2",
     ),
+    "join": ("gptworks join HOST:29500 --nproc 8",),
     "finetune-classifier": (
         "gptworks finetune-classifier --labelled reviews.csv --set classify.tune=last_blocks --set classify.n_blocks=1",
         "gptworks finetune-classifier --set classify.long_inputs=head+tail",
