@@ -63,6 +63,9 @@ InitOption = Annotated[
 ]
 JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto (ask if one answers), required or off.")]
 JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Model tag on the Ollama server.")]
+OptimizerOption = Annotated[
+    str | None, typer.Option("--optimizer", help="adamw, or muon (with AdamW beside it): that of every training.")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew even if nothing has changed.")]
 DryRunOption = Annotated[
@@ -95,6 +98,7 @@ def _flow_command(name: str) -> Any:
         init: InitOption = None,
         judge: JudgeOption = None,
         judge_model: JudgeModelOption = None,
+        optimizer: OptimizerOption = None,
         seed: SeedOption = None,
         force: ForceOption = False,
         dry_run: DryRunOption = False,
@@ -105,10 +109,12 @@ def _flow_command(name: str) -> Any:
         max_restarts: RestartsOption = 0,
     ) -> None:
         from flows.launch import Launch
+        from flows.recipes import optimizer_overrides
         from flows.request import OwnData, configuration
 
+        kinds = [] if optimizer is None else optimizer_overrides(optimizer)  # before --set, which may set their fields
         given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
-        overrides = [*(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
+        overrides = [*kinds, *(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
         own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
         data = own if (corpus or labelled or instructions) else None
         # refuse what cannot be before anything is started

@@ -23,6 +23,10 @@ from gptcore.transforms import Dropout, LoRA
 
 STAGES = ("prepare", "pretrain", "classify", "instruct", "lora", "quantize", "evaluate")
 """The stages in their order."""
+TRAININGS = ("pretrain.train", "classify.train", "instruct.train", "lora.classify", "lora.instruct")
+"""Paths of every ``TrainConfig`` of a chain."""
+OPTIMIZERS = {"adamw": "OptimizerConfig", "muon": "Muon"}
+"""Names on the command line and kinds."""
 
 
 @dataclass(frozen=True)
@@ -349,6 +353,17 @@ def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
         config = cast(Pipeline, set_by_path(config, "prepare.tokenizer", config.pretrain.init))
     # a whole number in a field of fractions becomes one: 1 and 1.0 are equal, but would give two keys
     return Pipeline.from_dict(config.to_dict())
+
+
+def optimizer_overrides(name: str) -> list[str]:
+    """What ``--optimizer`` stands for: this optimizer in every training, the other settings as they are.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
+    return [f"{training}.optimizer={OPTIMIZERS[name]}" for training in TRAININGS]
 
 
 def with_own_data(

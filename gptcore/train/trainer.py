@@ -30,6 +30,7 @@ from gptcore.train.held_out import HeldOut, evaluate
 from gptcore.train.interrupt import StopRequest, stop_requests
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import Throughput, peak_rss_mb
+from gptcore.train.optim import set_rate
 from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
 from gptcore.train.resume import Position, seed_step
@@ -230,8 +231,7 @@ class Trainer:
         position, policy = self.position, self.config.spikes
         fault = policy.fault(loss, norm, recent=position.recent_losses)
         if fault is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
+            set_rate(self.optimizer, self.learning_rate)
             before = copied_sample(self._trained) if self._reports_next else None
             self.optimizer.step()
             if before is not None:

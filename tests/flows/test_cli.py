@@ -89,7 +89,7 @@ def test_every_option_of_every_command_has_a_help_text() -> None:
 def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "pipeline", "--help")
     for option in ("--preset", "--set", "--data-dir", "--corpus", "--labelled", "--instructions", "--init", "--judge",
-                   "--judge-model", "--seed", "--force", "--dry-run"):  # fmt: skip
+                   "--judge-model", "--optimizer", "--seed", "--force", "--dry-run"):  # fmt: skip
         assert option in text
 
 
@@ -100,6 +100,7 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pipeline", "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'? (known: book, demo, tiny)"),
         (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
         (("pretrain", "--judge", "perhaps"), "EvaluateStage.judge is 'perhaps'; it must be one of 'auto', 'required'"),
+        (("pretrain", "--optimizer", "moun"), "unknown optimizer 'moun'; did you mean 'muon'? (known: adamw, muon)"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
         (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
     ],
@@ -131,6 +132,14 @@ def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
     assert re.search(r"prepare-data will run about \d+\.\d M characters, \d+ s ", text)
     # 6 steps of 4 samples, with the sizes of what --init names: 124 M parameters in windows of 1,024
     assert re.search(r"pretrain will run about 0\.02 M tokens, \d+\.\d TFLOP, \d+ (s|min)", text)
+    assert not home.exists()
+
+
+def test_an_optimizer_may_be_chosen_and_its_own_settings_set(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    changes = ("--set", "pretrain.train.optimizer.momentum=0.9", "--optimizer", "muon")
+    text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *changes)
+    assert text.count('"kind": "Muon"') == 5
+    assert text.count('"momentum": 0.9,') == 1
     assert not home.exists()
 
 

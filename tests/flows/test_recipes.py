@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipes import PIPELINES, Pipeline, resolve, with_own_data
+from flows.recipes import OPTIMIZERS, PIPELINES, TRAININGS, Pipeline, optimizer_overrides, resolve, with_own_data
 from flows.request import OwnData, configuration
 from flows.sources import Book, Demo, Files
 from flows.stages.registry import STAGES
 from gptcore.config import Config
 from gptcore.errors import ConfigError
+from gptcore.train import Muon, OptimizerConfig, TrainConfig
 
 
 @pytest.mark.parametrize("preset", sorted(PIPELINES))
@@ -97,6 +98,34 @@ def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> N
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'bok'; did you mean 'book'\? \(known: book, demo, tiny\)"):
         resolve("bok")
+
+
+def trainings(config: Config, path: str = "") -> dict[str, TrainConfig]:
+    """Every training in a configuration by its path, however deep."""
+    if isinstance(config, TrainConfig):
+        return {path: config}
+    found: dict[str, TrainConfig] = {}
+    for name, value in vars(config).items():
+        if isinstance(value, Config):
+            found |= trainings(value, f"{path}.{name}".removeprefix("."))
+    return found
+
+
+def test_an_optimizer_is_chosen_for_every_training_and_the_rates_stay() -> None:
+    before = trainings(resolve("book"))
+    after = trainings(resolve("book", overrides=optimizer_overrides("muon")))
+    assert set(before) == set(after) == set(TRAININGS)
+    for path, train in after.items():
+        assert train.optimizer == Muon(lr=before[path].optimizer.lr), path
+        assert train.schedule == before[path].schedule, path
+    assert trainings(resolve("book", overrides=optimizer_overrides("adamw"))) == before
+
+
+def test_every_optimizer_has_a_name_and_an_unknown_one_names_the_nearest() -> None:
+    kinds = {OptimizerConfig, *OptimizerConfig.__subclasses__()}
+    assert sorted(OPTIMIZERS.values()) == sorted(kind.__name__ for kind in kinds)
+    with pytest.raises(ConfigError, match=r"unknown optimizer 'moun'; did you mean 'muon'\? \(known: adamw, muon\)"):
+        optimizer_overrides("moun")
 
 
 def test_own_data_takes_the_place_of_the_source_and_nothing_else() -> None:
