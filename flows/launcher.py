@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.agent import Order, attend, started
+from flows.energy import energy_meter
 from flows.events import Ear, deliberate
 from flows.launch import Launch, LaunchError
 from flows.machines import announce
@@ -39,7 +40,7 @@ def train(
     Ear(beside, log, on_progress).recover()
     shutil.rmtree(beside, ignore_errors=True)
     if launch.alone:
-        return run.execute(out, log, on_progress=on_progress)
+        return run.execute(out, log, on_progress=on_progress, meter=energy_meter())
     order = Order(
         str(beside), uuid.uuid4().hex, launch.nproc, launch.nnodes, launch.rdzv, max_restarts=launch.max_restarts
     )

@@ -18,6 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
+from flows.energy import energy_meter
 from flows.events import Voice, WarningsOf, as_event
 from gptcore import data, models, objectives, transforms
 from gptcore.errors import GptcoreError
@@ -41,7 +42,8 @@ def main() -> None:
     try:
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
         run = Run.from_dict(job["run"])
-        result = run.execute(Path(job["out"]), voice, on_progress=voice.progress, parallel=job["parallel"])
+        out, parallel = Path(job["out"]), job["parallel"]
+        result = run.execute(out, voice, on_progress=voice.progress, parallel=parallel, meter=energy_meter())
     except BaseException as error:
         voice.say("error", rank=rank, **as_event(error))
         traceback.print_exc()

@@ -30,6 +30,7 @@ from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
+from gptcore.train.measure import EnergyMeter, energy_logged
 from gptcore.train.parallel import Kind, Parallel, joined
 from gptcore.train.trainer import Progress, Trainer, TrainResult
 from gptcore.transforms.base import Transform
@@ -72,6 +73,7 @@ class Run(Config):
         *,
         on_progress: Callable[[Progress], None] | None = None,
         parallel: Kind = "ddp",
+        meter: EnergyMeter | None = None,
     ) -> TrainResult:
         """Train, or go on where the same run stopped; leaves ``out/checkpoint``.
 
@@ -82,6 +84,7 @@ class Run(Config):
             log: where its numbers go.
             on_progress: called after each step.
             parallel: how several processes train together: ``ddp`` or ``fsdp``.
+            meter: counts the energy of rank 0's machine while it trains; without it none is told.
 
         Raises:
             LockedError: another process is training in ``out``.
@@ -97,7 +100,8 @@ class Run(Config):
             if members.rank == 0:
                 log.log_params(self._facts(trainer) | {"allocator": allocator})
                 write_json(out / "run.json", self.to_dict())  # only now: a refused run leaves the first one's settings
-            return trainer.fit()
+            with energy_logged(meter if members.rank == 0 else None, log):
+                return trainer.fit()
 
     @staticmethod
     def _alone(out: Path, members: Parallel) -> AbstractContextManager[Any]:

@@ -29,13 +29,14 @@ from gptcore.train.feed import Feed, Share
 from gptcore.train.held_out import HeldOut, evaluate
 from gptcore.train.interrupt import StopRequest, stop_requests
 from gptcore.train.logger import RunLogger
-from gptcore.train.measure import Throughput, peak_rss_mb
+from gptcore.train.measure import StepClock
 from gptcore.train.optim import set_rate
 from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
 from gptcore.train.resume import Position, seed_step
 from gptcore.train.state import RunState
 from gptcore.train.update_size import copied_sample, update_ratio
+from gptcore.train.utilization import Work, ceiling
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Trainer:
             self.model, self.spec, self.tokenizer, self.optimizer, config, parallel, self.out, self._identity
         )
         self.records = Records(self.out, self.log, main=parallel.rank == 0)
-        self.speed = Throughput()
+        self.clock = StepClock(Work.of(self.model))
         self.stop = StopRequest()
         self._all_asked = self._in_update = False
         self._fault = ""
@@ -136,7 +137,7 @@ class Trainer:
             OutOfDiskError: a checkpoint could not be written.
         """
         self.model.train()
-        self.speed = Throughput()
+        self.clock.start(ceiling=ceiling(self.parallel, precision=self.config.precision))
         try:
             with stop_requests(patient=self.parallel.world_size > 1) as self.stop:
                 while self.position.step < self.n_steps:
@@ -186,12 +187,14 @@ class Trainer:
         self.state.saver.check()
         position, parallel = self.position, self.parallel
         data_step = position.step + position.data_offset
-        share = self.feed.take(data_step)
+        with self.clock.waiting():
+            share = self.feed.take(data_step)
         count = int(parallel.sum([share.n_items])[0])
         if count == 0:
             raise DataError(f"the batch of step {position.step} has no target at all; check the data's ledger")
         seed_step(self.seed, data_step, parallel.rank)
-        own = self._backward(share, count)
+        with self.clock.computing():
+            own = self._backward(share, count)
         self._scaler.unscale_(self.optimizer)
         norm = parallel.clip(self._trained, self.config.clip)
         asked = float(self.stop.signal_name is not None)
@@ -205,7 +208,7 @@ class Trainer:
         position.n_tokens += int(n_tokens)
         position.step += 1
         self._all_asked = stopped > 0
-        self.speed.add(int(n_tokens))
+        self.clock.add(n_tokens=int(n_tokens), n_items=count, n_rows=self.feed.n_rows)
         return total / count, norm
 
     @cached_property
@@ -233,7 +236,8 @@ class Trainer:
         if fault is None:
             set_rate(self.optimizer, self.learning_rate)
             before = copied_sample(self._trained) if self._reports_next else None
-            self.optimizer.step()
+            with self.clock.computing():
+                self.optimizer.step()
             if before is not None:
                 self._update_ratio = update_ratio(self._trained, before, self.parallel)
             policy.remember(position.recent_losses, loss)
@@ -271,7 +275,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         speed: dict[str, float] = {}
         if step % config.log_every == 0 or last:  # as `_reports_next` foretold
-            speed = {"perf/tokens_per_second": self.speed.read()}
+            speed = self.clock.read()
             metrics |= {"train/lr": rate, "train/grad_norm": norm, "train/tokens": float(position.n_tokens)}
             if position.window_count:
                 metrics["train/loss"] = position.window_total / position.window_count
@@ -280,7 +284,8 @@ class Trainer:
                 metrics["train/update_ratio"] = self._update_ratio
             position.window_total, position.window_count = 0.0, 0
         if self.held_out is not None and step % config.eval_every == 0 and not last:
-            metrics |= self._evaluate()
+            with self.clock.paused():
+                metrics |= self._evaluate()
         self.records.add(metrics, step=step)
         self._in_update = False  # before this line a saved state would lack what the history says of its step
         if metrics:
@@ -333,7 +338,6 @@ class Trainer:
                 self.state.save_best()
         if self.parallel.sharded or self.parallel.rank == 0:
             self.records.sample(self.model, self.tokenizer, config.sample_prompts, step=position.step)
-        self.speed.read()  # a new interval: evaluating is not training time
         return {f"val/{name}": value for name, value in result.metrics.items()}
 
     def _measured(self, max_samples: int | None) -> HeldOut:
@@ -371,10 +375,6 @@ class Trainer:
             self.records.add(metrics, step=self.position.step)
             self.records.tell(metrics, step=self.position.step)
         path = self.state.save_final()
-        perf = {
-            "perf/seconds": self.speed.seconds,
-            "perf/tokens_per_second": self.speed.n_tokens / max(1e-9, self.speed.seconds),
-            "perf/peak_rss_mb": peak_rss_mb(),
-        }
+        perf = self.clock.summary()
         self.records.tell(perf)
         return TrainResult(path, metrics | perf)
