@@ -35,8 +35,9 @@ def packed(lengths: Sequence[int]) -> Mix:
     """
 
     def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-        rows = zip(*(each.split(list(lengths), dim=2) for each in (queries, keys, values)), strict=True)
-        return torch.cat([causal(*row, dropout) for row in rows], dim=2)
+        sizes = list(lengths)
+        rows = zip(queries.split(sizes, dim=2), keys.split(sizes, dim=2), values.split(sizes, dim=2), strict=True)
+        return torch.cat([causal(*row, dropout=dropout) for row in rows], dim=2)
 
     return mix
 
