@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class Model(nn.Module):
     config: ModelConfig
     blocks: nn.ModuleList
     head: nn.Module
+    one_tied_gradient: bool = True
+    """Whether a tied head and the embedding may share one gradient (``gptcore.nn.tied``)."""
 
     def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
         """(B, T) int64 token ids to (B, T, C) normalised features.
@@ -46,6 +49,16 @@ class Model(nn.Module):
             lengths: positions of each packed row; each row's positions begin anew and see that row alone.
         """
         raise NotImplementedError
+
+    def features_and_head(
+        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``features``, and the weights (V, C) of a linear head without bias, for a loss that never makes all logits.
+
+        The loss must use these weights and not ``head.weight``. None if the head is of another kind.
+        """
+        plain = isinstance(self.head, nn.Linear) and self.head.bias is None
+        return self.features(tokens, lengths=lengths), cast(nn.Linear, self.head).weight if plain else None
 
     def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
         """The features (B, C) at one position of each row.

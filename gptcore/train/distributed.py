@@ -90,6 +90,7 @@ class Sharded(_Distributed):
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         low = DTYPES.get(precision)
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        model.one_tied_gradient = False  # FSDP gathers parameters again for the backward pass, and would not this view
         for block in model.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)

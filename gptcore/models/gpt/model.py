@@ -22,6 +22,7 @@ from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
 from gptcore.nn.mixing import cached, causal, packed
+from gptcore.nn.tied import tied_lookup
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,31 @@ class GPT(Model):
         Raises:
             ConfigError: more positions than ``context_length`` (or than the cache) can hold.
         """
-        if cache is not None:
-            x = self._continued(tokens, cache)
-        else:
-            x = self._embedded(tokens, lengths)
-            mix = causal if lengths is None else packed(lengths)
-            for block in self.blocks:
-                x = block(x, mix=mix)
+        if cache is None:
+            return self._features(self.token_embedding(tokens), lengths)
+        y: Tensor = self.norm(self._continued(tokens, cache))
+        return y
+
+    def features_and_head(
+        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``Model.features_and_head``; a tied head and the embedding share one gradient, too.
+
+        Raises:
+            ConfigError: more positions than ``context_length``.
+        """
+        shared = getattr(self.token_embedding, "weight", None)
+        tied = shared is not None and getattr(self.head, "weight", None) is shared
+        if not (tied and shared.requires_grad and self.one_tied_gradient):
+            return super().features_and_head(tokens, lengths=lengths)
+        looked_up, head = tied_lookup(shared, tokens)
+        return self._features(looked_up, lengths), head
+
+    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        x = self._placed(looked_up, lengths)
+        mix = causal if lengths is None else packed(lengths)
+        for block in self.blocks:
+            x = block(x, mix=mix)
         y: Tensor = self.norm(x)
         return y
 
@@ -136,7 +155,7 @@ class GPT(Model):
         Raises:
             ConfigError: more positions than ``context_length``.
         """
-        x = self._embedded(tokens, lengths)
+        x = self._placed(self.token_embedding(tokens), lengths)
         mix = causal if lengths is None else packed(lengths)
         *below, last = self.blocks
         for block in below:
@@ -155,15 +174,15 @@ class GPT(Model):
             x = block(x, mix=cached(layer, **seen))
         return x
 
-    def _embedded(self, tokens: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        table = self.position_embedding.weight
+    def _placed(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """The tokens' embeddings (B, T, C) with those of their positions."""
+        table, length = self.position_embedding.weight, looked_up.shape[1]
+        self._check_length(max(lengths) if lengths else length, self.config.context_length)
         if lengths is None:
-            self._check_length(tokens.shape[1], self.config.context_length)
-            placed = table[: tokens.shape[1]]
+            placed = table[:length]
         else:
-            self._check_length(max(lengths), self.config.context_length)
-            placed = table[torch.cat([torch.arange(n, device=tokens.device) for n in lengths])]
-        return F.dropout(self.token_embedding(tokens) + placed, self.config.dropout, self.training)
+            placed = table[torch.cat([torch.arange(n, device=table.device) for n in lengths])]
+        return F.dropout(looked_up + placed, self.config.dropout, self.training)
 
     def checkpoint_activations(self) -> None:
         """From now on compute each block's activations again in the backward pass instead of keeping them."""
