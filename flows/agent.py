@@ -113,6 +113,10 @@ def main() -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     order = Order(**json.loads(sys.argv[1]))
+    if order.rdzv is not None:
+        # A store that is new with each attempt: in one that is kept, the processes look for each other under the number
+        # of restarts, which a machine that has joined later does not share.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     voice = Voice(Path(order.folder) / f"agent-{socket.gethostname()}.jsonl")
     config = LaunchConfig(
         min_nodes=order.nnodes,

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,10 +150,8 @@ def _run_flow(
     logging.getLogger("prefect.flow_runs").propagate = False
     flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
     folder = None if data_dir is None else data_dir.absolute()
-    try:
+    with _stoppable(name):
         summary = flow(preset, overrides, data, folder, force, launch)
-    except KeyboardInterrupt as error:  # outside a training loop, which saves and says at which step
-        raise InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone") from error
     if name == "pipeline":
         _print_summary(summary)
         return
@@ -160,16 +161,37 @@ def _run_flow(
     Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
 
 
+@contextmanager
+def _stoppable(name: str) -> Iterator[None]:
+    """End with an error of its own when Ctrl-C comes outside a training loop, which saves, or SIGTERM comes at all.
+
+    A flow raises Prefect's exception on SIGTERM, and sends itself the signal again when all is closed.
+    """
+    stopped = InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone")
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        raise stopped
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise stopped from error
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _join(
     rdzv: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What the command there has as --rdzv.")],
     nproc: NprocOption = 1,
 ) -> None:
     from flows.machines import join
 
-    try:
+    with _stoppable(f"the part of this machine in the command at {rdzv}"):
         join(rdzv, nproc=nproc)
-    except KeyboardInterrupt as error:
-        raise InterruptedRun(f"this machine has left {rdzv}; the command there saves and stops, too") from error
     Console().print(f"the command at {rdzv} has ended well")
 
 

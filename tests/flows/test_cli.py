@@ -21,7 +21,7 @@ from gptcore.tokenizer import train_bpe
 
 FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize",
          "evaluate")  # fmt: skip
-OTHERS = ("generate", "chat", "export", "runs", "plan", "doctor")
+OTHERS = ("join", "generate", "chat", "export", "runs", "plan", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,8 @@ def test_every_option_of_every_command_has_a_help_text() -> None:
 def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "pipeline", "--help")
     for option in ("--preset", "--set", "--data-dir", "--corpus", "--labelled", "--instructions", "--init", "--judge",
-                   "--judge-model", "--optimizer", "--seed", "--force", "--dry-run"):  # fmt: skip
+                   "--judge-model", "--optimizer", "--seed", "--force", "--dry-run", "--nproc", "--parallel", "--nnodes",
+                   "--rdzv", "--max-restarts"):  # fmt: skip
         assert option in text
 
 
@@ -102,6 +103,13 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pretrain", "--judge", "perhaps"), "EvaluateStage.judge is 'perhaps'; it must be one of 'auto', 'required'"),
         (("pretrain", "--optimizer", "moun"), "unknown optimizer 'moun'; did you mean 'muon'? (known: adamw, muon)"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
+        (("pretrain", "--nproc", "0"), "Invalid value for '--nproc': 0 is not in the range x>=1"),
+        (("lora", "--parallel", "tensor"), "'tensor' is not one of 'ddp', 'fsdp'"),
+        (("lora", "--parallel", "fsdp"), "ConfigError: --parallel is 'fsdp', but there is one process"),
+        (("pipeline", "--nnodes", "2"), "ConfigError: --nnodes is 2, but no --rdzv says where the machines meet"),
+        (("pipeline", "--nproc", "2", "--rdzv", "a:1"), "ConfigError: --rdzv is 'a:1', but --nnodes is 1"),
+        (("prepare-data", "--nproc", "2"), "No such option: --nproc"),
+        (("join", "node1"), "ConfigError: --rdzv is 'node1'; it must be HOST:PORT"),
         (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
     ],
 )
@@ -129,6 +137,7 @@ def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
     assert '"seed": 7' in text
     assert '"init": "hf:openai-community/gpt2"' in text
     assert "prepare-data will run" in text
+    assert "each training: 1 process" in text
     assert re.search(r"prepare-data will run about \d+\.\d M characters, \d+ s ", text)
     # 6 steps of 4 samples, with the sizes of what --init names: 124 M parameters in windows of 1,024
     assert re.search(r"pretrain will run about 0\.02 M tokens, \d+\.\d TFLOP, \d+ (s|min)", text)
@@ -141,6 +150,16 @@ def test_an_optimizer_may_be_chosen_and_its_own_settings_set(capsys: pytest.Capt
     assert text.count('"kind": "Muon"') == 5
     assert text.count('"momentum": 0.9,') == 1
     assert not home.exists()
+
+
+def test_a_dry_run_says_in_how_many_processes_each_training_would_run(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    options = ("--nproc", "8", "--nnodes", "2", "--rdzv", "node1:29500", "--parallel", "fsdp", "--max-restarts", "3")
+    text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *options)
+    machines = "2 machines that meet at node1:29500, here 8 processes, fsdp, restarted up to 3 times"
+    assert f"each training: {machines}" in text
+    assert "each training" not in told(capsys, "prepare-data", "--preset", "tiny", "--dry-run")
 
 
 def test_generate_continues_a_prompt_the_same_way_each_time(capsys: pytest.CaptureFixture[str], trained: Path) -> None:

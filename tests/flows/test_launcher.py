@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import socket
 import subprocess
 import sys
@@ -206,23 +205,36 @@ def test_processes_whose_caller_was_killed_save_and_end_and_what_they_said_is_no
     assert log.steps("train/loss") == [step for step, _ in whole[1].series("train/loss")]
 
 
-def test_a_second_machine_gives_its_process_and_ends_with_the_command(
+def test_a_second_machine_gives_its_process_may_die_and_come_again_and_ends_with_the_command(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         rdzv = f"localhost:{probe.getsockname()[1]}"
-    launch = Launch(nnodes=2, rdzv=rdzv)
-    command = [sys.executable, "-m", "flows", "join", rdzv]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as other:
-        try:
-            with leading(launch):
-                log = MemoryLogger()
-                result = train(run, tmp_path / "run", log, launch=launch, on_progress=ignore)
-            out, err = other.communicate(timeout=60)
-        finally:
-            other.send_signal(signal.SIGKILL)
-    assert other.returncode == 0, err
+    launch, log, others = Launch(nnodes=2, rdzv=rdzv, max_restarts=1), Tracked(tmp_path), list[subprocess.Popen[str]]()
+
+    def join() -> None:
+        command = [sys.executable, "-m", "flows", "join", rdzv]
+        others.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+
+    def die_and_join_again() -> None:
+        machine = psutil.Process(others[0].pid)
+        for process in (machine, *machine.children(recursive=True)):
+            process.kill()
+        join()
+
+    join()
+    try:
+        with leading(launch):
+            watch = once_at(60, die_and_join_again)
+            result = train(run, tmp_path / "run", log, launch=launch, on_progress=watch)
+        out, err = others[1].communicate(timeout=60)
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
+    assert others[1].returncode == 0, err
     assert f"the command at {rdzv} has ended well" in out
     assert log.params["n_processes"] == 2
     assert_same_figures(result, whole)
+    assert log.steps("train/loss") == [step for step, _ in whole[1].series("train/loss")]
