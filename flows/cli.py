@@ -132,7 +132,7 @@ def _flow_command(name: str) -> Any:
         _run_flow(name, preset, overrides, data, data_dir, force, launch)
 
     if name == "prepare-data":  # trains nothing
-        signature = inspect.signature(command)
+        signature = inspect.signature(command, eval_str=True)
         kept = [value for key, value in signature.parameters.items() if key not in LAUNCH]
         command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return command
