@@ -23,7 +23,7 @@ from flows import cli_models, cli_plan
 from flows.cli_examples import epilog
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
-from gptcore.errors import GptcoreError, InterruptedRun
+from gptcore.errors import ConfigError, GptcoreError, InterruptedRun
 
 app = typer.Typer(
     name="gptworks",
@@ -156,7 +156,7 @@ def _run_flow(
         _print_summary(summary)
         return
     if summary is None:
-        raise typer.BadParameter(f"the data has no rows for {name}; give some by --labelled or --instructions")
+        raise ConfigError(f"the data has no rows for {name}; give some by --labelled or --instructions")
     note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
     Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
 

@@ -179,11 +179,13 @@ def _check_prefect() -> tuple[str, str]:
 
 def print_plan(config: Pipeline, name: str, *, data_dir: Path | None) -> None:
     """The resolved configuration, and for each stage whether its output exists, and about what it costs."""
-    from flows.plan import plan
+    from flows.plan import duration, plan
 
     console = Console()
     console.print_json(json.dumps(config.to_dict()))
-    table = Table("stage", "plan", "estimated cost")
-    for line in plan(config, name, data_dir=data_dir):
-        table.add_row(line.stage, line.state, line.cost)
+    table = Table("stage", "plan", "estimated cost", "time")
+    lines = plan(config, name, data_dir=data_dir)
+    for line in lines:
+        table.add_row(line.stage, line.state, line.cost, duration(line.seconds) if line.seconds else "")
     console.print(table)
+    console.print(f"about {duration(sum(line.seconds for line in lines))} in all on the processors of this machine")

@@ -96,12 +96,12 @@ class Chain:
 
     def applies(self, stage: Stage) -> bool:
         """Whether the data has what the stage needs."""
-        return stage.part is None or stage.part in self.pipeline.prepare.source.parts
+        return not stage.parts or bool(set(stage.parts) & set(self.pipeline.prepare.source.parts))
 
     def wanting(self, stage: Stage) -> str:
         """What the data lacks for a stage that does not apply."""
-        option = {"classify": "labelled rows (--labelled)", "instruct": "instruction rows (--instructions)"}
-        return f"the data has no {option[stage.part]}" if stage.part else ""
+        rows = {"classify": "labelled rows (--labelled)", "instruct": "instruction rows (--instructions)"}
+        return f"the data has no {' and no '.join(rows[part] for part in stage.parts)}"
 
     def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
         """Make a stage's output, and first what it needs; None if the data has nothing for it.

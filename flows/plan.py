@@ -33,7 +33,9 @@ class PlanLine(NamedTuple):
     state: str
     """``exists``, ``goes on`` (interrupted before), ``will run``, or ``left out`` (no rows)."""
     cost: str
-    """Estimated tokens, operations and time; empty where there is nothing to do."""
+    """Estimated amounts; empty where there is nothing to do."""
+    seconds: float
+    """Estimated time on this machine's processors; 0 where there is nothing to do or nothing is known."""
 
 
 class Amounts(NamedTuple):
@@ -66,31 +68,32 @@ def _needed(name: str) -> list[str]:
 
 def _line(chain: Chain, stage: Stage, rate: float) -> PlanLine:
     if not chain.applies(stage):
-        return PlanLine(stage.name, f"left out: {chain.wanting(stage)}", "")
+        return PlanLine(stage.name, f"left out: {chain.wanting(stage)}", "", 0.0)
     key = chain.key(stage)
     if chain.store.find(stage.name, key) is not None:
-        return PlanLine(stage.name, "exists", "")
+        return PlanLine(stage.name, "exists", "", 0.0)
     begun = chain.store.folder(stage.name, key).with_name(f"{key}.work").is_dir()
-    return PlanLine(stage.name, "goes on where it stopped" if begun else "will run", _cost(chain, stage, rate))
+    return PlanLine(stage.name, "goes on where it stopped" if begun else "will run", *_cost(chain, stage, rate))
 
 
-def _cost(chain: Chain, stage: Stage, rate: float) -> str:
+def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
+    """What a stage costs, in words, and its seconds."""
     pipeline = chain.pipeline
     if stage.name == "prepare-data":
         there = pipeline.prepare.source.expected(chain.places)
         n_chars = there.corpus_chars + sum(there.row_chars.values())
-        return f"about {n_chars / 1e6:.1f} M characters, {_duration(n_chars / _PREPARED_CHARS)}"
+        return f"about {n_chars / 1e6:.1f} M characters", n_chars / _PREPARED_CHARS
     amounts, model = _amounts(chain), _model(pipeline)
     if stage.name == "evaluate":
         answers = min(amounts.test.get("instruct", 0.0), pipeline.instruct.max_responses)
-        judged = "" if pipeline.evaluate.judge == "off" else ", and a request to the judge for each, if one answers"
-        return f"about {answers:.0f} answers to score{judged}"
+        judged = "" if pipeline.evaluate.judge == "off" else "; a request to the judge for each, if one answers"
+        return f"about {answers:.0f} answers to score{judged}", 1.0
     if model is None:
-        return f"not known for {pipeline.pretrain.init}"
-    tokens, flop = _work(stage.name, pipeline, amounts, model.context_length)
-    operations = flop * _n_parameters(model, amounts.vocab_size) * tokens
+        return f"not known for {pipeline.pretrain.init}", 0.0
+    works = _works(stage.name, pipeline, amounts, model)
+    tokens, operations = sum(n for n, _ in works), sum(n * each for n, each in works)
     about = "" if amounts.known else "about "
-    return f"{about}{tokens / 1e6:.2f} M tokens, {operations / 1e12:.1f} TFLOP, {_duration(operations / rate)}"
+    return f"{about}{tokens / 1e6:.2f} M tokens, {operations / 1e12:.1f} TFLOP", operations / rate
 
 
 def _amounts(chain: Chain) -> Amounts:
@@ -122,24 +125,33 @@ def _amounts(chain: Chain) -> Amounts:
     )
 
 
-def _work(stage: str, pipeline: Pipeline, amounts: Amounts, length: int) -> tuple[float, float]:
-    """Tokens that a stage puts through the model, and operations for each of them and each parameter."""
+def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -> list[tuple[float, float]]:
+    """Tokens that a stage puts through the model, and the operations for each of them."""
+    blocks = 12 * model.n_layers * model.width**2
+    whole = blocks + amounts.vocab_size * model.width  # a classifier has no use for the words' head
+    length = model.context_length
     if stage == "pretrain":
-        return _n_samples(amounts.tokens / length, pipeline.pretrain.train) * length, _FORWARD_AND_BACKWARD
+        return [(_n_samples(amounts.tokens / length, pipeline.pretrain.train) * length, _FORWARD_AND_BACKWARD * whole)]
     row = {
         part: min(length, chars / _chars_per_token(amounts.vocab_size) + _TEMPLATE_TOKENS * (part == "instruct"))
         for part, chars in amounts.row_chars.items()
     }
     if stage == "quantize":  # measures three variants
         held_out = amounts.test["instruct"] * row["instruct"] if "instruct" in row else amounts.tokens / 10
-        return 3 * held_out, _FORWARD
+        return [(3 * held_out, _FORWARD * whole)]
     trainings = {
         "finetune-classifier": {"classify": pipeline.classify.train},
         "finetune-instruct": {"instruct": pipeline.instruct.train},
         "lora": {"classify": pipeline.lora.classify, "instruct": pipeline.lora.instruct},
     }[stage]
-    tokens = sum(_n_samples(amounts.rows[part], t) * row[part] for part, t in trainings.items() if part in row)
-    return tokens, _FORWARD_AND_BACKWARD
+    return [
+        (
+            _n_samples(amounts.rows[part], train) * row[part],
+            _FORWARD_AND_BACKWARD * (blocks if part == "classify" else whole),
+        )
+        for part, train in trainings.items()
+        if part in row
+    ]
 
 
 def _n_samples(n_rows: float, train: TrainConfig) -> float:
@@ -155,12 +167,8 @@ def _model(pipeline: Pipeline) -> GPTConfig | None:
     return starting_sizes(pipeline.pretrain.init) if pipeline.pretrain.init else pipeline.pretrain.model
 
 
-def _n_parameters(model: GPTConfig, vocab_size: int) -> int:
-    """Those that a matrix product with each token goes through."""
-    return 12 * model.n_layers * model.width**2 + vocab_size * model.width
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """An estimated time, no more exactly than it is known."""
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

@@ -81,6 +81,16 @@ def test_stages_whose_rows_are_not_given_are_left_out(whole: dict[str, Outcome |
     assert made(whole, "quantize").result["parent"] == "finetune-instruct"
 
 
+def test_a_corpus_alone_gives_no_stage_that_needs_rows(config: Pipeline, settings: Settings, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a line of text\n" * 99)
+    alone = Chain(with_own_data(resolve("tiny"), corpus=[text]), settings, None, progress_bar)
+    assert [name for name, stage in STAGES.items() if alone.applies(stage)] == ["prepare-data", "pretrain", "quantize"]
+    assert alone.wanting(STAGES["lora"]) == (
+        "the data has no labelled rows (--labelled) and no instruction rows (--instructions)"
+    )
+
+
 def test_each_run_tells_its_inputs_figures_and_ancestors(
     whole: dict[str, Outcome | None], client: MlflowClient
 ) -> None:

@@ -192,7 +192,7 @@ def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
 ) -> None:
     planned = run(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--set", "quantize.group_size=16").out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in planned.splitlines() if "│" in line]
-    states = {stage: state for stage, state, _ in cells}
+    states = {stage: state for stage, state, *_ in cells}
     assert {stage for stage, state in states.items() if state == "exists"} == set(STAGES) - {"quantize"}
     assert states["quantize"] == "will run"
     listed = run(capsys, "runs", "--stage", "pretrain").out

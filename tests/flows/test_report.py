@@ -332,7 +332,8 @@ def test_stages_that_the_data_has_nothing_for_are_told(make_report: MakeReport, 
     assert "finetune-classifier (the data has no labelled rows)" in part(page, "summary")
     assert part(page, "classification").endswith("Left out: the data has no labelled rows.")
     assert part(page, "responses").endswith("Left out: the data has no instruction rows.")
-    assert part(page, "lora").endswith("Left out: it was not part of this run.")
+    assert part(page, "lora").endswith("Left out: the data has no labelled rows and no instruction rows.")
+    assert part(page, "quantization").endswith("Left out: it was not part of this run.")
 
 
 def test_a_run_without_any_stage_still_gives_a_page(make_report: MakeReport, tmp_path: Path) -> None:
