@@ -16,6 +16,8 @@ WORKS = (
     ("benchmarks.classify",),
     ("benchmarks.instruct",),
     ("benchmarks.lora",),
+    ("benchmarks.growth",),
+    ("benchmarks.optimizers",),
 )
 """Module of each work with the options that choose it."""
 

@@ -3,7 +3,8 @@
 Muon replaces the running mean of a matrix's gradient by the nearest matrix whose singular values are all alike, so that
 rare directions are learned as fast as common ones. "Muon: An optimizer for hidden layers in neural networks", Jordan et
 al. 2024, https://kellerjordan.github.io/posts/muon/; the size of its updates is that of AdamW's, so that both take one
-learning rate: "Muon is Scalable for LLM Training", https://arxiv.org/abs/2502.16982, section 2.2.
+learning rate: "Muon is Scalable for LLM Training", https://arxiv.org/abs/2502.16982, section 2.2. Queries, keys and
+values share a matrix here but are three maps, and are treated as such.
 
 torch.optim.Muon is the same but computes in bf16 on every device. A processor without instructions for bf16 takes fifty
 times as long for that as for fp32 (docs/decisions/0007-muon.md), so here only GPUs do.
@@ -54,17 +55,30 @@ class Muon(OptimizerConfig):
         Raises:
             ConfigError: every parameter is frozen.
         """
-        in_blocks = {id(p) for p in model.blocks.parameters()}
-        matrices: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
+        names = {id(p): name for name, p in model.blocks.named_parameters()}
+        by_maps: dict[int, list[nn.Parameter]] = {0: [], 1: [], 3: []}
         for parameter in trained_parameters(model):
-            (matrices if parameter.dim() == 2 and id(parameter) in in_blocks else rest).append(parameter)
+            by_maps[_n_maps(names.get(id(parameter), ""), parameter)].append(parameter)
+        rest = by_maps.pop(0)
+        groups = [{"params": matrices, "n_maps": n_maps} for n_maps, matrices in by_maps.items() if matrices]
         parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            parts.append(_Orthogonal(matrices, self))
+        if groups:
+            parts.append(_Orthogonal(groups, self))
         if rest:
             parts.append(self.adamw(rest))
         return parts[0] if len(parts) == 1 else _Joined(parts)
+
+
+def _n_maps(name: str, parameter: nn.Parameter) -> int:
+    """How many maps stand in a parameter: 0 where it is none of the blocks' matrices, 3 in queries, keys and values.
+
+    Args:
+        name: within the blocks; empty elsewhere.
+        parameter: one that is trained.
+    """
+    if not name or parameter.dim() != 2:
+        return 0
+    return 3 if name.endswith("qkv.weight") and parameter.shape[0] == 3 * parameter.shape[1] else 1
 
 
 class _Joined(torch.optim.Optimizer):
@@ -86,14 +100,14 @@ class _Joined(torch.optim.Optimizer):
 class _Orthogonal(torch.optim.Optimizer):
     """Muon over matrices alone."""
 
-    def __init__(self, matrices: Sequence[nn.Parameter], config: Muon) -> None:
+    def __init__(self, groups: list[dict[str, Any]], config: Muon) -> None:
         defaults = {
             "lr": config.lr,
             "weight_decay": config.weight_decay,
             "momentum": config.momentum,
             LR_SCALE: config.matrix_lr_scale,
         }
-        super().__init__(matrices, defaults)
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -109,9 +123,10 @@ class _Orthogonal(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(grad)
         mean: Tensor = state["momentum"].lerp_(grad, 1 - momentum)
-        direction = _spread_as(matrix, orthogonal(_whole(grad.lerp(mean, momentum))))  # Nesterov's look ahead
+        ahead = _whole(grad.lerp(mean, momentum))  # Nesterov's
+        maps = [_ADAMW_RMS * max(each.shape) ** 0.5 * orthogonal(each) for each in ahead.chunk(group["n_maps"])]
         matrix.mul_(1 - rate * group["weight_decay"])
-        matrix.add_(direction, alpha=-rate * _ADAMW_RMS * max(matrix.shape) ** 0.5)
+        matrix.add_(_spread_as(matrix, torch.cat(maps)), alpha=-rate)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

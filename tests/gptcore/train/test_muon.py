@@ -50,7 +50,26 @@ def test_a_gradient_of_zero_has_no_direction() -> None:
     assert torch.equal(orthogonal(torch.zeros(4, 6)), torch.zeros(4, 6))
 
 
-def take_drawn_steps(model: GPT, *optimizers: torch.optim.Optimizer, n: int) -> None:
+class MapByMap:
+    """torch's Muon over the maps in each matrix: queries, keys and values are three that share one."""
+
+    def __init__(self, matrices: list[torch.nn.Parameter], n_maps: list[int]) -> None:
+        self.pairs = [
+            (matrix, number, torch.nn.Parameter(matrix.detach().chunk(n)[number]))  # the same memory
+            for matrix, n in zip(matrices, n_maps, strict=True)
+            for number in range(n)
+        ]
+        parts = [part for _, _, part in self.pairs]
+        self.inner = torch.optim.Muon(parts, lr=1e-2, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
+
+    def step(self) -> None:
+        for matrix, number, part in self.pairs:
+            assert matrix.grad is not None
+            part.grad = matrix.grad.chunk(len(matrix) // len(part))[number]
+        self.inner.step()
+
+
+def take_drawn_steps(model: GPT, *optimizers: torch.optim.Optimizer | MapByMap, n: int) -> None:
     """With gradients that have no singular value near zero, whose directions bf16 would lose."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(n):
@@ -69,9 +88,7 @@ def test_a_step_is_that_of_torchs_muon_and_of_adamw_for_the_rest(gpt: Build) -> 
     one, other = gpt(n_layers=1), gpt(n_layers=1)
     take_drawn_steps(one, CONFIG.build(one), n=3)
     matrices = in_blocks(other)
-    muon = torch.optim.Muon(
-        [other.get_parameter(name) for name in matrices], lr=1e-2, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = MapByMap([other.get_parameter(name) for name in matrices], n_maps=[3, 1, 1, 1])
     rest = [p for name, p in other.named_parameters() if name not in matrices]
     take_drawn_steps(other, muon, OptimizerConfig(lr=1e-2, weight_decay=0.3).adamw(rest), n=3)
     expected = moved(other, gpt(n_layers=1))
