@@ -103,7 +103,7 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pretrain", "--judge", "perhaps"), "EvaluateStage.judge is 'perhaps'; it must be one of 'auto', 'required'"),
         (("pretrain", "--optimizer", "moun"), "unknown optimizer 'moun'; did you mean 'muon'? (known: adamw, muon)"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
-        (("pretrain", "--nproc", "0"), "Invalid value for '--nproc': Input should be greater than or equal to 1"),
+        (("pretrain", "--nproc", "0"), "Invalid value for '--nproc'"),
         (("lora", "--parallel", "tensor"), "'tensor' is not one of 'ddp', 'fsdp'"),
         (("lora", "--parallel", "fsdp"), "ConfigError: --parallel is 'fsdp', but there is one process"),
         (("pipeline", "--nnodes", "2"), "ConfigError: --nnodes is 2, but no --rdzv says where the machines meet"),

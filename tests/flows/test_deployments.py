@@ -153,15 +153,16 @@ def test_a_watched_run_ends_completed_and_what_cannot_be_is_refused_before_a_run
     run = prefect("deployment", "run", "pipeline/demo")
     refused = [
         begin([*run, "-p", wrong], services.environment, services.settings.home.parent / f"refused-{i}.log")
-        for i, wrong in enumerate(("presett=tiny", "preset=tinny"))
+        for i, wrong in enumerate(("presett=tiny", "preset=tinny", 'launch={"nproc": 0}'))
     ]
     for process in refused:
         process.wait(120)
-    texts = [(services.settings.home.parent / f"refused-{i}.log").read_text() for i in range(2)]
-    assert [process.returncode for process in refused] == [1, 1], texts
+    texts = [(services.settings.home.parent / f"refused-{i}.log").read_text() for i in range(3)]
+    assert [process.returncode for process in refused] == [1, 1, 1], texts
     assert "presett" in texts[0]
     assert "preset" in texts[0].replace("presett", "")
     assert "'tinny' is not one of ['demo', 'book', 'tiny']" in " ".join(texts[1].split())
+    assert "0 is less than the minimum of 1" in " ".join(texts[2].split())
     assert ask(f"{services.api}/flow_runs/filter", {}) == []
 
     watched = subprocess.run(
