@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_models, cli_plan
+from flows import cli_judge, cli_models, cli_plan
 from flows.settings import apply_environment, read_settings
 from gptcore.errors import GptcoreError, InterruptedRun
 
@@ -141,6 +141,7 @@ app.command("chat", help="Talk to an instructed model in the terminal.")(cli_mod
 app.command("export", help="Write a checkpoint in another program's format.")(cli_models.export)
 app.command("runs", help="List tracked runs with their headline figures.")(cli_models.runs)
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.")(cli_plan.plan)
+app.command("fake-ollama", help="Serve an Ollama without a model, for tests.")(cli_judge.fake_ollama)
 app.command("doctor", help="Check versions, folders, tracking store and judge.")(cli_models.doctor)
 
 
