@@ -22,7 +22,7 @@ LEAST_MASS: Final = 0.5
 """The share of probability that scores must hold among all tokens."""
 TOP_LOGPROBS: Final = 20
 """Alternatives asked of the server for each token: the most it gives."""
-_TAIL: Final = 32
+_TAIL: Final = 8
 """Characters at the end of the answer that must be found in the tokens to know where in it they are."""
 # A quotation mark inside a JSON string is escaped, so this cannot match inside the rationale.
 _SCORE = re.compile(r'"score"\s*:\s*(\d+)')

@@ -39,10 +39,10 @@ class OllamaDialect:
             return 404, f'model "{body["model"]}" not found, try pulling it first'
         if body.get("think") and "thinking" not in capabilities:
             return 400, f'"{body["model"]}" does not support thinking'
-        too_long = answer.call.n_tokens > answer.window
-        if too_long and body.get("shift") is False and answer.scenario != "truncated":
-            return REFUSALS["context_refused"]
-        return REFUSALS.get(answer.scenario)
+        if answer.scenario in REFUSALS:
+            return REFUSALS[answer.scenario]
+        too_long = answer.call.n_tokens > answer.window and answer.scenario != "truncated"
+        return REFUSALS["context_refused"] if too_long and body.get("shift") is False else None
 
     def error(self, text: str) -> dict[str, Any]:
         """A refusal's page."""

@@ -27,7 +27,7 @@ class OpenAIDialect:
         """Unknown models, and prompts that are too long."""
         if answer.scenario == "missing_model":
             return 404, f'model "{answer.call.body["model"]}" not found, try pulling it first'
-        if answer.call.n_tokens > answer.window and answer.scenario != "truncated":
+        if answer.scenario not in (*REFUSALS, "truncated") and answer.call.n_tokens > answer.window:
             words = f"This model's maximum context length is {answer.window} tokens."
             return 400, f"{words} However, your messages resulted in {answer.call.n_tokens} tokens."
         return REFUSALS.get(answer.scenario)
