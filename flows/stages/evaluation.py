@@ -86,6 +86,6 @@ def _judged(config: EvaluateStage, samples: list[Sample], responses: list[str], 
             samples,
             responses,
             judge=judge,
-            on_progress=lambda done, total: context.on_progress(Progress(done, total, {})),
+            on_progress=lambda progress: context.on_progress(Progress(progress.done, progress.total, {})),
             concurrency=config.concurrency,
         )
