@@ -32,7 +32,7 @@ from eval.stats.bootstrap import (
 from eval.stats.pairwise import LOSS, TIE, WIN
 
 _UNBOUNDED = 12.0
-"""A strength beyond this (odds of 160,000) comes from a resample in which a model won or lost everything."""
+"""A difference beyond this (odds of 160,000) comes from a resample in which a model won or lost everything."""
 _ITERATIONS = 60
 _RIDGE = 1e-9
 
@@ -173,9 +173,12 @@ def _statistic(items: Floats, pairs: Sequence[tuple[int, int]], *, has_ties: boo
         fitted = fit(totals, contrast, has_ties=has_ties)
         strengths = fitted[:, :n_models]
         differences = strengths @ contrast.T
-        both = np.concatenate([strengths, differences], axis=1)
-        both = np.where(np.abs(both) > _UNBOUNDED, np.sign(both) * math.inf, both)
-        return np.concatenate([both, fitted[:, n_models:]], axis=1)
+        is_apart = np.abs(differences) > _UNBOUNDED
+        # With the mean held at 0, one strength that grows without bound pushes the others down without bound.
+        is_pushed = is_apart.any(axis=1, keepdims=True) & (np.abs(strengths) > _UNBOUNDED / n_models)
+        strengths = np.where(is_pushed, np.copysign(math.inf, strengths), strengths)
+        differences = np.where(is_apart, np.copysign(math.inf, differences), differences)
+        return np.concatenate([strengths, differences, fitted[:, n_models:]], axis=1)
 
     return statistic
 

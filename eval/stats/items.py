@@ -20,7 +20,8 @@ _NAMED = 3
 class ItemScores:
     """The scores of one run, each under its item's id; kept in the order of the ids, so that no order is an input.
 
-    Raises EvalDataError for ids that come twice, another number of scores, or a score outside 0..100.
+    Raises EvalDataError for an id that comes twice or a score outside 0..100, UnpairableError for another number of
+    scores than of ids.
     """
 
     ids: tuple[str, ...]
@@ -70,9 +71,9 @@ class ItemScores:
 
 
 def check_ids(ids: Sequence[str], *, n_values: int, what: str) -> None:
-    """Raise EvalDataError unless there are as many values as ids and no id comes twice."""
+    """Raise UnpairableError unless there are as many values as ids, EvalDataError for an id that comes twice."""
     if len(ids) != n_values:
-        raise EvalDataError(
+        raise UnpairableError(
             f"{len(ids)} ids but {n_values} {what}: one was dropped somewhere; keep every item, unscored ones as None"
         )
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)

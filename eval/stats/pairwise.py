@@ -27,7 +27,8 @@ WIN, TIE, LOSS = 1.0, 0.5, 0.0
 class SwappedGames:
     """Model A against model B on each item, in both orders; kept in the order of the ids.
 
-    Raises EvalDataError for ids that come twice, another number of results, or a result that is none of 1, 0.5, 0.
+    Raises EvalDataError for an id that comes twice or a result that is none of 1, 0.5, 0 and None, UnpairableError for
+    another number of results than of ids.
     """
 
     ids: tuple[str, ...]
@@ -86,10 +87,12 @@ class WinRate:
     consistency: Interval
     """Share of items with the same result in both orders; exact bounds."""
     first_slot: Interval
-    """Share of decided games that the answer standing first won; 0.5 without position bias. Exact bounds that count an
-    item once, not its games, since these are not independent."""
+    """Share of games that the answer standing first won, a tie counting one half; 0.5 without position bias."""
+    first_of_disagreements: Interval
+    """Share of the disagreements that favour the first place; exact bounds. It is far from 0.5 even where few items
+    leave their place anything to decide."""
     slot_p: float
-    """Exact binomial test over the disagreements: those for the first place against the others; 1 if there are none."""
+    """Exact binomial test of ``first_of_disagreements`` against one half; 1 if there are none."""
     n_unscored: int
     """Items with a game that has no result; out of the rate, in the bounds."""
     bound_low: float
@@ -105,6 +108,8 @@ def win_rate(
 
     Raises EvalDataError if no item has a result in both orders, EvalConfigError for impossible settings.
     """
+    from scipy.stats import binomtest
+
     scored = games.both_scored()
     if not len(scored):
         raise EvalDataError("no item has a result in both orders; see the reasons for which the judge gave none")
@@ -112,23 +117,25 @@ def win_rate(
     rate = _rate(weights, seed=seed, n_resamples=n_resamples, confidence=confidence)
     p_value = sign_flip_p(weights - TIE, seed=seed, n_resamples=n_resamples)
     low, high = _bound(games, LOSS), _bound(games, WIN)
-    word = verdict_word(rate.mean - TIE, p_value=p_value, level=1 - confidence)
-    is_sure = low > TIE if word == "better" else high < TIE
-    first_slot, slot_p = _place(scored, confidence=confidence)
-    same = int((scored[:, 0] == scored[:, 1]).sum())
+    # In the second order B stands first, so its result is one less A's.
+    in_first_slot = (scored[:, 0] + 1 - scored[:, 1]) / 2
+    # Without position bias an item's two results could as well have come in the other order.
+    for_first, for_second = int((in_first_slot > TIE).sum()), int((in_first_slot < TIE).sum())
+    n, n_differ = len(scored), for_first + for_second
     return WinRate(
-        verdict=word if is_sure else "not distinguishable",
+        verdict=verdict_word(rate.mean - TIE, p_value=p_value, level=1 - confidence, bounds=(low - TIE, high - TIE)),
         rate=rate,
         p_value=p_value,
         minimum_detectable=minimum_detectable(weights, level=1 - confidence),
         wins=int((weights > TIE).sum()),
         losses=int((weights < TIE).sum()),
         ties=int((weights == TIE).sum()),
-        disagreements=len(scored) - same,
-        consistency=exact_interval(same, len(scored), confidence=confidence),
-        first_slot=first_slot,
-        slot_p=slot_p,
-        n_unscored=len(games.ids) - len(scored),
+        disagreements=n_differ,
+        consistency=exact_interval(n - n_differ, n, confidence=confidence),
+        first_slot=_rate(in_first_slot, seed=seed, n_resamples=n_resamples, confidence=confidence),
+        first_of_disagreements=exact_interval(for_first, n_differ, confidence=confidence),
+        slot_p=float(binomtest(for_first, n_differ, TIE).pvalue) if n_differ else 1.0,
+        n_unscored=len(games.ids) - n,
         bound_low=low,
         bound_high=high,
     )
@@ -147,19 +154,3 @@ def _rate(weights: Floats, *, seed: int, n_resamples: int, confidence: float) ->
 def _bound(games: SwappedGames, value: float) -> float:
     filled = [[value if game is None else game for game in order] for order in (games.a_first, games.a_second)]
     return float(np.mean(filled))
-
-
-def _place(scored: Floats, *, confidence: float) -> tuple[Interval, float]:
-    """The first-slot rate, and the test of whether the two orders differ."""
-    from scipy.stats import binomtest
-
-    # In the second order B stands first, so its win is A's loss.
-    first_wins = np.stack([scored[:, 0], 1 - scored[:, 1]], axis=1)
-    decided = first_wins != TIE
-    items = int(decided.any(axis=1).sum())
-    share = float((first_wins == WIN).sum() / decided.sum()) if items else 0.0
-    # Without position bias an item's two results could as well have come in the other order.
-    for_first, for_second = int((scored[:, 0] > scored[:, 1]).sum()), int((scored[:, 0] < scored[:, 1]).sum())
-    n = for_first + for_second
-    p_value = float(binomtest(for_first, n, 0.5).pvalue) if n else 1.0
-    return exact_interval(share * items, items, confidence=confidence), p_value

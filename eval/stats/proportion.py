@@ -11,11 +11,11 @@ from eval.errors import EvalConfigError
 from eval.stats.bootstrap import CONFIDENCE, Interval
 
 
-def exact_interval(successes: float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+def exact_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
     """The share of ``successes`` among ``n`` items with its Clopper-Pearson bounds.
 
-    ``successes`` may be a half where an item counts for half; the bounds lie between those of its neighbours. Without
-    items all three numbers are NaN. Raises EvalConfigError for a number of successes that ``n`` items cannot have.
+    Without items all three numbers are NaN. Raises EvalConfigError for a number of successes that ``n`` items cannot
+    have.
     """
     from scipy.special import betaincinv
 

@@ -197,17 +197,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def verdict_word(difference: float, *, p_value: float, level: float) -> VerdictWord:
-    """Better above 0, worse below it, if ``p_value`` is at most ``level``; otherwise not distinguishable."""
-    if p_value > level or difference == 0:
-        return "not distinguishable"
-    return "better" if difference > 0 else "worse"
+def verdict_word(difference: float, *, p_value: float, level: float, bounds: tuple[float, float]) -> VerdictWord:
+    """Better above 0, worse below it, if ``p_value`` is at most ``level`` and both ``bounds`` lie on the same side.
+
+    ``bounds`` are the differences with every unscored item for, and against, either side.
+    """
+    if p_value <= level and difference > 0 and bounds[0] > 0:
+        return "better"
+    if p_value <= level and difference < 0 and bounds[1] < 0:
+        return "worse"
+    return "not distinguishable"
 
 
 def _verdict(found: Comparison, *, level: float) -> VerdictWord:
-    word = verdict_word(found.paired.difference, p_value=found.p_adjusted, level=level)
-    is_sure = found.bound_low > 0 if word == "better" else found.bound_high < 0
-    return word if is_sure else "not distinguishable"
+    bounds = (found.bound_low, found.bound_high)
+    return verdict_word(found.paired.difference, p_value=found.p_adjusted, level=level, bounds=bounds)
 
 
 def _as_one_of(found: Comparison, *, level: float, n_candidates: int) -> Comparison:
