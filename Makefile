@@ -31,16 +31,19 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_AR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-all check format bench bench-peers clean distclean
+.PHONY: help demo install install-dev test test-statistics test-all check format bench bench-peers clean distclean
 
 help: ## list these words
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## run the whole chain on the documentation of the installed packages (DEMO_ARGS="--force" recomputes)
 	$(BIN)/gptworks pipeline --preset demo $(DEMO_ARGS)
 
 test: $(INSTALLED_DEV) ## run the tests (without the slow ones)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-statistics: $(INSTALLED_DEV) ## coverage of the intervals and power of the judge's probes, over hundreds of seeds
+	$(BIN)/pytest -n $(WORKERS) -m statistics $(PYTEST_ARGS) tests/eval/stats
 
 test-all: $(INSTALLED_DEV) ## run every test that this machine can run
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "" $(PYTEST_ARGS)

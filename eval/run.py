@@ -1,21 +1,26 @@
-"""Items and responses -> a Report: overlap with the references, or a judge's scores."""
+"""Items and responses -> a Report: overlap with the references, a judge's scores, or its comparisons."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from eval.asking import OnProgress, ask_all
 from eval.digest import digest
-from eval.errors import EvalConfigError, EvalDataError
+from eval.errors import EvalDataError
 from eval.exact import is_exact
+from eval.judge.controls import ControlCounts, draw_controls, gather, mixed_order
+from eval.judge.summary import item_row, judged_row, pair_row, pairwise_metrics, pointwise_metrics
 from eval.overlap import corpus_chrf, rouge_l, sentence_chrf
-from eval.stats import mean_interval
-from eval.types import MAX_SCORE, MIN_SCORE, UNSCORED_REASONS, Judge, Judged, Report, Sample, Verdict
+from eval.types import Judge, PairJudge, Report, Sample
 
 _SEED = 123
+DEFAULT_CONTROLS = ControlCounts()
+"""How many controls a judged run has unless told otherwise."""
 
 
 def score_responses(samples: Sequence[Sample], responses: Sequence[str]) -> Report:
@@ -33,7 +38,7 @@ def score_responses(samples: Sequence[Sample], responses: Sequence[str]) -> Repo
     chrf = sentence_chrf(responses, references)
     n_empty = sum(not response.strip() for response in responses)
     rows = [
-        {**_row(sample, response), "exact_match": is_same, "rouge_l": one_rouge, "chrf": one_chrf}
+        {**item_row(sample, response), "exact_match": is_same, "rouge_l": one_rouge, "chrf": one_chrf}
         for sample, response, is_same, one_rouge, one_chrf in zip(samples, responses, exact, rouge, chrf, strict=True)
     ]
     metrics = {
@@ -50,85 +55,104 @@ def judge_responses(
     responses: Sequence[str],
     *,
     judge: Judge,
-    on_progress: Callable[[int, int], None] | None = None,
+    controls: ControlCounts = DEFAULT_CONTROLS,
+    on_progress: OnProgress | None = None,
     concurrency: int = 1,
     seed: int = _SEED,
 ) -> Report:
-    """Let a judge score each response.
+    """Let a judge score each response, and among them controls whose answer is known (``eval.judge.controls``).
 
-    Metrics, all under ``judge/``: ``mean`` with ``ci_low`` and ``ci_high`` (95% percentile bootstrap over the scored
-    items; NaN where nothing was scored), ``scored``, ``unscored`` and ``unscored_<reason>`` (counts; every reason is
-    there), ``bound_low`` and ``bound_high`` (the mean of all items with the unscored ones at 0 and at 100),
-    ``exact_share`` (share given 100 by the short cut), ``cached`` and ``repaired`` (counts), ``seconds_per_item`` (mean
-    over the items put to the judge now, not read from its store; 0 if none was).
+    Metrics, all under ``judge/`` and of the items alone: ``mean`` with ``ci_low`` and ``ci_high`` (95% percentile
+    bootstrap over the scored items; NaN where nothing was scored), ``scored``, ``unscored`` and ``unscored_<reason>``
+    (counts; every reason is there), ``bound_low`` and ``bound_high`` (the mean of all items with the unscored ones at 0
+    and at 100), ``weighted_mean`` with ``weighted_ci_low`` and ``weighted_ci_high`` (the probability-weighted score,
+    over the ``weighted_scored`` items that have one; NaN if none has), ``valid_mass`` (mean over the items where it is
+    known), ``exact_share`` (share given 100 by the short cut), ``cached`` and ``repaired`` (counts),
+    ``seconds_per_item`` (mean over the items the judge decided), ``load_seconds`` (loading the model, not in the times
+    of the items).
 
     Args:
         samples: the items; N of them.
         responses: N texts, in the same order.
         judge: scores one response.
-        on_progress: called with (items done, items in all) after each item, in this thread.
-        concurrency: items judged at once; more than the server's parallel slots only queue.
-        seed: of the bootstrap.
+        controls: how many of each kind.
+        on_progress: called after each question, in this thread.
+        concurrency: questions asked at once; more than the server's parallel slots only queue.
+        seed: of the controls, their places among the items, and the bootstrap.
 
     Raises:
         EvalDataError: no items, another number of responses, or an id that comes twice.
         EvalConfigError: ``concurrency`` below 1.
+        EvalError: what ends the run in the judge itself, such as JudgeChanged.
     """
     _check(samples, responses)
-    if concurrency < 1:
-        raise EvalConfigError(f"concurrency is {concurrency}; it must be at least 1")
-    verdicts = _verdicts(samples, responses, judge=judge, on_progress=on_progress, concurrency=concurrency)
-    judged = [Judged(*one) for one in zip(samples, responses, verdicts, strict=True)]
-    instrument = dict(judge.describe())
-    provenance = {**_items(samples), "judge": instrument, "comparable_group": digest(instrument), "seed": seed}
-    return Report(_judge_metrics(verdicts, seed=seed), [_judged_row(one) for one in judged], provenance)
+    n = len(samples)
+    drawn = draw_controls(samples, responses, counts=controls, seed=seed)
+    items = [partial(judge, sample, response) for sample, response in zip(samples, responses, strict=True)]
+    known = [partial(judge, one.sample, one.response, shortcut=False, repeat=one.repeat) for one in drawn]
+    order = mixed_order(n, len(drawn), seed=seed)
+    verdicts = ask_all([*items, *known], order=order, concurrency=concurrency, on_progress=on_progress)
+    return Report(
+        metrics=pointwise_metrics(verdicts[:n], seed=seed),
+        rows=[judged_row(*one) for one in zip(samples, responses, verdicts[:n], strict=True)],
+        provenance={**_provenance(samples, judge.describe(), seed=seed), "controls": asdict(controls)},
+        controls=gather(drawn, verdicts[n:], samples=samples, items=verdicts[:n]),
+    )
 
 
-def _verdicts(
+def compare_responses(
     samples: Sequence[Sample],
-    responses: Sequence[str],
+    left: Sequence[str],
+    right: Sequence[str],
     *,
-    judge: Judge,
-    on_progress: Callable[[int, int], None] | None,
-    concurrency: int,
-) -> list[Verdict]:
-    verdicts: dict[int, Verdict] = {}
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
-    try:
-        asked = {
-            pool.submit(judge, sample, response): index
-            for index, (sample, response) in enumerate(zip(samples, responses, strict=True))
+    judge: PairJudge,
+    on_progress: OnProgress | None = None,
+    concurrency: int = 1,
+    seed: int = _SEED,
+) -> Report:
+    """Let a judge compare two responses to each item, in both orders.
+
+    Metrics, all under ``judge/``: ``win_rate`` with ``ci_low`` and ``ci_high`` (mean points of the left side over the
+    scored items, 1 for a win and 0.5 for a tie; 95% percentile bootstrap over the items), ``left_wins``,
+    ``right_wins``, ``ties``, ``identical`` (ties without asking), ``disagreements`` (ties because the two orders say
+    different things), ``consistency`` (share of the items put to the judge in which they say the same), ``first_slot``
+    and ``second_slot`` (how often each place was chosen, over both orders), ``bound_low`` and ``bound_high`` (the win
+    rate with the unscored items lost and won), and as for ``judge_responses``: ``scored``, ``unscored``,
+    ``unscored_<reason>``, ``cached``, ``seconds_per_item``, ``load_seconds``.
+
+    Arguments and errors are those of ``judge_responses``.
+    """
+    _check(samples, left)
+    _check(samples, right)
+    questions = [partial(judge, *one) for one in zip(samples, left, right, strict=True)]
+    verdicts = ask_all(questions, order=range(len(samples)), concurrency=concurrency, on_progress=on_progress)
+    return Report(
+        metrics=pairwise_metrics(verdicts, seed=seed),
+        rows=[pair_row(*one) for one in zip(samples, left, right, verdicts, strict=True)],
+        provenance=_provenance(samples, judge.describe(), seed=seed),
+    )
+
+
+def panel_scores(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
+    """One row per item with what every judge of a panel said of it: ``id``, ``scores`` and ``reasons`` by judge.
+
+    Raises EvalDataError for no reports, or reports over other items or in another order.
+    """
+    ids = {name: [row["id"] for row in report.rows] for name, report in reports.items()}
+    if not ids or any(found != next(iter(ids.values())) for found in ids.values()):
+        raise EvalDataError(
+            "the judges of a panel did not judge the same items in the same order"
+            f" ({', '.join(f'{name}: {len(found)}' for name, found in ids.items()) or 'there are none'});"
+            " give each of them the same samples"
+        )
+    return [
+        {
+            "id": rows[0]["id"],
+            "scores": {name: row["score"] for name, row in zip(reports, rows, strict=True)},
+            "reasons": {name: row["reason"] for name, row in zip(reports, rows, strict=True)},
         }
-        for finished in as_completed(asked):
-            verdicts[asked[finished]] = finished.result()
-            if on_progress is not None:
-                on_progress(len(verdicts), len(samples))
-    finally:
-        # After an error or Ctrl-C the items that wait are not asked; those under way end by their own deadlines.
-        pool.shutdown(wait=True, cancel_futures=True)
-    return [verdicts[index] for index in range(len(samples))]
-
-
-def _judge_metrics(verdicts: Sequence[Verdict], *, seed: int) -> dict[str, float]:
-    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
-    reasons = Counter(verdict.reason for verdict in verdicts if verdict.reason is not None)
-    asked = [one.seconds for one in verdicts if one.source == "judge" and "cached" not in one.flags]
-    n, n_unscored = len(verdicts), len(verdicts) - len(scores)
-    interval = mean_interval(scores, seed=seed)
-    return {
-        "judge/mean": interval.mean,
-        "judge/ci_low": interval.low,
-        "judge/ci_high": interval.high,
-        "judge/scored": float(len(scores)),
-        "judge/unscored": float(n_unscored),
-        **{f"judge/unscored_{reason}": float(reasons[reason]) for reason in UNSCORED_REASONS},
-        "judge/bound_low": (sum(scores) + MIN_SCORE * n_unscored) / n,
-        "judge/bound_high": (sum(scores) + MAX_SCORE * n_unscored) / n,
-        "judge/exact_share": sum(verdict.source == "exact_match" for verdict in verdicts) / n,
-        "judge/cached": float(sum("cached" in verdict.flags for verdict in verdicts)),
-        "judge/repaired": float(sum("repaired" in verdict.flags for verdict in verdicts)),
-        "judge/seconds_per_item": math.fsum(asked) / len(asked) if asked else 0.0,
-    }
+        for rows in zip(*(report.rows for report in reports.values()), strict=True)
+    ]
 
 
 def _check(samples: Sequence[Sample], responses: Sequence[str]) -> None:
@@ -152,26 +176,6 @@ def _items(samples: Sequence[Sample]) -> dict[str, Any]:
     return {"n_items": len(samples), "items_digest": digest(texts)}
 
 
-def _row(sample: Sample, response: str) -> dict[str, Any]:
-    return {
-        "id": sample.id,
-        "instruction": sample.instruction,
-        "input": sample.input,
-        "reference": sample.reference,
-        "response": response,
-    }
-
-
-def _judged_row(judged: Judged) -> dict[str, Any]:
-    verdict = judged.verdict
-    return {
-        **_row(judged.sample, judged.response),
-        "score": verdict.score,
-        "rationale": verdict.rationale,
-        "reason": verdict.reason,
-        "detail": verdict.detail,
-        "source": verdict.source,
-        "flags": list(verdict.flags),
-        "raw": verdict.raw,
-        "seconds": verdict.seconds,
-    }
+def _provenance(samples: Sequence[Sample], description: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    instrument = dict(description)
+    return {**_items(samples), "judge": instrument, "comparable_group": digest(instrument), "seed": seed}

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_models, cli_plan
+from flows import cli_judge, cli_models, cli_plan
 from flows.cli_examples import epilog
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
@@ -232,6 +232,9 @@ app.command("export", help="Write a checkpoint in another program's format.", ep
 app.command("runs", help="List tracked runs with their headline figures.", epilog=epilog("runs"))(cli_models.runs)
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
     cli_plan.plan
+)
+app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
+    cli_judge.fake_ollama
 )
 app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(
     cli_models.doctor

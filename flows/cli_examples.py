@@ -45,6 +45,7 @@ EXAMPLES = {
         "gptworks plan --model gpt2-xl --gpus 8 --gpu h100 --price 3",
         "gptworks plan --model gpt2-small --width 1024 --heads 16 --gpu l4 --json",
     ),
+    "fake-ollama": ("gptworks fake-ollama --port 11434",),
     "doctor": ("gptworks doctor",),
 }
 """Command -> how it is called."""

@@ -1,10 +1,13 @@
-"""A language model as judge: one answer at a time, against its reference, 0 to 100."""
+"""A language model as judge: one answer against its reference, 0 to 100, or two against each other, in both orders."""
 
-from eval.judge.assemble import ollama_judge
-from eval.judge.client import CallFailed, ChatClient, JudgeModel, Message, Reply
-from eval.judge.ollama import Deadlines, OllamaClient, Options
+from eval.judge.assemble import JudgeSpec, Opened, ollama_judge, open_judge, open_panel
+from eval.judge.client import CallFailed, ChatClient, Deadlines, JudgeModel, Message, Options, Reply, Retry
+from eval.judge.controls import ControlCounts
+from eval.judge.ollama import OllamaClient
+from eval.judge.openai import OpenAIClient
+from eval.judge.pairwise import PairwiseJudge
 from eval.judge.pointwise import PointwiseJudge
-from eval.judge.preflight import preflight
+from eval.judge.preflight import openai_preflight, preflight
 from eval.judge.store import AnswerStore, CachedClient
 
 __all__ = [
@@ -12,13 +15,22 @@ __all__ = [
     "CachedClient",
     "CallFailed",
     "ChatClient",
+    "ControlCounts",
     "Deadlines",
     "JudgeModel",
+    "JudgeSpec",
     "Message",
     "OllamaClient",
+    "OpenAIClient",
+    "Opened",
     "Options",
+    "PairwiseJudge",
     "PointwiseJudge",
     "Reply",
+    "Retry",
     "ollama_judge",
+    "open_judge",
+    "open_panel",
+    "openai_preflight",
     "preflight",
 ]

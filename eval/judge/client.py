@@ -1,16 +1,21 @@
 """The seam to a judge's backend: messages in, one reply out, or a typed failure.
 
-A backend is anything with ``chat`` and ``describe``; what stands before it (the store of answers) has the same face.
+A backend is anything with ``chat``, ``describe`` and ``verify``; what stands before it (the store of answers) has the
+same face.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, Self, TypedDict
 
+from eval.errors import EvalConfigError
 from eval.types import UnscoredReason
+
+TEMPLATE_TOKENS = 64
+"""More than a chat template adds around three or four messages."""
 
 
 class Message(TypedDict):
@@ -18,6 +23,59 @@ class Message(TypedDict):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the model is run with."""
+
+    seed: int = 123
+    temperature: float = 0.0
+    num_ctx: int = 8192
+    """Tokens of the window; constant in a run, since another value makes Ollama load the model again."""
+    num_predict: int = 256
+    """Tokens the judge may write."""
+
+    def __post_init__(self) -> None:
+        """Raise EvalConfigError for a window without room for a prompt."""
+        if self.num_predict < 1 or self.num_ctx <= self.num_predict + TEMPLATE_TOKENS:
+            raise EvalConfigError(
+                f"num_ctx {self.num_ctx} leaves no room for a prompt beside num_predict {self.num_predict};"
+                " raise num_ctx or lower num_predict"
+            )
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds after which a request is given up."""
+
+    connect: float = 5.0
+    read: float = 120.0
+    """Until the answer begins: the time in which the prompt is read."""
+    idle: float = 60.0
+    """The longest silence inside an answer that has begun."""
+    total: float = 300.0
+    """The whole request. Looked at whenever bytes come, so a request ends at the latest one ``idle`` after it."""
+    load: float = 600.0
+    """Loading the model before the first request."""
+
+    def __post_init__(self) -> None:
+        """Raise EvalConfigError unless all are above 0."""
+        for name, seconds in asdict(self).items():
+            if not seconds > 0:
+                raise EvalConfigError(f"deadline {name} is {seconds} seconds; it must be above 0")
+
+
+@dataclass(frozen=True)
+class NumberToken:
+    """A token of the answer that is a number, with what the model might have written in its place."""
+
+    start: int
+    """Where the token begins in the answer, in characters."""
+    text: str
+    """As written, white space included."""
+    alternatives: tuple[tuple[str, float], ...]
+    """Tokens with their log-probabilities, the written one among them; at most as many as the server gives."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +93,28 @@ class Reply:
     done_reason: str | None
     """Why it ended: ``stop``, or ``length`` when the limit of tokens cut it."""
     seconds: float
-    """From sending the request to the end mark."""
+    """From sending the request to the end mark, loading the model not counted."""
     load_seconds: float = 0.0
-    """The part of it in which the server loaded the model."""
+    """How long this client's server took to load the model before it could answer."""
     thinking: str = ""
     """What a thinking model wrote before its answer."""
+    numbers: tuple[NumberToken, ...] = ()
+    """The numbers in the answer with their alternatives; empty where the server gives no log-probabilities."""
     cached: bool = False
     """Whether it was read from the store instead of asked."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """What ``to_json`` gave; raises TypeError, ValueError or KeyError for anything else."""
+        numbers = tuple(
+            NumberToken(int(one["start"]), str(one["text"]), tuple((str(t), float(p)) for t, p in one["alternatives"]))
+            for one in value["numbers"]
+        )
+        return cls(**{**value, "numbers": numbers})
 
 
 @dataclass(frozen=True)
@@ -53,7 +126,7 @@ class JudgeModel:
     model: str
     """The model's tag, such as ``llama3:latest``; tags move, so the digest is the identity."""
     digest: str
-    """sha256 of the model's manifest."""
+    """sha256 of the model's manifest, or of what an OpenAI-compatible server says of the model."""
     server_version: str
     """The server's version: engines differ in their numerics."""
     quantization: str
@@ -92,12 +165,16 @@ class ChatClient(Protocol):
         ``identity`` says what the request is besides its text (prompt digest, item, repair and repeat index). It is
         not sent; a store keys by it, so that a repeat of the same text is a new question.
 
-        Raises CallFailed.
+        Raises CallFailed, and JudgeChanged if the model behind the name was found to be another one.
         """
         ...
 
     def describe(self) -> Mapping[str, Any]:
         """Everything of the backend that can change an answer, as plain JSON values."""
+        ...
+
+    def verify(self) -> None:
+        """Raise JudgeChanged if the model or server is no longer the one described; silent if it cannot be known."""
         ...
 
 

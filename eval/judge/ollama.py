@@ -1,10 +1,12 @@
 """The judge's backend on Ollama, through its official client, with what that client leaves open.
 
-- Deadlines: the official client waits for ever by default. Here connecting, each wait for bytes and the whole call end.
-- No silent truncation: a server cuts a prompt that is too long from the front, to half its window, with status 200.
-  A prompt shorter in bytes than the window cannot be cut; a longer one is sent with ``shift`` and ``truncate`` off
-  (the server then answers 400 where it knows them) and its counted tokens are checked after the call.
-- ``shift`` and ``truncate`` are no arguments of the official ``chat``, so the request is posted with its HTTP client.
+- Deadlines: the official client waits for ever by default. Here every wait ends (``eval.judge.transport``).
+- No silent truncation: ``shift`` and ``truncate`` are sent off (a server that knows them answers 400 to a prompt that
+  is too long), and what the server counted is checked after the call (``eval.judge.window``).
+- Both are no arguments of the official ``chat``, so the request is posted with its HTTP client.
+- The model is loaded by a request of its own before the first question, so that no answer's time holds it, and the
+  window that the server really gave is compared with the one that was asked for.
+- Tags move: about once a second the digest and the server's version are compared with those of the start.
 
 API: https://docs.ollama.com/api
 """
@@ -13,11 +15,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import ssl
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -25,113 +26,50 @@ import httpx
 import ollama
 from ollama._client import _parse_host
 
-from eval.errors import EvalConfigError
-from eval.judge.client import CallFailed, JudgeModel, Message, Reply, Retry, retried
+from eval.errors import EvalConfigError, JudgeChanged, JudgeUnavailable
+from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, retried
+from eval.judge.transport import Received, broken_off, connection_settings, count, encodable, post, refusal
+from eval.judge.weighted import TOP_LOGPROBS, number_tokens
+from eval.judge.window import check_after, check_before, prompt_bytes
 
-_TEMPLATE_TOKENS: Final = 64
-"""More than the chat template adds around three or four messages."""
-_MOST_BYTES_A_TOKEN: Final = 8
-"""A prompt counted at fewer than one token for so many bytes has lost a part (English prose has about 4.5)."""
-_DEFAULT_NUM_KEEP: Final = 4
-_CONTEXT_REFUSAL = re.compile(r"context (?:length|window|size)", re.IGNORECASE)
-_LOOPBACK: Final = {"127.0.0.1", "::1", "localhost", "0.0.0.0"}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the model is run with; all of it is sent inside ``options``, where alone the server reads it."""
-
-    seed: int = 123
-    temperature: float = 0.0
-    num_ctx: int = 8192
-    """Tokens of the window; constant in a run, since another value reloads the model."""
-    num_predict: int = 256
-    """Tokens the judge may write."""
-
-    def __post_init__(self) -> None:
-        """Raise EvalConfigError for a window without room for a prompt."""
-        if self.num_predict < 1 or self.num_ctx <= self.num_predict + _TEMPLATE_TOKENS:
-            raise EvalConfigError(
-                f"num_ctx {self.num_ctx} leaves no room for a prompt beside num_predict {self.num_predict};"
-                " raise num_ctx or lower num_predict"
-            )
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """Seconds after which a call is given up."""
-
-    connect: float = 5.0
-    read: float = 120.0
-    """The longest wait for the next bytes; the first of them come after the model is loaded and the prompt read."""
-    total: float = 300.0
-    """The whole call. Looked at whenever bytes come, so a call ends at the latest one ``read`` after it."""
-
-    def __post_init__(self) -> None:
-        """Raise EvalConfigError unless all are above 0."""
-        for name, seconds in asdict(self).items():
-            if not seconds > 0:
-                raise EvalConfigError(f"deadline {name} is {seconds} seconds; it must be above 0")
-
-
-class DeadlinePassed(Exception):
-    """The whole call took longer than its deadline."""
+_SMALL_ANSWER: Final = 10.0
+"""Seconds for pages that need no model."""
+_VERIFY_EVERY: Final = 1.0
+"""Seconds between two looks at the model's digest."""
+_NO_ANSWER = (ConnectionError, httpx.HTTPError, ollama.ResponseError, ValueError)
 
 
 class OllamaTransport(ollama.Client):
-    """The official client with deadlines and two requests that it does not offer."""
+    """The official client with deadlines and the page that it does not read."""
 
     def __init__(self, host: str | None, *, deadlines: Deadlines) -> None:
         """Connect to ``host``, or to ``OLLAMA_HOST``, or to the default; raises EvalConfigError for no address."""
-        longest = min(deadlines.read, deadlines.total)
-        timeout = httpx.Timeout(connect=deadlines.connect, read=longest, write=longest, pool=longest)
+        timeout = httpx.Timeout(min(_SMALL_ANSWER, deadlines.read, deadlines.total), connect=deadlines.connect)
         try:
             address = httpx.URL(_parse_host(host or os.environ.get("OLLAMA_HOST")))
         except (ValueError, httpx.InvalidURL) as error:
             raise EvalConfigError(f"{host!r} is no server address ({error}); write http://127.0.0.1:11434") from error
-        # Plain http needs no certificates; reading them takes longer than many a call. A redirect to https then fails.
-        verify = address.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # A proxy from the environment cannot reach this machine's own server.
-        trust_env = address.host not in _LOOPBACK
-        super().__init__(str(address), timeout=timeout, trust_env=trust_env, verify=verify)
+        super().__init__(str(address), timeout=timeout, **connection_settings(address))
+
+    @property
+    def http(self) -> httpx.Client:
+        """The HTTP client itself."""
+        client: httpx.Client = self._client
+        return client
 
     @property
     def url(self) -> str:
         """The server's address, without a slash at its end."""
-        return str(self._client.base_url).rstrip("/")
+        return str(self.http.base_url).rstrip("/")
 
     def server_version(self) -> str:
         """The server's version; raises what httpx raises, and ValueError if no Ollama answered."""
-        response = self._client.get("/api/version")
+        response = self.http.get("/api/version")
         response.raise_for_status()
         found = response.json()
         if not isinstance(found, dict) or not isinstance(found.get("version"), str):
             raise ValueError("the answer to /api/version names no version")
         return str(found["version"])
-
-    def post_chat(self, body: Mapping[str, Any], *, deadline: float) -> list[ollama.ChatResponse]:
-        """The parts of a streamed chat answer, all read before the monotonic instant ``deadline``.
-
-        Raises ollama.ResponseError (with status 200 if the error came inside the stream), DeadlinePassed,
-        httpx.RequestError, and ValueError for a line that is no chat answer.
-        """
-        received = bytearray()
-        with self._client.stream("POST", "/api/chat", json=dict(body)) as response:
-            for chunk in response.iter_bytes():
-                received += chunk
-                if time.monotonic() > deadline:
-                    raise DeadlinePassed
-        if response.status_code >= 400:
-            raise ollama.ResponseError(received.decode("utf-8", errors="replace"), response.status_code)
-        parts = []
-        for line in received.splitlines():
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                raise ValueError(f"a {type(value).__name__} in the stream, not an object")
-            if value.get("error"):
-                raise ollama.ResponseError(str(value["error"]), response.status_code)
-            parts.append(ollama.ChatResponse(**value))
-        return parts
 
 
 class OllamaClient:
@@ -144,14 +82,19 @@ class OllamaClient:
         options: Options | None = None,
         deadlines: Deadlines | None = None,
         retry: Retry | None = None,
+        logprobs: bool = True,
     ) -> None:
-        """Ask ``judge``, as ``eval.judge.preflight`` found it."""
+        """Ask ``judge``, as ``eval.judge.preflight`` found it; ``logprobs`` asks for log-probabilities too."""
         self._judge = judge
         self._options = options or Options()
         self._deadlines = deadlines or Deadlines()
         self._retry = retry or Retry()
+        self._logprobs = logprobs
         self._transport = OllamaTransport(judge.url, deadlines=self._deadlines)
         self._client_version = version("ollama")
+        self._loading = threading.Lock()
+        self._load_seconds: float | None = None
+        self._verified = time.monotonic()
 
     def close(self) -> None:
         """Close the connections."""
@@ -177,9 +120,14 @@ class OllamaClient:
         schema: Mapping[str, Any],
         identity: Mapping[str, str | int] | None = None,  # noqa: ARG002 - for a store
     ) -> Reply:
-        """Ask, sending again what failed in transport; raises CallFailed."""
-        n_bytes = sum(len(message["content"].encode("utf-8")) for message in messages)
-        self._refuse_impossible(n_bytes)
+        """Ask, sending again what failed in transport.
+
+        Raises CallFailed, JudgeChanged, and on the first call what loading the model raises: JudgeUnavailable,
+        EvalConfigError.
+        """
+        n_bytes = prompt_bytes(messages)
+        check_before(n_bytes, self._options)
+        load_seconds = self._loaded()
         body = {
             "model": self._judge.model,
             "messages": list(messages),
@@ -189,86 +137,116 @@ class OllamaClient:
             **self._settings(),
         }
         reply = retried(lambda: self._once(body), retry=self._retry)
-        self._refuse_truncated(n_bytes, counted=reply.prompt_tokens)
-        return reply
+        check_after(n_bytes, self._options, counted=reply.prompt_tokens)
+        if time.monotonic() - self._verified >= _VERIFY_EVERY:
+            self.verify()
+        return replace(reply, load_seconds=load_seconds)
+
+    def verify(self) -> None:
+        """Raise JudgeChanged if the tag or the server moved; a server that does not answer says nothing."""
+        try:
+            listed = self._transport.list().models
+            server_version = self._transport.server_version()
+        except _NO_ANSWER:
+            return
+        digest = next((one.digest for one in listed if one.model == self._judge.model), None)
+        if (digest, server_version) != (self._judge.digest, self._judge.server_version):
+            raise JudgeChanged(
+                f"{self._judge.model} at {self._judge.url} was {self._judge.digest[:12]} on server"
+                f" {self._judge.server_version} when the run began and is {(digest or 'gone')[:12]} on server"
+                f" {server_version} now, so its scores are no longer those of one judge; run again, and what the new"
+                " one has not answered is asked anew",
+                since=self._verified,
+            )
+        self._verified = time.monotonic()
 
     def _settings(self) -> dict[str, Any]:
         # Models without thinking refuse the setting; models with it think unless told not to.
         thinking = {"think": False} if "thinking" in self._judge.capabilities else {}
-        return {"shift": False, "truncate": False, **thinking}
+        logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else {}
+        return {"shift": False, "truncate": False, **thinking, **logprobs}
+
+    def _loaded(self) -> float:
+        """Load the model, once; the seconds it took."""
+        with self._loading:
+            if self._load_seconds is None:
+                self._load_seconds = self._load()
+            return self._load_seconds
+
+    def _load(self) -> float:
+        longest = self._deadlines.load
+        deadlines = replace(self._deadlines, read=longest, idle=longest, total=longest)
+        # Without messages the server loads the model and answers nothing; other options would load it again.
+        body = {"model": self._judge.model, "messages": [], "options": asdict(self._options), **self._settings()}
+        started = time.monotonic()
+        try:
+            retried(lambda: self._posted(body, deadlines=deadlines), retry=self._retry)
+        except CallFailed as failure:
+            if failure.reason != "timeout":
+                raise
+            raise JudgeUnavailable(
+                f"{self._judge.model} at {self._judge.url} was not loaded within {longest:g} s; see what the server"
+                f" says: ollama run {self._judge.model}"
+            ) from failure
+        seconds = time.monotonic() - started
+        self._check_window()
+        return seconds
+
+    def _check_window(self) -> None:
+        try:
+            running = self._transport.ps().models
+        except _NO_ANSWER:
+            return
+        given = next((one.context_length for one in running if one.digest == self._judge.digest), None)
+        if given is not None and given < self._options.num_ctx:
+            raise EvalConfigError(
+                f"the server gave {self._judge.model} a window of {given} tokens instead of num_ctx"
+                f" {self._options.num_ctx} (ollama ps shows it), and would cut longer prompts; set num_ctx to {given}"
+                " or less, or free memory and load the model again"
+            )
 
     def _once(self, body: Mapping[str, Any]) -> Reply:
+        return self._posted(body, deadlines=self._deadlines)
+
+    def _posted(self, body: Mapping[str, Any], *, deadlines: Deadlines) -> Reply:
         started = time.monotonic()
-        total = self._deadlines.total
-        try:
-            parts = self._transport.post_chat(body, deadline=started + total)
-        except ollama.ResponseError as error:
-            raise _refused(error) from error
-        except DeadlinePassed as error:
-            raise CallFailed("timeout", f"no whole answer within {total:g} s", transient=False) from error
-        except httpx.ConnectTimeout as error:
-            detail = f"{self._judge.url} did not take the connection within {self._deadlines.connect:g} s"
-            raise CallFailed("connection", detail, transient=True) from error
-        except httpx.TimeoutException as error:
-            detail = f"nothing came for {min(self._deadlines.read, total):g} s"
-            raise CallFailed("timeout", detail, transient=False) from error
-        except httpx.RequestError as error:
-            raise CallFailed("connection", f"{self._judge.url}: {error}", transient=True) from error
-        except ValueError as error:
-            raise CallFailed("not_done", f"unreadable stream: {error}", transient=True) from error
-        return _reply(parts, seconds=time.monotonic() - started)
-
-    def _cannot_be_cut(self, n_bytes: int) -> bool:
-        # A token is at least one byte, so bytes bound tokens from above.
-        return n_bytes + _TEMPLATE_TOKENS + self._options.num_predict < self._options.num_ctx
-
-    def _refuse_impossible(self, n_bytes: int) -> None:
-        if n_bytes > _MOST_BYTES_A_TOKEN * self._options.num_ctx:
-            detail = f"a prompt of {n_bytes} bytes cannot fit num_ctx {self._options.num_ctx}; not sent"
-            raise CallFailed("truncated", detail, transient=False)
-
-    def _refuse_truncated(self, n_bytes: int, *, counted: int | None) -> None:
-        # Not asked of prompts that cannot have been cut: some servers count only the part that was not in their
-        # cache (ollama 0.30.0, until its pull request 16428), which looks the same.
-        if self._cannot_be_cut(n_bytes):
-            return
-        window = self._options.num_ctx
-        half = window - (window - _DEFAULT_NUM_KEEP - 1) // 2
-        if counted is None or counted * _MOST_BYTES_A_TOKEN <= n_bytes or abs(counted - half) <= 2:
-            detail = (
-                f"the server counted {counted} tokens for a prompt of {n_bytes} bytes in a window of {window};"
-                " raise num_ctx"
-            )
-            raise CallFailed("truncated", detail, transient=False)
+        received = post(self._transport.http, "/api/chat", body, deadlines=deadlines)
+        return _reply(_parts(received), seconds=time.monotonic() - started)
 
 
-def _refused(error: ollama.ResponseError) -> CallFailed:
-    status, text = error.status_code, str(error.error)
-    if status == 400 and _CONTEXT_REFUSAL.search(text):
-        return CallFailed("truncated", text, transient=False)
-    if status < 400:
-        return CallFailed("not_done", f"the server failed in the middle of the answer: {text}", transient=True)
-    if status < 500:
-        return CallFailed("http_4xx", f"{status}: {text}", transient=status == 429)
-    return CallFailed("http_5xx", f"{status}: {text}", transient=True)
+def _parts(received: Received) -> list[dict[str, Any]]:
+    """The lines of a streamed answer; raises CallFailed for a refusal, an error inside it, and what is no answer."""
+    if received.status >= 400:
+        raise refusal(received)
+    parts = []
+    try:
+        for line in received.content.splitlines():
+            part = json.loads(line)
+            if part.get("error"):
+                raise broken_off(str(part["error"]))
+            parts.append(part)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CallFailed("not_done", f"unreadable stream: {error}", transient=True) from error
+    return parts
 
 
-def _reply(parts: Sequence[ollama.ChatResponse], *, seconds: float) -> Reply:
-    last = parts[-1] if parts else None
-    if last is None or not last.done:
+def _reply(parts: Sequence[Mapping[str, Any]], *, seconds: float) -> Reply:
+    last = parts[-1] if parts else {}
+    if last.get("done") is not True:
         raise CallFailed("not_done", "the stream ended without its end mark", transient=True)
-    return Reply(
-        content=_encodable("".join(part.message.content or "" for part in parts)),
-        prompt_tokens=last.prompt_eval_count,
-        answer_tokens=last.eval_count,
-        done=True,
-        done_reason=last.done_reason,
-        seconds=seconds,
-        load_seconds=(last.load_duration or 0) / 1e9,
-        thinking=_encodable("".join(part.message.thinking or "" for part in parts)),
-    )
-
-
-def _encodable(text: str) -> str:
-    # JSON can escape half a surrogate pair, which no file could take.
-    return text.encode("utf-8", errors="replace").decode("utf-8")
+    try:
+        messages = [part.get("message") or {} for part in parts]
+        content = encodable("".join(message.get("content") or "" for message in messages))
+        return Reply(
+            content=content,
+            prompt_tokens=count(last.get("prompt_eval_count")),
+            answer_tokens=count(last.get("eval_count")),
+            done=True,
+            done_reason=last.get("done_reason"),
+            # what is loaded again in the middle of a run is in this request's own count
+            seconds=max(0.0, seconds - (last.get("load_duration") or 0) / 1e9),
+            thinking=encodable("".join(message.get("thinking") or "" for message in messages)),
+            numbers=number_tokens(content, [token for part in parts for token in part.get("logprobs") or ()]),
+        )
+    except (AttributeError, TypeError) as error:
+        raise CallFailed("not_done", f"unreadable stream: {error}", transient=True) from error

@@ -5,37 +5,42 @@ Each error ends with the command or the option that mends it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import ollama
 
-from eval.errors import EvalConfigError, JudgeModelMissing, JudgeUnavailable
-from eval.judge.client import JudgeModel
-from eval.judge.ollama import Deadlines, OllamaTransport, Options
+from eval.errors import EvalConfigError, JudgeChanged, JudgeModelMissing, JudgeUnavailable
+from eval.judge.client import Deadlines, JudgeModel, Options
+from eval.judge.ollama import OllamaTransport
+from eval.judge.openai import connect, find_model
 
-_DEADLINES = Deadlines(connect=2.0, read=10.0, total=10.0)
+_PINNED = re.compile(r"(.+)@(?:sha256:)?([0-9a-f]{6,64})")
+_DEADLINES = Deadlines(connect=2.0, read=10.0, idle=10.0, total=10.0)
 
 
 def preflight(host: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
-    """The judge model as the server has it.
+    """The judge model as an Ollama server has it.
 
     Args:
         host: the server's address; None for ``OLLAMA_HOST`` or the default, http://127.0.0.1:11434.
-        model: a tag, such as ``llama3``.
+        model: a tag, such as ``llama3``; ``llama3@365c0bd3c000`` is refused if the tag has moved from this digest.
         options: what the model will be run with.
 
     Raises:
         JudgeUnavailable: nothing, or nothing that is Ollama, answers; known within 2 seconds if nothing listens.
         JudgeModelMissing: the server does not have the model.
+        JudgeChanged: the model has another digest than the wanted one.
         EvalConfigError: the address is none, the model cannot chat, or its context is shorter than ``num_ctx``.
     """
+    name, wanted = _pinned(model)
     with OllamaTransport(host, deadlines=_DEADLINES) as transport:
         try:
             server_version = transport.server_version()
             listed = transport.list().models
-            tag, found = _find(listed, model=model, url=transport.url)
+            tag, found = _find(listed, model=name, url=transport.url)
             shown = transport.show(tag)
         except (ConnectionError, httpx.TransportError) as error:
             raise JudgeUnavailable(
@@ -58,6 +63,23 @@ def preflight(host: str | None, model: str, *, options: Options | None = None) -
             context_length=_context_length(shown.modelinfo or {}),
             capabilities=tuple(shown.capabilities or ()),
         )
+    _check_digest(judge, wanted=wanted, mend=f"get the wanted one back: ollama pull {name}")
+    _check_fit(judge, options=options or Options())
+    return judge
+
+
+def openai_preflight(url: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
+    """The judge model as an OpenAI-compatible server lists it; arguments and errors as those of ``preflight``.
+
+    ``url`` is the address of the API, such as http://127.0.0.1:8000/v1; None for ``OPENAI_BASE_URL`` or OpenAI itself.
+    """
+    name, wanted = _pinned(model)
+    client = connect(url, deadlines=_DEADLINES)
+    try:
+        judge = find_model(client, name)
+    finally:
+        client.close()
+    _check_digest(judge, wanted=wanted, mend="start the server with the wanted one")
     _check_fit(judge, options=options or Options())
     return judge
 
@@ -79,6 +101,20 @@ def _find(
 def _context_length(info: Any) -> int | None:
     length = info.get(f"{info.get('general.architecture')}.context_length")
     return length if isinstance(length, int) else None
+
+
+def _pinned(model: str) -> tuple[str, str]:
+    """The name and the wanted digest, which is empty if none is named."""
+    match = _PINNED.fullmatch(model)
+    return (match[1], match[2]) if match else (model, "")
+
+
+def _check_digest(judge: JudgeModel, *, wanted: str, mend: str) -> None:
+    if not judge.digest.startswith(wanted):
+        raise JudgeChanged(
+            f"{judge.model} at {judge.url} is {judge.digest[:12]}, not the wanted {wanted}: names move on to other"
+            f" weights; {mend}, or accept the new judge: --judge-model {judge.model}@{judge.digest[:12]}"
+        )
 
 
 def _check_fit(judge: JudgeModel, *, options: Options) -> None:

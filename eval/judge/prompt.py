@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
-from typing import Final
+from typing import Final, Literal
 
 from eval.digest import digest
 from eval.judge.client import Message
@@ -29,15 +30,27 @@ _INVISIBLE = re.compile(
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKERS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    # <|eot_id|> and the like, also half of one
-    (re.compile(r"<\|"), "\u2039|"),
-    (re.compile(r"\|>"), "|\u203a"),
+    # <|eot_id|> and the like, also half of one, and with the wide bars of DeepSeek
+    (re.compile(r"<(?=[|\uff5c])"), "\u2039"),
+    (re.compile(r"(?<=[|\uff5c])>"), "\u203a"),
     # our own fences, and <<SYS>>
     (re.compile(r"<<(?=\s*(?:/\s*)?(?:INSTRUCTION|INPUT|REFERENCE|ANSWER|END|SYS)\b)", re.IGNORECASE), "\u2039\u2039"),
-    # [INST] and [/INST]
-    (re.compile(r"\[(?=\s*(?:/\s*)?INST\s*\])", re.IGNORECASE), "\u27e6"),
-    # sentence, thinking and turn tags
-    (re.compile(r"<(?=/?(?:s|unk|pad|bos|eos|think|start_of_turn|end_of_turn)>)", re.IGNORECASE), "\u2039"),
+    # [INST] and [/INST], and what else Mistral and GLM put between brackets
+    (
+        re.compile(
+            r"\[(?=\s*(?:/\s*)?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|gMASK)\s*\])",
+            re.IGNORECASE,
+        ),
+        "\u27e6",
+    ),
+    # sentence, thinking, turn and tool tags
+    (
+        re.compile(
+            r"<(?=/?(?:s|unk|pad|bos|eos|sop|think|thinking|start_of_turn|end_of_turn|tool_call|tool_response)>)",
+            re.IGNORECASE,
+        ),
+        "\u2039",
+    ),
     # a role at the start of a line
     (re.compile(r"(?m)^([ \t>*#]*(?:system|user|assistant|human)[ \t*]*):", re.IGNORECASE), "\\1\ua789"),
 )
@@ -78,12 +91,12 @@ def shortened(text: str, *, max_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The templates of the pointwise judge, with ``$name`` slots."""
+    """The templates of a judge, with ``$name`` slots."""
 
     system: str
     """The rubric; no slots."""
     user: str
-    """Slots: nonce, instruction, input, reference, answer."""
+    """Slots: nonce, instruction, input, reference, and the answers (``answer``, or ``answer_a`` and ``answer_b``)."""
     repair: str
     """What is said, once, after an output that could not be read; no slots."""
 
@@ -93,18 +106,18 @@ class Prompts:
         return digest([self.system, self.user, self.repair])
 
 
-def pointwise_prompts() -> Prompts:
+def packaged_prompts(mode: Literal["pointwise", "pairwise"]) -> Prompts:
     """The templates that come with the package, from ``eval/rubrics``."""
     folder = files("eval").joinpath("rubrics")
     system, user, repair = (
-        folder.joinpath(f"pointwise_{part}.md").read_text("utf-8").strip() for part in ("system", "user", "repair")
+        folder.joinpath(f"{mode}_{part}.md").read_text("utf-8").strip() for part in ("system", "user", "repair")
     )
     return Prompts(system, user, repair)
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """The first request about one response."""
+    """The first request about one item."""
 
     messages: tuple[Message, ...]
     item: str
@@ -113,26 +126,22 @@ class Rendered:
     """``neutralised`` and ``cut``, where they apply."""
 
 
-def render(prompts: Prompts, *, sample: Sample, response: str, max_answer_bytes: int) -> Rendered:
-    """The messages that ask for a grade of ``response``, the same each time for the same texts."""
-    cleaned = {
-        "instruction": neutralise(sample.instruction),
-        "input": neutralise(sample.input),
-        "reference": neutralise(sample.reference),
-        "answer": neutralise(response),
-    }
-    slots = {name: text.text for name, text in cleaned.items()}
-    answer = shortened(slots["answer"], max_bytes=max_answer_bytes)
+def render(prompts: Prompts, *, sample: Sample, answers: Mapping[str, str], max_answer_bytes: int) -> Rendered:
+    """The messages that ask for a verdict on ``answers`` (slot -> text), the same each time for the same texts."""
+    texts = {"instruction": sample.instruction, "input": sample.input, "reference": sample.reference, **answers}
+    cleaned = {name: neutralise(text) for name, text in texts.items()}
+    whole = {name: text.text for name, text in cleaned.items()}
+    slots = {**whole, **{name: shortened(whole[name], max_bytes=max_answer_bytes) for name in answers}}
     flags = [
         name
         for name, applies in (
             ("neutralised", any(text.n_changed for text in cleaned.values())),
-            ("cut", answer != slots["answer"]),
+            ("cut", slots != whole),
         )
         if applies
     ]
-    slots["answer"] = answer
     nonce = hashlib.sha256((prompts.digest + digest(slots)).encode("ascii")).hexdigest()[:8]
+    # One pass: what stands in an answer is not expanded again.
     user = Template(prompts.user).substitute(slots, nonce=nonce)
     messages: tuple[Message, ...] = (
         {"role": "system", "content": prompts.system},

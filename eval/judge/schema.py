@@ -1,53 +1,86 @@
-"""The form of a judge's output, and the reader that turns a reply into a score or a typed problem.
+"""The forms of a judge's output, and the reader that turns a reply into a verdict or a typed problem.
 
-The reader is total: whatever the text, it returns, and a score it returns is an integer in 0..100. It takes no number
-out of prose, and no text, fraction or truth value for an integer.
+The reader is total: whatever the text, it returns, and a score it returns is an integer in 0..100, a choice A, B or
+TIE. It takes nothing out of prose, no text, fraction or truth value for an integer, and no other spelling for a choice.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eval.digest import digest
 from eval.judge.client import Reply
+from eval.judge.transport import encodable
 from eval.types import MAX_SCORE, MIN_SCORE, UnscoredReason
 
-VERDICT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "rationale": {"type": "string", "maxLength": 400},
-        "score": {"type": "integer", "minimum": MIN_SCORE, "maximum": MAX_SCORE},
-    },
-    "required": ["rationale", "score"],
-    "additionalProperties": False,
-}
-"""Sent with each request. "rationale" sorts before "score", so a server that sorts keys has the judge reason first."""
+Mode = Literal["pointwise", "pairwise"]
 
 
 class _Output(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     rationale: str
+
+
+class _Score(_Output):
     score: Annotated[int, Field(ge=MIN_SCORE, le=MAX_SCORE)]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A readable output."""
+class _Choice(_Output):
+    verdict: Literal["A", "B", "TIE"]
 
-    score: int
-    """0..100."""
+
+@dataclass(frozen=True)
+class Form:
+    """What an output must look like."""
+
+    mode: Mode
+    key: str
+    """Of the verdict. "rationale" sorts before it, so a server that sorts keys has the judge reason first."""
+    schema: Mapping[str, Any]
+    """Sent with each request; its keys stand in the wanted order."""
+    model: type[_Output]
+    """Checks what came."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the schema as it is sent: a grammar made from it follows the order of its properties."""
+        return digest(json.dumps(self.schema))
+
+
+def _form(mode: Mode, key: str, value: Mapping[str, Any], model: type[_Output]) -> Form:
+    schema = {
+        "type": "object",
+        "properties": {"rationale": {"type": "string", "maxLength": 400}, key: dict(value)},
+        "required": ["rationale", key],
+        "additionalProperties": False,
+    }
+    return Form(mode, key, schema, model)
+
+
+POINTWISE = _form("pointwise", "score", {"type": "integer", "minimum": MIN_SCORE, "maximum": MAX_SCORE}, _Score)
+PAIRWISE = _form("pairwise", "verdict", {"type": "string", "enum": ["A", "B", "TIE"]}, _Choice)
+
+
+@dataclass(frozen=True)
+class Readable:
+    """An output of the wanted form."""
+
+    value: Any
+    """The score, 0..100, or the choice, A, B or TIE."""
     rationale: str
     rationale_first: bool
-    """Whether the reasons were written before the score."""
+    """Whether the reasons were written before the verdict."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An output that holds no usable score."""
+    """An output that holds no usable verdict."""
 
     reason: UnscoredReason
     detail: str
@@ -57,8 +90,8 @@ class _DuplicateKey(ValueError):
     pass
 
 
-def read_reply(reply: Reply) -> Scored | Unreadable:
-    """The score of a reply, or why it has none: not_done, length, empty, bad_json or schema."""
+def read_reply(reply: Reply, form: Form) -> Readable | Unreadable:
+    """The verdict of a reply, or why it has none: not_done, length, empty, bad_json or schema."""
     if not reply.done:
         return Unreadable("not_done", "the answer has no end mark")
     if reply.done_reason == "length":
@@ -66,11 +99,11 @@ def read_reply(reply: Reply) -> Scored | Unreadable:
     if not reply.content.strip():
         thought = f"; {len(reply.thinking)} characters of thinking" if reply.thinking else ""
         return Unreadable("empty", f"the judge wrote nothing{thought}")
-    return read_output(reply.content)
+    return read_output(reply.content, form)
 
 
-def read_output(text: str) -> Scored | Unreadable:
-    """The score in the text of an output, which must be one JSON object of the schema and nothing else."""
+def read_output(text: str, form: Form) -> Readable | Unreadable:
+    """The verdict in the text of an output, which must be one JSON object of the form and nothing else."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKey as error:
@@ -79,13 +112,20 @@ def read_output(text: str) -> Scored | Unreadable:
         # ValueError is also what an integer of thousands of digits raises, RecursionError thousands of brackets.
         return Unreadable("bad_json", str(error) or type(error).__name__)
     try:
-        output = _Output.model_validate(value)
+        output = form.model.model_validate(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         return Unreadable("schema", f"{'.'.join(map(str, problem['loc'])) or 'output'}: {problem['msg']}")
-    # JSON can escape half a surrogate pair, which no file could take.
-    rationale = output.rationale.encode("utf-8", errors="replace").decode("utf-8")
-    return Scored(output.score, rationale, rationale_first=next(iter(value)) == "rationale")
+    return Readable(
+        getattr(output, form.key), encodable(output.rationale), rationale_first=next(iter(value)) == "rationale"
+    )
+
+
+def unreadable(reply: Reply, schema: Mapping[str, Any]) -> UnscoredReason | None:
+    """Why a reply to a request with this schema is no verdict, or None if it is one."""
+    form = POINTWISE if POINTWISE.key in schema["properties"] else PAIRWISE
+    outcome = read_reply(reply, form)
+    return outcome.reason if isinstance(outcome, Unreadable) else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,20 +13,26 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from eval.digest import canonical_json, digest
-from eval.errors import StoreError
+from eval.errors import JudgeChanged, StoreError
 from eval.judge.client import CallFailed, ChatClient, Message, Reply
-from eval.judge.schema import Scored, read_reply
+from eval.judge.schema import unreadable
 
-_FORMAT = 1
+OK: Final = "ok"
+"""The outcome of an answer that is served."""
+_TAKEN_BACK: Final = "taken_back"
+"""The outcome of an answer of which it is not known which model gave it."""
+_FORMAT = 2
+_OLDER_FORMATS = (1,)
 _FIELDS = {"format", "key", "exchange", "outcome", "reply"}
 _logger = logging.getLogger(__name__)
 
@@ -99,9 +105,9 @@ class AnswerStore:
         record = self._records.get(key)
         if record is None or record["reply"] is None:
             return None
-        if record["outcome"] != "ok" and record["exchange"] not in self._settled:
+        if record["outcome"] != OK and record["exchange"] not in self._settled:
             return None
-        return replace(Reply(**record["reply"]), cached=True)
+        return replace(Reply.from_json(record["reply"]), cached=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record, whole and flushed to the disk; raises StoreError if it cannot be."""
@@ -121,6 +127,11 @@ class AnswerStore:
                 ) from error
             self._learn(dict(record))
 
+    def settle(self, key: str, reply: Reply, *, identity: Mapping[str, str | int]) -> None:
+        """Record the answer to a question that is not an item's, to be found again by ``key``."""
+        record = {"format": _FORMAT, "key": key, "exchange": key, "identity": dict(identity), "messages": []}
+        self.append({**record, "asked": datetime.now(UTC).isoformat(), "outcome": OK, "reply": reply.to_json()})
+
     def _claim(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,10 +150,12 @@ class AnswerStore:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
+                if record["format"] in _OLDER_FORMATS:
+                    continue  # its key can be asked for by nobody
                 if record["format"] != _FORMAT or not record.keys() >= _FIELDS:
                     raise ValueError("another form")
                 if record["reply"] is not None:
-                    Reply(**record["reply"])
+                    Reply.from_json(record["reply"])
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise StoreError(
                     f"{self.path}:{number}: not a recorded answer ({error}); remove this line, and its question is"
@@ -152,35 +165,41 @@ class AnswerStore:
 
     def _learn(self, record: dict[str, Any]) -> None:
         known = self._records.get(record["key"])
+        if record["outcome"] == _TAKEN_BACK:
+            self._settled.discard(record["exchange"])
         # A failure after an answer, if there ever is one, does not take the answer away.
-        if known is None or known["outcome"] != "ok" or record["outcome"] == "ok":
-            self._records[record["key"]] = record
-        if record["outcome"] == "ok":
+        elif known is not None and known["outcome"] == OK and record["outcome"] != OK:
+            return
+        elif record["outcome"] == OK:
             self._settled.add(record["exchange"])
-
-
-def unreadable(reply: Reply) -> str | None:
-    """Why a reply is no pointwise verdict, or None if it is one."""
-    outcome = read_reply(reply)
-    return None if isinstance(outcome, Scored) else outcome.reason
+        # The messages, which are most of it, are on the disk for whoever wants to read them.
+        self._records[record["key"]] = {name: record[name] for name in ("exchange", "outcome", "reply")}
 
 
 class CachedClient:
     """A backend behind a store: asks only what the store cannot answer, and records all it hears."""
 
-    def __init__(
-        self, client: ChatClient, store: AnswerStore, *, problem: Callable[[Reply], str | None] = unreadable
-    ) -> None:
-        """Put ``store`` before ``client``; ``problem`` says why a reply counts as a failure, or None."""
+    def __init__(self, client: ChatClient, store: AnswerStore) -> None:
+        """Put ``store`` before ``client``."""
         self._client = client
         self._store = store
-        self._problem = problem
         self._guard = threading.Lock()
         self._in_flight: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._recorded: list[tuple[float, dict[str, Any]]] = []
+        """When, and what, without its messages."""
+        self._changed: JudgeChanged | None = None
 
     def describe(self) -> Mapping[str, Any]:
         """The backend's description; a store changes no answer."""
         return self._client.describe()
+
+    def verify(self) -> None:
+        """As the backend's; what was recorded since it was last known to be the same is taken back."""
+        try:
+            self._client.verify()
+        except JudgeChanged as change:
+            self._take_back(change)
+            raise
 
     def chat(
         self,
@@ -189,7 +208,7 @@ class CachedClient:
         schema: Mapping[str, Any],
         identity: Mapping[str, str | int] | None = None,
     ) -> Reply:
-        """The recorded reply, or a new one; raises CallFailed, after recording it."""
+        """The recorded reply, or a new one; raises what the backend raises, a CallFailed after recording it."""
         identity = identity or {}
         describe = self._client.describe()
         key = request_key(describe=describe, schema=schema, messages=messages, identity=identity)
@@ -211,10 +230,28 @@ class CachedClient:
             try:
                 reply = self._client.chat(messages, schema=schema, identity=identity)
             except CallFailed as failure:
-                self._store.append({**record, "outcome": failure.reason, "detail": failure.detail, "reply": None})
+                self._record({**record, "outcome": failure.reason, "detail": failure.detail, "reply": None})
                 raise
-            self._store.append({**record, "outcome": self._problem(reply) or "ok", "reply": asdict(reply)})
+            except JudgeChanged as change:
+                self._take_back(change)
+                raise
+            self._record({**record, "outcome": unreadable(reply, schema) or OK, "reply": reply.to_json()})
             return reply
+
+    def _record(self, record: dict[str, Any]) -> None:
+        with self._guard:
+            if self._changed is not None:
+                raise self._changed
+            self._store.append(record)
+            self._recorded.append((time.monotonic(), {**record, "messages": []}))
+
+    def _take_back(self, change: JudgeChanged) -> None:
+        with self._guard:
+            self._changed = change
+            doubtful = [record for instant, record in self._recorded if instant > change.since]
+            self._recorded.clear()
+            for record in doubtful:
+                self._store.append({**record, "outcome": _TAKEN_BACK, "detail": str(change), "reply": None})
 
 
 def _exchange(describe: Mapping[str, Any], schema: Mapping[str, Any], *, identity: Mapping[str, str | int]) -> str:

@@ -101,7 +101,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "evaluate",
-            "1",
+            "2",
             ("finetune-instruct", "lora"),
             ("evaluate",),
             _evaluate,

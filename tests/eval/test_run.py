@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.errors import EvalConfigError, EvalDataError
-from eval.run import judge_responses, score_responses
-from eval.types import UNSCORED_REASONS, Sample, UnscoredReason, Verdict
+from eval.run import judge_responses, panel_scores, score_responses
+from eval.types import UNSCORED_REASONS, Progress, Sample, UnscoredReason, Verdict
 
 
 def items(n: int) -> list[Sample]:
@@ -26,10 +26,10 @@ class Scripted:
 
     def __init__(self, outcomes: Mapping[str, int | UnscoredReason]) -> None:
         self.outcomes = outcomes
-        self.threads: set[str] = set()
+        self.asked: list[tuple[str, str, bool, int]] = []
 
-    def __call__(self, sample: Sample, response: str) -> Verdict:  # noqa: ARG002 - the protocol's
-        self.threads.add(threading.current_thread().name)
+    def __call__(self, sample: Sample, response: str, *, shortcut: bool = True, repeat: int = 0) -> Verdict:
+        self.asked.append((sample.id, response, shortcut, repeat))
         outcome = self.outcomes[sample.id]
         if isinstance(outcome, int):
             return Verdict(outcome, "because", None, "raw", 0.5)
@@ -99,30 +99,62 @@ def test_a_run_without_any_score_has_no_mean() -> None:
 
 def test_the_short_cut_share_and_times_leave_out_what_was_not_asked() -> None:
     class Mixed(Scripted):
-        def __call__(self, sample: Sample, response: str) -> Verdict:  # noqa: ARG002 - the protocol's
+        def __call__(self, sample: Sample, response: str, *, shortcut: bool = True, repeat: int = 0) -> Verdict:  # noqa: ARG002
             return {
-                "item-0": Verdict(100, "", None, "", 0.0, source="exact_match"),
-                "item-1": Verdict(50, "", None, "", 0.1, flags=("cached", "repaired")),
-                "item-2": Verdict(50, "", None, "", 2.0),
+                "item-0": Verdict(100, "", None, "", 0.0, source="exact_match", weighted=100.0),
+                "item-1": Verdict(
+                    50, "", None, "", 1.0, flags=("repaired",), weighted=46.0, valid_mass=0.8, cached=True
+                ),
+                "item-2": Verdict(50, "", None, "", 2.0, valid_mass=0.4, load_seconds=30.0),
             }[sample.id]
 
     metrics = judge_responses(items(3), ["x"] * 3, judge=Mixed({})).metrics
     assert metrics["judge/exact_share"] == pytest.approx(1 / 3)
-    assert metrics["judge/seconds_per_item"] == 2.0
+    assert (metrics["judge/seconds_per_item"], metrics["judge/load_seconds"]) == (1.5, 30.0)
     assert metrics["judge/cached"] == metrics["judge/repaired"] == 1
+    # The item without enough probability on scores has no part in the weighted mean; its score does not stand in.
+    assert (metrics["judge/weighted_mean"], metrics["judge/weighted_scored"]) == (73.0, 2)
+    assert metrics["judge/valid_mass"] == pytest.approx(0.6)
+    assert metrics["judge/mean"] == pytest.approx(200 / 3)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_rows_keep_the_order_of_the_items_and_progress_counts_up(concurrency: int) -> None:
+def test_rows_keep_the_order_of_the_items_and_progress_counts_all_questions(concurrency: int) -> None:
     samples = items(20)
     judge = Scripted({sample.id: index for index, sample in enumerate(samples)})
-    seen: list[tuple[int, int]] = []
-    report = judge_responses(
-        samples, ["x"] * 20, judge=judge, concurrency=concurrency, on_progress=lambda *done: seen.append(done)
-    )
+    seen: list[Progress] = []
+    report = judge_responses(samples, ["x"] * 20, judge=judge, concurrency=concurrency, on_progress=seen.append)
     assert [row["score"] for row in report.rows] == list(range(20))
-    assert seen == [(n, 20) for n in range(1, 21)]
-    assert len(judge.threads) <= concurrency
+    assert [(one.done, one.total) for one in seen] == [(n, 60) for n in range(1, 61)]
+    assert len(judge.asked) == 60
+    # Controls are asked past the short cut, repeats past the store, items as they come.
+    assert Counter(asked[2:] for asked in judge.asked) == {(True, 0): 20, (False, 0): 35, (False, 1): 5}
+
+
+def test_turning_the_items_round_changes_no_score() -> None:
+    samples = items(20)
+    judge = Scripted({sample.id: index for index, sample in enumerate(samples)})
+    one, other = (judge_responses(order, ["x"] * 20, judge=judge) for order in (samples, samples[::-1]))
+    assert one.rows == other.rows[::-1]
+    assert one.metrics["judge/mean"] == other.metrics["judge/mean"]
+    assert one.provenance["items_digest"] == other.provenance["items_digest"]
+
+
+def test_a_panel_gives_a_row_per_item_with_what_every_judge_said() -> None:
+    samples = items(3)
+    strict = judge_responses(samples, ["x"] * 3, judge=Scripted({"item-0": 10, "item-1": "timeout", "item-2": 30}))
+    kind = judge_responses(samples, ["x"] * 3, judge=Scripted({"item-0": 80, "item-1": 90, "item-2": 100}))
+    rows = panel_scores({"strict": strict, "kind": kind})
+    assert [row["id"] for row in rows] == ["item-0", "item-1", "item-2"]
+    assert rows[1] == {
+        "id": "item-1",
+        "scores": {"strict": None, "kind": 90},
+        "reasons": {"strict": "timeout", "kind": None},
+    }
+    turned = judge_responses(samples[::-1], ["x"] * 3, judge=Scripted(dict.fromkeys(["item-0", "item-1", "item-2"], 1)))
+    for reports in ({}, {"a": strict, "b": turned}):
+        with pytest.raises(EvalDataError, match="did not judge the same items in the same order"):
+            panel_scores(reports)
 
 
 def test_the_report_names_the_items_and_the_instrument() -> None:
@@ -152,7 +184,7 @@ def test_responses_that_do_not_fit_the_items_are_refused() -> None:
 
 def test_an_error_of_the_judge_itself_is_not_a_verdict() -> None:
     class Broken(Scripted):
-        def __call__(self, sample: Sample, response: str) -> Verdict:  # noqa: ARG002 - the protocol's
+        def __call__(self, sample: Sample, response: str, *, shortcut: bool = True, repeat: int = 0) -> Verdict:  # noqa: ARG002
             raise RuntimeError("a fault of the program")
 
     with pytest.raises(RuntimeError, match="a fault of the program"):

@@ -110,7 +110,15 @@ def test_headlines_fall_back_where_a_figure_is_missing(make_report: MakeReport) 
         ({"state": "off", "reason": "switched off by --judge off"}, "judge: off"),
         ({"state": "scored", "reason": "", "mean": 61.25, "unscored": 1.0}, "judge: 61.2 of 100"),
         (
-            {"state": "scored", "reason": "", "mean": float("nan"), "unscored": 30.0},
+            {"state": "scored", "reason": "", "mean": 61.25, "ci_low": 57.0, "ci_high": 65.12},
+            "judge: 61.2 of 100 (57.0 to 65.1)",
+        ),
+        (
+            {"state": "judge not validated", "reason": "auc 0.5, must be >= 0.95: why; empty_mean 40", "mean": 61.25},
+            "judge not validated: auc 0.5, must be >= 0.95: why; 61.2 of 100",
+        ),
+        (
+            {"state": "scored", "reason": "", "mean": None, "unscored": 30.0},
             "judge: nothing scored, 30 unscored",
         ),
     ],

@@ -7,12 +7,15 @@ from contextlib import ExitStack
 
 import pytest
 
-from eval.judge.client import Retry
-from eval.judge.ollama import Deadlines, OllamaClient, Options
-from eval.judge.preflight import preflight
+from eval.judge.client import Deadlines, Options, Retry
+from eval.judge.ollama import OllamaClient
+from eval.judge.openai import OpenAIClient
+from eval.judge.preflight import openai_preflight, preflight
 from eval.testing.fake_ollama import FakeOllama
 
 Connect = Callable[..., OllamaClient]
+_DEADLINES = Deadlines(connect=2.0, read=10.0, idle=10.0, total=20.0, load=10.0)
+_RETRY = Retry(attempts=3, first_wait=0.01)
 
 
 @pytest.fixture
@@ -26,8 +29,28 @@ def connect() -> Iterator[Connect]:
             client = OllamaClient(
                 preflight(fake.url, "llama3", options=options),
                 options=options,
-                deadlines=deadlines or Deadlines(connect=2.0, read=10.0, total=20.0),
-                retry=Retry(attempts=3, first_wait=0.01),
+                deadlines=deadlines or _DEADLINES,
+                retry=_RETRY,
+            )
+            opened.callback(client.close)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def connect_openai() -> Iterator[Callable[..., OpenAIClient]]:
+    """fake server -> client of its OpenAI-compatible interface, closed after the test."""
+    with ExitStack() as opened:
+
+        def make(
+            fake: FakeOllama, *, options: Options | None = None, deadlines: Deadlines | None = None
+        ) -> OpenAIClient:
+            client = OpenAIClient(
+                openai_preflight(f"{fake.url}/v1", "llama3:latest", options=options),
+                options=options,
+                deadlines=deadlines or _DEADLINES,
+                retry=_RETRY,
             )
             opened.callback(client.close)
             return client

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from eval.errors import EvalConfigError
-from eval.judge.client import CallFailed, JudgeModel, Message, Reply, Retry, retried
-from eval.judge.ollama import Deadlines, OllamaClient, Options
-from eval.judge.schema import VERDICT_SCHEMA
-from eval.testing.fake_ollama import FakeOllama
+from eval.errors import EvalConfigError, JudgeChanged, JudgeUnavailable
+from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, retried
+from eval.judge.ollama import OllamaClient
+from eval.judge.schema import POINTWISE
+from eval.testing.fake_ollama import FakeOllama, Scenario
 
 Connect = Callable[..., OllamaClient]
 SMALL = Options(num_ctx=1024, num_predict=64)
@@ -24,23 +24,23 @@ def ask(text: str) -> list[Message]:
 
 def test_settings_are_sent_where_the_server_reads_them(connect: Connect) -> None:
     with FakeOllama() as fake:
-        reply = connect(fake).chat(ask("hello"), schema=VERDICT_SCHEMA)
+        reply = connect(fake).chat(ask("hello"), schema=POINTWISE.schema)
     body = fake.calls[0].body
     assert body["options"] == {"seed": 123, "temperature": 0.0, "num_ctx": 8192, "num_predict": 256}
     assert not {"seed", "temperature", "num_ctx", "num_predict"} & body.keys()
-    assert body["format"] == VERDICT_SCHEMA
+    assert body["format"] == POINTWISE.schema
     assert list(body["format"]["properties"]) == ["rationale", "score"]
     assert (body["shift"], body["truncate"], body["stream"]) == (False, False, True)
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
     assert body["model"] == "llama3:latest"
     assert "think" not in body
     assert (reply.done, reply.done_reason, reply.prompt_tokens) == (True, "stop", fake.calls[0].n_tokens)
-    assert reply.load_seconds == pytest.approx(0.001)
 
 
 def test_thinking_is_switched_off_only_where_it_exists(connect: Connect) -> None:
     with FakeOllama(capabilities=("completion", "thinking")) as fake:
         client = connect(fake)
-        client.chat(ask("hello"), schema=VERDICT_SCHEMA)
+        client.chat(ask("hello"), schema=POINTWISE.schema)
     assert fake.calls[0].body["think"] is False
     assert client.describe()["think"] is False
 
@@ -55,22 +55,88 @@ def test_the_description_names_digest_versions_and_options_but_no_address(connec
     assert fake.url not in str(described)
 
 
-@pytest.mark.parametrize(("scenario", "most"), [("slow", 1.0), ("trickle", 1.5)])
-def test_a_server_that_does_not_answer_holds_nobody(connect: Connect, scenario: str, most: float) -> None:
-    with FakeOllama(scenario=scenario) as fake:  # type: ignore[arg-type]
-        client = connect(fake, deadlines=Deadlines(connect=1.0, read=0.3, total=0.6))
+@pytest.mark.parametrize(
+    ("scenario", "deadlines", "words"),
+    [
+        ("slow", Deadlines(read=0.3, idle=5, total=9), r"nothing came for 0\.3 s"),
+        ("stall", Deadlines(read=5, idle=0.3, total=9), r"nothing more came for 0\.3 s"),
+        ("trickle", Deadlines(read=5, idle=5, total=0.3), r"no whole answer within 0\.3 s"),
+    ],
+)
+def test_each_deadline_ends_the_wait_that_it_is_for(
+    connect: Connect, scenario: Scenario, deadlines: Deadlines, words: str
+) -> None:
+    with FakeOllama(scenario=scenario) as fake:
+        client = connect(fake, deadlines=deadlines)
         started = time.monotonic()
-        with pytest.raises(CallFailed) as failure:
-            client.chat(ask("hello"), schema=VERDICT_SCHEMA)
+        with pytest.raises(CallFailed, match=words) as failure:
+            client.chat(ask("hello"), schema=POINTWISE.schema)
+        waited = time.monotonic() - started
     assert failure.value.reason == "timeout"
-    assert 0.25 < time.monotonic() - started < most
+    assert 0.25 < waited < 4
+
+
+def test_a_prompt_that_takes_long_to_read_is_no_idle_answer(connect: Connect) -> None:
+    with FakeOllama(scenario="slow", slow_seconds=0.5) as fake:
+        client = connect(fake, deadlines=Deadlines(read=5, idle=0.2, total=9))
+        assert client.chat(ask("hello"), schema=POINTWISE.schema).done
+
+
+def test_the_model_is_loaded_once_before_the_first_question_and_its_time_told_apart(connect: Connect) -> None:
+    with FakeOllama(load_seconds=0.4) as fake:
+        client = connect(fake)
+        first, second = (client.chat(ask("hello"), schema=POINTWISE.schema) for _ in range(2))
+    assert first.load_seconds == second.load_seconds >= 0.4
+    assert max(first.seconds, second.seconds) < 0.3
+    (load,) = fake.loads
+    # other options than those of the questions would load the model again
+    assert all(load[name] == fake.calls[0].body[name] for name in ("model", "options", "shift", "truncate"))
+
+
+def test_a_model_that_is_never_loaded_ends_the_run_instead_of_every_item(connect: Connect) -> None:
+    with FakeOllama(load_seconds=5.0) as fake:
+        client = connect(fake, deadlines=Deadlines(load=0.2))
+        with pytest.raises(
+            JudgeUnavailable, match=r"llama3:latest .* was not loaded within 0\.2 s.* ollama run llama3"
+        ):
+            client.chat(ask("hello"), schema=POINTWISE.schema)
+
+
+def test_a_window_smaller_than_the_one_asked_for_is_refused(connect: Connect) -> None:
+    with FakeOllama(scenario="small_window") as fake:
+        client = connect(fake)
+        with pytest.raises(
+            EvalConfigError, match=r"a window of 4096 tokens instead of num_ctx 8192 .* set num_ctx to 4096"
+        ):
+            client.chat(ask("hello"), schema=POINTWISE.schema)
+
+
+@pytest.mark.parametrize("moved", ["model_digest", "version"])
+def test_a_tag_or_a_server_that_moves_in_the_middle_of_a_run_is_noticed(connect: Connect, moved: str) -> None:
+    with FakeOllama() as fake:
+        client = connect(fake)
+        client.verify()
+        before = time.monotonic()
+        setattr(fake, moved, "f" * 12)
+        with pytest.raises(JudgeChanged, match=r"was 365c0bd3c000 on server 0\.33\.0 .* run again") as change:
+            client.verify()
+        assert change.value.since < before
+        time.sleep(1.0)
+        with pytest.raises(JudgeChanged):
+            client.chat(ask("hello"), schema=POINTWISE.schema)
+
+
+def test_a_server_that_does_not_answer_has_not_changed(connect: Connect) -> None:
+    with FakeOllama() as fake:
+        client = connect(fake)
+    client.verify()
 
 
 def test_a_server_that_went_away_is_a_failed_connection(connect: Connect) -> None:
     with FakeOllama() as fake:
         client = connect(fake)
     with pytest.raises(CallFailed, match="connection") as failure:
-        client.chat(ask("hello"), schema=VERDICT_SCHEMA)
+        client.chat(ask("hello"), schema=POINTWISE.schema)
     assert failure.value.reason == "connection"
 
 
@@ -78,22 +144,22 @@ def test_a_peer_that_takes_the_connection_and_says_nothing_is_a_timeout() -> Non
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         judge = JudgeModel(url, "llama3:latest", "d", "0", "Q4_0", "8B", 8192, ())
-        client = OllamaClient(judge, deadlines=Deadlines(connect=1.0, read=0.2, total=0.2))
-        with pytest.raises(CallFailed, match=r"nothing came for 0\.2 s"):
-            client.chat(ask("hello"), schema=VERDICT_SCHEMA)
+        client = OllamaClient(judge, deadlines=Deadlines(connect=1.0, read=0.2, total=0.2, load=0.2))
+        with pytest.raises(JudgeUnavailable, match=r"not loaded within 0\.2 s"):
+            client.chat(ask("hello"), schema=POINTWISE.schema)
         client.close()
 
 
 def test_a_prompt_that_may_be_cut_is_refused_by_a_server_that_knows_shift(connect: Connect) -> None:
     with FakeOllama() as fake, pytest.raises(CallFailed, match="longer than the context length") as failure:
-        connect(fake, options=SMALL).chat(ask("word " * 1000), schema=VERDICT_SCHEMA)
+        connect(fake, options=SMALL).chat(ask("word " * 1000), schema=POINTWISE.schema)
     assert failure.value.reason == "truncated"
     assert len(fake.calls) == 1
 
 
 def test_a_prompt_cut_in_silence_is_noticed_by_its_counted_tokens(connect: Connect) -> None:
-    with FakeOllama(scenario="truncated") as fake, pytest.raises(CallFailed, match="counted 514 tokens") as failure:
-        connect(fake, options=SMALL).chat(ask("word " * 500), schema=VERDICT_SCHEMA)
+    with FakeOllama(scenario="truncated") as fake, pytest.raises(CallFailed, match="counted 515 tokens") as failure:
+        connect(fake, options=SMALL).chat(ask("word " * 500), schema=POINTWISE.schema)
     assert failure.value.reason == "truncated"
 
 
@@ -102,8 +168,8 @@ def test_a_count_too_small_for_the_prompt_is_noticed_too() -> None:
     with FakeOllama(scenario="truncated", context_length=512) as fake:
         judge = JudgeModel(fake.url, "llama3:latest", "d", "0", "Q4_0", "8B", None, ())
         client = OllamaClient(judge, options=SMALL)
-        with pytest.raises(CallFailed, match="counted 258 tokens for a prompt of 3000 bytes"):
-            client.chat(ask("w" * 3000), schema=VERDICT_SCHEMA)
+        with pytest.raises(CallFailed, match="counted 259 tokens for a prompt of 3000 bytes"):
+            client.chat(ask("w" * 3000), schema=POINTWISE.schema)
         client.close()
 
 
@@ -112,32 +178,32 @@ def test_an_error_inside_a_stream_is_told_in_the_servers_words(connect: Connect)
         FakeOllama(scenario="midstream_error") as fake,
         pytest.raises(CallFailed, match=r"in the middle .* CUDA error"),
     ):
-        connect(fake).chat(ask("hello"), schema=VERDICT_SCHEMA)
+        connect(fake).chat(ask("hello"), schema=POINTWISE.schema)
 
 
 def test_a_long_prompt_that_was_read_whole_is_no_failure(connect: Connect) -> None:
     with FakeOllama() as fake:
-        reply = connect(fake, options=SMALL).chat(ask("word " * 300), schema=VERDICT_SCHEMA)
+        reply = connect(fake, options=SMALL).chat(ask("word " * 300), schema=POINTWISE.schema)
     assert reply.prompt_tokens == fake.calls[0].n_tokens == 376
 
 
 def test_a_prompt_that_cannot_be_cut_may_have_any_count(connect: Connect) -> None:
     # Servers that count only what was not in their cache report few tokens for a prompt they read whole.
     with FakeOllama(scenario="truncated") as fake:
-        reply = connect(fake, options=SMALL).chat(ask("word " * 100), schema=VERDICT_SCHEMA)
-    assert reply.prompt_tokens == 514
+        reply = connect(fake, options=SMALL).chat(ask("word " * 100), schema=POINTWISE.schema)
+    assert reply.prompt_tokens == 515
 
 
 def test_a_prompt_that_cannot_fit_is_not_sent(connect: Connect) -> None:
     with FakeOllama() as fake, pytest.raises(CallFailed, match="9000 bytes cannot fit num_ctx 1024; not sent"):
-        connect(fake, options=SMALL).chat(ask("w" * 9000), schema=VERDICT_SCHEMA)
+        connect(fake, options=SMALL).chat(ask("w" * 9000), schema=POINTWISE.schema)
     assert fake.calls == []
 
 
 def test_the_bound_counts_bytes_and_not_characters(connect: Connect) -> None:
     # 400 characters of 3 bytes: 1200 tokens at worst, more than the window holds.
     with FakeOllama(scenario="truncated") as fake, pytest.raises(CallFailed, match="prompt of 1200 bytes"):
-        connect(fake, options=SMALL).chat(ask("€" * 400), schema=VERDICT_SCHEMA)
+        connect(fake, options=SMALL).chat(ask("€" * 400), schema=POINTWISE.schema)
 
 
 @pytest.mark.parametrize(("transient", "n_calls"), [(True, 3), (False, 1)])

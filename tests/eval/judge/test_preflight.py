@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from eval.errors import EvalConfigError, JudgeModelMissing, JudgeUnavailable
+from eval.errors import EvalConfigError, JudgeChanged, JudgeModelMissing, JudgeUnavailable
 from eval.judge.assemble import ollama_judge
-from eval.judge.ollama import Options
+from eval.judge.client import Options
 from eval.judge.preflight import preflight
 from eval.testing.fake_ollama import FakeOllama
 from eval.types import Sample
@@ -112,3 +112,15 @@ def test_the_whole_judge_is_put_together_and_closed() -> None:
     with FakeOllama() as fake, ollama_judge(fake.url, "llama3") as (judge, model):
         assert judge(Sample("x", "Say", "", "one two"), "one").score == 67
         assert judge.describe()["client"]["model_digest"] == model.digest
+
+
+def test_a_digest_may_be_wanted_and_another_is_refused_with_what_to_do() -> None:
+    with FakeOllama() as fake:
+        for pin in (fake.model_digest[:12], f"sha256:{fake.model_digest}"):
+            assert preflight(fake.url, f"llama3@{pin}").digest == fake.model_digest
+        with pytest.raises(JudgeChanged) as error:
+            preflight(fake.url, "llama3@0123456789ab")
+    assert "llama3:latest" in str(error.value)
+    assert "is 365c0bd3c000, not the wanted 0123456789ab" in str(error.value)
+    assert "ollama pull llama3, or accept the new judge: --judge-model llama3:latest@365c0bd3c000" in str(error.value)
+    assert error.value.exit_code == 6

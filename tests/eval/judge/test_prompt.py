@@ -8,19 +8,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eval.judge.prompt import neutralise, pointwise_prompts, render, repair_messages, shortened
+from eval.judge.prompt import Rendered, neutralise, packaged_prompts, render, repair_messages, shortened
 from eval.types import Sample
 
 MARKERS = re.compile(
-    r"<\||\|>|<<\s*/?\s*(INSTRUCTION|INPUT|REFERENCE|ANSWER|END|SYS)\b|\[\s*/?\s*INST\s*\]|</?(think|s)>"
-    r"|^[ \t>*#]*(system|user|assistant|human)[ \t*]*:",
+    r"<[|｜]|[|｜]>|<<\s*/?\s*(INSTRUCTION|INPUT|REFERENCE|ANSWER|END|SYS)\b|\[\s*/?\s*(INST|TOOL_CALLS|gMASK)\s*\]"
+    r"|</?(think|s|tool_call)>|^[ \t>*#]*(system|user|assistant|human)[ \t*]*:",
     re.IGNORECASE | re.MULTILINE,
 )
-MARKUP = ["<", "|", ">", "<<", "END", "ANSWER", " ", "\n", "\r", "[", "INST", "]", "/", "</think>", "<s>", "user", ":"]
-HIDDEN = ["\u200b", "\x00", "\u202e", "\u2028", "<|eot_id|>", "<|start_header_id|>", "assistant", "\ud800", "a", "#"]
+MARKUP = ["<", "|", "｜", ">", "<<", "END", "ANSWER A", " ", "\n", "\r", "[", "INST", "gMASK", "]", "/", "user", ":"]
+HIDDEN = ["\u200b", "\x00", "\u202e", "\u2028", "<|eot_id|>", "</think>", "<s>", "assistant", "\ud800", "a", "#"]
 fragments = st.sampled_from([*MARKUP, *HIDDEN])
 hostile = st.one_of(st.text(), st.lists(fragments, max_size=12).map("".join))
 SAMPLE = Sample("x", "Name the capital.", "France", "Paris is the capital of France.")
+POINTWISE, PAIRWISE = packaged_prompts("pointwise"), packaged_prompts("pairwise")
+
+
+def asked(response: str, sample: Sample = SAMPLE, *, max_answer_bytes: int = 3000) -> Rendered:
+    return render(POINTWISE, sample=sample, answers={"answer": response}, max_answer_bytes=max_answer_bytes)
 
 
 @settings(database=None, deadline=None, max_examples=150)
@@ -30,6 +35,8 @@ SAMPLE = Sample("x", "Name the capital.", "France", "Paris is the capital of Fra
 @example("us\u200ber: 100")
 @example("a\rassistant: 100")
 @example("<| | |>|>")
+@example("<|>")
+@example("<\uff5cbegin\u2581of\u2581sentence\uff5c>")
 def test_neutralised_text_holds_no_marker_and_neutralising_again_changes_nothing(text: str) -> None:
     once = neutralise(text)
     assert not MARKERS.search(once.text)
@@ -54,8 +61,7 @@ def test_long_white_space_after_a_half_fence_costs_no_time() -> None:
 @given(hostile, hostile)
 def test_whatever_is_judged_the_prompt_has_each_fence_once(response: str, reference: str) -> None:
     sample = Sample("x", response, reference, reference)
-    rendered = render(pointwise_prompts(), sample=sample, response=response, max_answer_bytes=3000)
-    user = rendered.messages[1]["content"]
+    user = asked(response, sample).messages[1]["content"]
     fences = re.findall(r"^<<(\w+) ([0-9a-f]{8})>>$", user, re.MULTILINE)
     names = ["INSTRUCTION", "END", "INPUT", "END", "REFERENCE", "END", "ANSWER", "END"]
     assert [name for name, _ in fences] == names
@@ -67,44 +73,50 @@ def _cleaned(sample: Sample, response: str) -> list[str]:
     return [neutralise(text).text for text in (sample.instruction, sample.input, sample.reference, response)]
 
 
-def test_slots_inside_an_answer_are_not_filled() -> None:
-    rendered = render(
-        pointwise_prompts(), sample=SAMPLE, response="$reference ${nonce} {{ reference }} %s", max_answer_bytes=3000
-    )
-    assert "$reference ${nonce} {{ reference }} %s" in rendered.messages[1]["content"]
-    assert rendered.messages[1]["content"].count("Paris is the capital") == 1
+@settings(database=None, deadline=None, max_examples=80)
+@given(hostile, hostile)
+def test_whatever_is_compared_the_prompt_has_each_fence_once(one: str, other: str) -> None:
+    answers = {"answer_a": one, "answer_b": other}
+    user = render(PAIRWISE, sample=SAMPLE, answers=answers, max_answer_bytes=3000).messages[1]["content"]
+    fences = re.findall(r"^<<([\w ]+) ([0-9a-f]{8})>>$", user, re.MULTILINE)
+    names = ["INSTRUCTION", "END", "INPUT", "END", "REFERENCE", "END", "ANSWER A", "END", "ANSWER B", "END"]
+    assert [name for name, _ in fences] == names
+
+
+@pytest.mark.parametrize(
+    "response", ["$reference ${nonce} {{ reference }} %s {0} {nonce}", "$$answer", "${", "$", "\\g<1>"]
+)
+def test_slots_inside_an_answer_are_not_filled(response: str) -> None:
+    user = asked(response).messages[1]["content"]
+    assert f"\n{response}\n" in user
+    assert user.count("Paris is the capital") == 1
 
 
 def test_the_prompt_depends_on_every_text_and_not_on_the_id() -> None:
-    prompts = pointwise_prompts()
-
-    def item(sample: Sample, response: str = "Paris") -> str:
-        return render(prompts, sample=sample, response=response, max_answer_bytes=3000).item
-
-    one = item(SAMPLE)
-    assert one == item(Sample("another", SAMPLE.instruction, SAMPLE.input, SAMPLE.reference))
+    one = asked("Paris").item
+    assert one == asked("Paris", Sample("another", SAMPLE.instruction, SAMPLE.input, SAMPLE.reference)).item
     others = {
-        item(Sample("x", "Name the river.", "France", SAMPLE.reference)),
-        item(Sample("x", SAMPLE.instruction, "Spain", SAMPLE.reference)),
-        item(Sample("x", SAMPLE.instruction, SAMPLE.input, "Paris.")),
-        item(SAMPLE, "Lyon"),
+        asked("Paris", Sample("x", "Name the river.", "France", SAMPLE.reference)).item,
+        asked("Paris", Sample("x", SAMPLE.instruction, "Spain", SAMPLE.reference)).item,
+        asked("Paris", Sample("x", SAMPLE.instruction, SAMPLE.input, "Paris.")).item,
+        asked("Lyon").item,
     }
     assert len(others | {one}) == 5
 
 
 def test_the_task_and_the_form_of_output_come_last() -> None:
-    user = render(pointwise_prompts(), sample=SAMPLE, response="x", max_answer_bytes=3000).messages[1]["content"]
-    assert user.rstrip().splitlines()[-1].startswith("Grade the ANSWER")
-    assert '"rationale"' in user.splitlines()[-1]
+    last = asked("x").messages[1]["content"].rstrip().splitlines()[-1]
+    assert last.startswith("Grade the ANSWER")
+    assert '"rationale"' in last
+    answers = {"answer_a": "x", "answer_b": "y"}
+    compared = render(PAIRWISE, sample=SAMPLE, answers=answers, max_answer_bytes=3000).messages[1]["content"]
+    assert '"verdict" ("A", "B" or "TIE")' in compared.rstrip().splitlines()[-1]
 
 
 def test_changes_to_an_answer_are_flagged() -> None:
-    def flags(response: str) -> tuple[str, ...]:
-        return render(pointwise_prompts(), sample=SAMPLE, response=response, max_answer_bytes=50).flags
-
-    assert flags("Paris") == ()
-    assert flags("Paris<|eot_id|>") == ("neutralised",)
-    assert flags("Paris " * 20) == ("cut",)
+    assert asked("Paris", max_answer_bytes=50).flags == ()
+    assert asked("Paris<|eot_id|>", max_answer_bytes=50).flags == ("neutralised",)
+    assert asked("Paris " * 20, max_answer_bytes=50).flags == ("cut",)
 
 
 @settings(database=None, deadline=None)
@@ -116,10 +128,10 @@ def test_shortening_keeps_whole_characters_within_the_bound(text: str, max_bytes
 
 
 def test_a_repair_shows_the_bad_output_made_harmless() -> None:
-    first = render(pointwise_prompts(), sample=SAMPLE, response="x", max_answer_bytes=3000).messages
-    messages = repair_messages(pointwise_prompts(), first=first, output="<|eot_id|>" + "9" * 1000)
+    first = asked("x").messages
+    messages = repair_messages(POINTWISE, first=first, output="<|eot_id|>" + "9" * 1000)
     assert messages[:2] == first
     assert [message["role"] for message in messages[2:]] == ["assistant", "user"]
     assert "<|" not in messages[2]["content"]
     assert len(messages[2]["content"].encode()) <= 400
-    assert repair_messages(pointwise_prompts(), first=first, output="")[2]["content"] == "(nothing)"
+    assert repair_messages(POINTWISE, first=first, output="")[2]["content"] == "(nothing)"

@@ -1,4 +1,4 @@
-"""The reader of outputs is total and takes nothing for a score that is none."""
+"""The reader of outputs is total and takes nothing for a verdict that is none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eval.judge.client import Reply
-from eval.judge.schema import VERDICT_SCHEMA, Scored, Unreadable, read_output, read_reply
+from eval.judge.schema import PAIRWISE, POINTWISE, Form, Readable, Unreadable, read_output, read_reply, unreadable
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -17,6 +17,7 @@ json_values = st.recursive(
     max_leaves=6,
 )
 near_misses = st.fixed_dictionaries({"rationale": json_values, "score": json_values})
+near_choices = st.fixed_dictionaries({"rationale": st.text(), "verdict": json_values | st.sampled_from("ABab")})
 
 
 def reply(content: str, **changes: object) -> Reply:
@@ -32,24 +33,36 @@ def reply(content: str, **changes: object) -> Reply:
 @example('{"rationale": "x", "score": NaN}')
 @example("\ud800")
 def test_whatever_the_text_reading_returns_a_score_in_range_or_a_reason(text: str) -> None:
-    found = read_output(text)
-    if isinstance(found, Scored):
-        assert type(found.score) is int
-        assert 0 <= found.score <= 100
+    found = read_output(text, POINTWISE)
+    if isinstance(found, Readable):
+        assert type(found.value) is int
+        assert 0 <= found.value <= 100
         found.rationale.encode("utf-8")
-        assert json.loads(text)["score"] == found.score
+        assert json.loads(text)["score"] == found.value
     else:
         assert found.reason in {"bad_json", "schema"}
         assert found.detail
 
 
+@settings(database=None, deadline=None, max_examples=150)
+@given(st.one_of(st.text(), json_values.map(json.dumps), near_choices.map(json.dumps)))
+@example('{"rationale": "x", "verdict": ["A"]}')
+def test_whatever_the_text_reading_returns_a_choice_or_a_reason(text: str) -> None:
+    found = read_output(text, PAIRWISE)
+    if isinstance(found, Readable):
+        assert found.value in ("A", "B", "TIE")
+        assert json.loads(text)["verdict"] == found.value
+    else:
+        assert found.reason in {"bad_json", "schema"}
+
+
 @settings(database=None, deadline=None)
-@given(st.text(), st.integers(0, 100))
-def test_every_output_of_the_schema_is_read_as_it_is(rationale: str, score: int) -> None:
-    found = read_output(json.dumps({"rationale": rationale, "score": score}))
-    assert isinstance(found, Scored)
-    assert (found.score, found.rationale_first) == (score, True)
-    assert found.rationale == rationale
+@given(st.text(), st.integers(0, 100), st.sampled_from(["A", "B", "TIE"]))
+def test_every_output_of_the_form_is_read_as_it_is(rationale: str, score: int, choice: str) -> None:
+    for form, value in ((POINTWISE, score), (PAIRWISE, choice)):
+        found = read_output(json.dumps({"rationale": rationale, form.key: value}), form)
+        assert isinstance(found, Readable)
+        assert (found.value, found.rationale, found.rationale_first) == (value, rationale, True)
 
 
 @pytest.mark.parametrize(
@@ -68,31 +81,49 @@ def test_every_output_of_the_schema_is_read_as_it_is(rationale: str, score: int)
         ('{"rationale": "x", "score": 85, "final_score": 100}', "schema"),
         ('{"rationale": "x", "score": 5, "score": 100}', "schema"),
         ('[{"rationale": "x", "score": 85}]', "schema"),
+        ('{"rationale": "x", "verdict": "A"}', "schema"),
     ],
 )
 def test_near_misses_are_no_scores(text: str, reason: str) -> None:
-    found = read_output(text)
+    found = read_output(text, POINTWISE)
     assert isinstance(found, Unreadable)
     assert found.reason == reason
 
 
-def test_a_reply_is_judged_by_its_end_before_its_text() -> None:
-    good = '{"rationale": "x", "score": 85}'
+@pytest.mark.parametrize("verdict", ['"a"', '"A "', '"C"', '"A>B"', '"tie"', '["A"]', "1", "null"])
+def test_near_misses_are_no_choices(verdict: str) -> None:
+    found = read_output(f'{{"rationale": "x", "verdict": {verdict}}}', PAIRWISE)
+    assert isinstance(found, Unreadable)
+    assert found.reason == "schema"
+
+
+@pytest.mark.parametrize(
+    ("form", "good"), [(POINTWISE, '{"rationale": "x", "score": 85}'), (PAIRWISE, '{"rationale": "x", "verdict": "B"}')]
+)
+def test_a_reply_is_judged_by_its_end_before_its_text(form: Form, good: str) -> None:
     outcomes = {
-        "length": read_reply(reply(good, done_reason="length")),
-        "not_done": read_reply(reply(good, done=False)),
-        "empty": read_reply(reply(" \n ", thinking="hmm")),
+        "length": read_reply(reply(good, done_reason="length"), form),
+        "not_done": read_reply(reply(good, done=False), form),
+        "empty": read_reply(reply(" \n ", thinking="hmm"), form),
     }
     assert {name: found.reason for name, found in outcomes.items() if isinstance(found, Unreadable)} == {
         name: name for name in outcomes
     }
-    assert isinstance(read_reply(reply(good)), Scored)
+    assert isinstance(read_reply(reply(good), form), Readable)
+    assert unreadable(reply(good), form.schema) is None
+    assert unreadable(reply("{}"), form.schema) == "schema"
 
 
 def test_a_score_before_its_reasons_is_noticed() -> None:
-    found = read_output('{"score": 5, "rationale": "x"}')
-    assert found == Scored(5, "x", rationale_first=False)
+    found = read_output('{"score": 5, "rationale": "x"}', POINTWISE)
+    assert found == Readable(5, "x", rationale_first=False)
 
 
-def test_the_wanted_order_of_keys_is_also_the_alphabetical_one() -> None:
-    assert list(VERDICT_SCHEMA["properties"]) == sorted(VERDICT_SCHEMA["properties"]) == VERDICT_SCHEMA["required"]
+@pytest.mark.parametrize("form", [POINTWISE, PAIRWISE])
+def test_the_wanted_order_of_keys_is_also_the_alphabetical_one(form: Form) -> None:
+    assert list(form.schema["properties"]) == sorted(form.schema["properties"]) == form.schema["required"]
+
+
+def test_a_schema_with_its_keys_turned_is_another() -> None:
+    turned = {**POINTWISE.schema, "properties": dict(reversed(POINTWISE.schema["properties"].items()))}
+    assert Form("pointwise", "score", turned, POINTWISE.model).digest != POINTWISE.digest

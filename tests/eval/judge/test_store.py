@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import signal
-import subprocess
-import sys
-import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.errors import StoreError
-from eval.judge.client import CallFailed, Message, Reply
-from eval.judge.ollama import OllamaClient, Options
+from eval.errors import JudgeChanged, StoreError
+from eval.judge.assemble import JudgeSpec, open_judge
+from eval.judge.client import CallFailed, Message, Options, Reply
+from eval.judge.controls import ControlCounts
+from eval.judge.ollama import OllamaClient
+from eval.judge.pairwise import PairwiseJudge
 from eval.judge.pointwise import PointwiseJudge
-from eval.judge.schema import VERDICT_SCHEMA
+from eval.judge.schema import POINTWISE
 from eval.judge.store import AnswerStore, CachedClient, request_key
-from eval.run import judge_responses
+from eval.run import compare_responses, judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
 from eval.types import Report, Sample
 
@@ -32,18 +31,7 @@ Connect = Callable[..., OllamaClient]
 SAMPLES = [Sample(f"item-{n}", f"Count to {n}", "", " ".join(map(str, range(n + 3)))) for n in range(8)]
 RESPONSES = [f"0 1 and {n}" for n in range(8)]
 
-CHILD = """
-import sys
-from pathlib import Path
-from eval.judge.assemble import ollama_judge
-from eval.run import judge_responses
-from eval.types import Sample
-
-samples = [Sample(f"item-{n}", f"Count to {n}", "", " ".join(map(str, range(n + 3)))) for n in range(8)]
-with ollama_judge(sys.argv[1], "llama3", store=Path(sys.argv[2])) as (judge, _):
-    report = judge_responses(samples, [f"0 1 and {n}" for n in range(8)], judge=judge)
-sys.stdout.write(str(report.metrics["judge/mean"]))
-"""
+NO_CONTROLS = ControlCounts(0, 0, 0, 0, 0, 0)
 
 
 class Interrupted(BaseException):
@@ -77,11 +65,14 @@ class Counting:
     def describe(self) -> dict[str, Any]:
         return {"backend": "counting"}
 
+    def verify(self) -> None:
+        """Always the same."""
+
 
 def judged(client: Any, path: Path, *, concurrency: int = 1, repeat: int = 0) -> Report:
     with AnswerStore(path) as store:
         judge = PointwiseJudge(CachedClient(client, store), repeat=repeat)
-        return judge_responses(SAMPLES, RESPONSES, judge=judge, concurrency=concurrency)
+        return judge_responses(SAMPLES, RESPONSES, judge=judge, controls=NO_CONTROLS, concurrency=concurrency)
 
 
 def scores(report: Report) -> list[int | None]:
@@ -92,8 +83,8 @@ def test_a_second_run_asks_nothing_and_finds_the_same(tmp_path: Path) -> None:
     first, second = Counting(), Counting()
     before, after = judged(first, tmp_path / "a.jsonl"), judged(second, tmp_path / "a.jsonl")
     assert (len(first.asked), len(second.asked)) == (8, 0)
-    assert scores(before) == scores(after)
-    assert before.metrics["judge/mean"] == after.metrics["judge/mean"]
+    assert before.rows == after.rows
+    assert {**before.metrics, "judge/cached": 8} == after.metrics
     assert (before.metrics["judge/cached"], after.metrics["judge/cached"]) == (0, 8)
 
 
@@ -120,7 +111,9 @@ def test_a_repaired_answer_is_reached_again_without_asking(tmp_path: Path) -> No
     second = judged(again, tmp_path / "a.jsonl")
     assert again.asked == []
     assert scores(first) == scores(second)
-    assert second.rows[0]["flags"] == ["cached", "repaired"]
+    assert second.rows[0]["flags"] == ["repaired"]
+    assert second.rows == first.rows
+    assert second.metrics["judge/cached"] == 8
 
 
 def test_failures_are_written_down_and_never_served(tmp_path: Path) -> None:
@@ -156,7 +149,7 @@ def test_equal_items_judged_at_once_are_one_question(tmp_path: Path) -> None:
     client = Counting()
     with AnswerStore(tmp_path / "a.jsonl") as store:
         judge = PointwiseJudge(CachedClient(client, store))
-        report = judge_responses(samples, ["not quite"] * 12, judge=judge, concurrency=4)
+        report = judge_responses(samples, ["not quite"] * 12, judge=judge, controls=NO_CONTROLS, concurrency=4)
     assert len(client.asked) == 1
     assert report.metrics["judge/scored"] == 12
 
@@ -165,38 +158,6 @@ def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     judged(Counting(), tmp_path / "a.jsonl", concurrency=8)
     lines = (tmp_path / "a.jsonl").read_text("utf-8").splitlines()
     assert len({json.loads(line)["key"] for line in lines}) == 8
-
-
-def test_a_killed_process_asks_nothing_twice(connect: Connect, tmp_path: Path) -> None:
-    path, kill_at = tmp_path / "answers.jsonl", 5
-    child: list[subprocess.Popen[str]] = []
-    ready = threading.Event()
-
-    def start(url: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", CHILD, url, str(path)]
-        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def choose(call: ChatCall) -> Scenario:
-        if call.index == kill_at:
-            ready.wait(10)
-            child[0].send_signal(signal.SIGKILL)
-            child[0].wait(10)
-            return "hang_up"
-        return "score"
-
-    with FakeOllama(scenario=choose) as fake:
-        child.append(start(fake.url))
-        ready.set()
-        child[0].communicate(timeout=60)
-        assert child[0].returncode == -signal.SIGKILL
-        assert len(fake.calls) == kill_at + 1
-        output, _ = start(fake.url).communicate(timeout=60)
-    answered = [call.body["messages"][1]["content"] for call in fake.calls if call.index != kill_at]
-    assert len(answered) == len(set(answered)) == 8
-    with FakeOllama() as fake:
-        uninterrupted = judge_responses(SAMPLES, RESPONSES, judge=PointwiseJudge(connect(fake)))
-    assert float(output) == uninterrupted.metrics["judge/mean"]
 
 
 def test_a_torn_last_line_is_removed_and_its_question_asked_again(
@@ -218,10 +179,84 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path
     path = tmp_path / "a.jsonl"
     judged(Counting(), path)
     lines = path.read_text("utf-8").splitlines(keepends=True)
-    for damaged in ("{]\n", '{"format": 1}\n', "[]\n", lines[3].replace('"done":', '"dune":')):
+    for damaged in ("{]\n", '{"format": 2}\n', '{"format": 9}\n', "[]\n", lines[3].replace('"done":', '"dune":')):
         path.write_text("".join([*lines[:3], damaged, *lines[4:]]), "utf-8")
         with pytest.raises(StoreError, match=r"a\.jsonl:4: not a recorded answer .* asked again"):
             AnswerStore(path)
+
+
+def test_answers_of_an_older_form_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"format": 1, "key": "k", "reply": {"content": "x"}}\n', "utf-8")
+    assert judged(Counting(), path).metrics["judge/scored"] == 8
+    assert judged(Counting(die_at=0), path).metrics["judge/cached"] == 8
+
+
+def test_comparisons_and_controls_are_kept_too(tmp_path: Path) -> None:
+    with FakeOllama() as fake:
+        reports = []
+        for _ in range(2):
+            with open_judge(JudgeSpec(host=fake.url), store=tmp_path / "a.jsonl") as opened:
+                scored = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise())
+                compared = compare_responses(SAMPLES, RESPONSES, RESPONSES[::-1], judge=opened.pairwise())
+            reports.append((scored.rows, scored.controls, compared.rows))
+            n_asked = len(fake.calls)
+    assert reports[0] == reports[1]
+    assert len({json.dumps(call.body["messages"]) for call in fake.calls}) < n_asked == len(fake.calls)  # repeats
+    assert compared.metrics["judge/cached"] == 8
+
+
+class Moving(Counting):
+    """A backend whose model is another one from some call on, which is found out a few calls later."""
+
+    def __init__(self, *, moves_at: int, noticed_at: int) -> None:
+        super().__init__()
+        self.moves_at, self.noticed_at = moves_at, noticed_at
+        self.since = 0.0
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        identity: Mapping[str, str | int] | None = None,
+    ) -> Reply:
+        if self.n_calls == self.moves_at:
+            self.since = time.monotonic()
+            time.sleep(0.002)
+        if self.n_calls == self.noticed_at:
+            raise JudgeChanged("it moved", since=self.since)
+        return super().chat(messages, schema=schema, identity=identity)
+
+
+def test_what_another_model_answered_before_it_was_noticed_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(JudgeChanged, match="it moved"):
+        judged(Moving(moves_at=3, noticed_at=6), path)
+    outcomes = [json.loads(line)["outcome"] for line in path.read_text("utf-8").splitlines()]
+    assert outcomes == ["ok"] * 6 + ["taken_back"] * 3
+    again = Counting()
+    assert judged(again, path).metrics["judge/cached"] == 3
+    assert len(again.asked) == 5
+
+
+def test_a_digest_that_moves_in_the_middle_of_a_run_ends_it_and_nothing_of_it_is_served(tmp_path: Path) -> None:
+    def choose(call: ChatCall) -> Scenario:
+        return "digest_moves" if call.index == 4 else "score"
+
+    with FakeOllama(scenario=choose, seconds=0.01) as fake:
+        spec, path = JudgeSpec(host=fake.url), tmp_path / "a.jsonl"
+        with (
+            pytest.raises(JudgeChanged, match=r"was 365c0bd3c000 .* run again"),
+            open_judge(spec, store=path) as opened,
+        ):
+            judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        taken_back = {line["key"] for line in lines if line["outcome"] == "taken_back"}
+        assert {line["key"] for line in lines[4:] if line["outcome"] == "ok"} <= taken_back
+        with open_judge(spec, store=path) as opened:
+            report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+    assert (report.metrics["judge/scored"], report.metrics["judge/cached"]) == (8, 0)
 
 
 def test_two_runs_cannot_write_to_one_store(tmp_path: Path) -> None:
@@ -235,7 +270,7 @@ def test_two_runs_cannot_write_to_one_store(tmp_path: Path) -> None:
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    record = {"format": 1, "key": "k", "exchange": "e", "outcome": "timeout", "reply": None}
+    record = {"format": 2, "key": "k", "exchange": "e", "outcome": "timeout", "reply": None}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with AnswerStore(path) as store:
         store.append(record)
@@ -279,9 +314,19 @@ def test_keys_do_not_depend_on_the_order_of_settings_but_on_that_of_the_schema()
     def key(describe: dict[str, Any], schema: dict[str, Any]) -> str:
         return request_key(describe=describe, schema=schema, messages=(), identity={})
 
-    turned = {**VERDICT_SCHEMA, "properties": dict(reversed(VERDICT_SCHEMA["properties"].items()))}
-    assert key({"a": 1, "b": 2}, VERDICT_SCHEMA) == key({"b": 2, "a": 1}, VERDICT_SCHEMA)
-    assert key({}, VERDICT_SCHEMA) != key({}, turned)
+    turned = {**POINTWISE.schema, "properties": dict(reversed(POINTWISE.schema["properties"].items()))}
+    assert key({"a": 1, "b": 2}, POINTWISE.schema) == key({"b": 2, "a": 1}, POINTWISE.schema)
+    assert key({}, POINTWISE.schema) != key({}, turned)
+
+
+def test_pointwise_and_pairwise_questions_never_meet(tmp_path: Path) -> None:
+    client = Counting()
+    with AnswerStore(tmp_path / "a.jsonl") as store:
+        cached = CachedClient(client, store)
+        PointwiseJudge(cached)(SAMPLES[0], "x")
+        PairwiseJudge(cached)(SAMPLES[0], "x", "y")
+    keys = [json.loads(line)["key"] for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
+    assert len(set(keys)) == len(keys) == 3  # the comparison's first order fails here, after its repair
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""Many questions to a judge: some at a time, in a given order, with a count of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from eval.errors import EvalConfigError
+from eval.types import Progress
+
+
+class Answered(Protocol):
+    """What the estimate of the time left needs to know of a verdict."""
+
+    @property
+    def source(self) -> str:
+        """``judge`` if the judge was asked."""
+        ...
+
+    @property
+    def cached(self) -> bool:
+        """Whether the store answered for it."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long the judge took."""
+        ...
+
+
+OnProgress = Callable[[Progress], None]
+V = TypeVar("V", bound=Answered)
+
+
+def ask_all(
+    questions: Sequence[Callable[[], V]],
+    *,
+    order: Sequence[int],
+    concurrency: int = 1,
+    on_progress: OnProgress | None = None,
+) -> list[V]:
+    """The answers, in the order of the questions; asked in ``order``, ``concurrency`` at once.
+
+    After an error or Ctrl-C the questions that wait are not asked; those under way end by their own deadlines.
+    Raises what a question raises, and EvalConfigError for a concurrency below 1.
+    """
+    if concurrency < 1:
+        raise EvalConfigError(f"concurrency is {concurrency}; it must be at least 1")
+    answers: dict[int, V] = {}
+    meter = _Meter(total=len(questions), concurrency=concurrency)
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
+    try:
+        asked = {pool.submit(questions[index]): index for index in order}
+        for finished in as_completed(asked):
+            answers[asked[finished]] = finished.result()
+            if on_progress is not None:
+                on_progress(meter.after(answers[asked[finished]]))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [answers[index] for index in range(len(questions))]
+
+
+@dataclass
+class _Meter:
+    """Counts answers and reckons what the rest will take."""
+
+    total: int
+    concurrency: int
+    done: int = 0
+    fresh: int = 0
+    """Of them, those that the store did not give."""
+    waited: float = 0.0
+    """Seconds that the judge took for them, one after another."""
+    judged: bool = False
+
+    def after(self, answer: Answered) -> Progress:
+        """One more is there."""
+        self.done += 1
+        if not answer.cached:
+            self.fresh += 1
+            self.waited += answer.seconds
+            self.judged = self.judged or answer.source == "judge"
+        # Of the questions that are left, as many need the judge as did among those that the store did not give.
+        left = (self.total - self.done) * self.waited / self.fresh / self.concurrency if self.judged else None
+        return Progress(self.done, self.total, left)

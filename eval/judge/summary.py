@@ -1,0 +1,140 @@
+"""Verdicts -> rows and metrics: every item in both, the unscored ones with their reason."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from eval.stats import mean_interval
+from eval.types import MAX_SCORE, MIN_SCORE, UNSCORED_REASONS, PairVerdict, Sample, UnscoredReason, Verdict
+
+
+def item_row(sample: Sample, response: str) -> dict[str, Any]:
+    """An item and the response to it."""
+    return {
+        "id": sample.id,
+        "instruction": sample.instruction,
+        "input": sample.input,
+        "reference": sample.reference,
+        "response": response,
+    }
+
+
+def judged_row(sample: Sample, response: str, verdict: Verdict) -> dict[str, Any]:
+    """An item, the response to it and its verdict; the same for a verdict from the store as for the one it was."""
+    return {
+        **item_row(sample, response),
+        "score": verdict.score,
+        "weighted": verdict.weighted,
+        "valid_mass": verdict.valid_mass,
+        "rationale": verdict.rationale,
+        "reason": verdict.reason,
+        "detail": verdict.detail,
+        "source": verdict.source,
+        "flags": list(verdict.flags),
+        "raw": verdict.raw,
+        "prompt": verdict.prompt,
+        "seconds": verdict.seconds,
+    }
+
+
+def pair_row(sample: Sample, left: str, right: str, verdict: PairVerdict) -> dict[str, Any]:
+    """An item, both responses and what came of comparing them."""
+    row = item_row(sample, left)
+    row["left"], row["right"] = row.pop("response"), right
+    orders = [
+        {
+            "left_slot": one.left_slot,
+            "choice": one.choice,
+            "preference": one.preference,
+            "rationale": one.rationale,
+            "reason": one.reason,
+            "flags": list(one.flags),
+            "raw": one.raw,
+            "prompt": one.prompt,
+        }
+        for one in verdict.orders
+    ]
+    return {
+        **row,
+        "preference": verdict.preference,
+        "points": verdict.points,
+        "disagrees": verdict.disagrees,
+        "reason": verdict.reason,
+        "detail": verdict.detail,
+        "source": verdict.source,
+        "orders": orders,
+        "seconds": verdict.seconds,
+    }
+
+
+def pointwise_metrics(verdicts: Sequence[Verdict], *, seed: int) -> dict[str, float]:
+    """The metrics that ``eval.run.judge_responses`` describes."""
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    weighted = [verdict.weighted for verdict in verdicts if verdict.weighted is not None]
+    masses = [verdict.valid_mass for verdict in verdicts if verdict.valid_mass is not None]
+    n, n_unscored = len(verdicts), len(verdicts) - len(scores)
+    interval, weighted_interval = mean_interval(scores, seed=seed), mean_interval(weighted, seed=seed)
+    return {
+        "judge/mean": interval.mean,
+        "judge/ci_low": interval.low,
+        "judge/ci_high": interval.high,
+        **_unscored([verdict.reason for verdict in verdicts]),
+        "judge/bound_low": (sum(scores) + MIN_SCORE * n_unscored) / n,
+        "judge/bound_high": (sum(scores) + MAX_SCORE * n_unscored) / n,
+        "judge/weighted_mean": weighted_interval.mean,
+        "judge/weighted_ci_low": weighted_interval.low,
+        "judge/weighted_ci_high": weighted_interval.high,
+        "judge/weighted_scored": float(len(weighted)),
+        "judge/valid_mass": math.fsum(masses) / len(masses) if masses else math.nan,
+        "judge/exact_share": sum(verdict.source == "exact_match" for verdict in verdicts) / n,
+        "judge/repaired": float(sum("repaired" in verdict.flags for verdict in verdicts)),
+        **_effort([verdict for verdict in verdicts if verdict.source == "judge"]),
+    }
+
+
+def pairwise_metrics(verdicts: Sequence[PairVerdict], *, seed: int) -> dict[str, float]:
+    """The metrics that ``eval.run.compare_responses`` describes."""
+    points = [verdict.points for verdict in verdicts if verdict.points is not None]
+    n, n_unscored = len(verdicts), len(verdicts) - len(points)
+    interval = mean_interval(points, seed=seed)
+    scored = [verdict for verdict in verdicts if verdict.reason is None]
+    both = [verdict for verdict in scored if verdict.orders]
+    choices = [one.choice for verdict in both for one in verdict.orders if one.choice != "TIE"]
+    return {
+        "judge/win_rate": interval.mean,
+        "judge/ci_low": interval.low,
+        "judge/ci_high": interval.high,
+        **_unscored([verdict.reason for verdict in verdicts]),
+        "judge/bound_low": sum(points) / n,
+        "judge/bound_high": (sum(points) + n_unscored) / n,
+        **{
+            f"judge/{name}": float(sum(verdict.preference == preference for verdict in scored))
+            for name, preference in (("left_wins", "left"), ("right_wins", "right"), ("ties", "tie"))
+        },
+        "judge/identical": float(sum(verdict.source == "identical" for verdict in verdicts)),
+        "judge/disagreements": float(sum(verdict.disagrees for verdict in verdicts)),
+        "judge/consistency": sum(not verdict.disagrees for verdict in both) / len(both) if both else math.nan,
+        "judge/first_slot": float(choices.count("A")),
+        "judge/second_slot": float(choices.count("B")),
+        **_effort([verdict for verdict in verdicts if verdict.source == "judge"]),
+    }
+
+
+def _unscored(reasons: Sequence[UnscoredReason | None]) -> dict[str, float]:
+    counted = Counter(reasons)
+    return {
+        "judge/scored": float(counted[None]),
+        "judge/unscored": float(len(reasons) - counted[None]),
+        **{f"judge/unscored_{reason}": float(counted[reason]) for reason in UNSCORED_REASONS},
+    }
+
+
+def _effort(asked: Sequence[Verdict] | Sequence[PairVerdict]) -> dict[str, float]:
+    return {
+        "judge/cached": float(sum(verdict.cached for verdict in asked)),
+        "judge/seconds_per_item": math.fsum(verdict.seconds for verdict in asked) / len(asked) if asked else 0.0,
+        "judge/load_seconds": max((verdict.load_seconds for verdict in asked), default=0.0),
+    }

@@ -1,0 +1,282 @@
+"""The fake server itself: sockets, pages, and what each request meets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from eval.testing.fake_ollama import ollama_pages, openai_pages
+from eval.testing.fake_ollama.answers import (
+    ChatCall,
+    fenced,
+    overlap_score,
+    prompt_of,
+    tokens,
+    written,
+)
+from eval.testing.fake_ollama.dialect import Answer, Dialect
+from eval.testing.fake_ollama.ollama_pages import OllamaDialect
+from eval.testing.fake_ollama.openai_pages import OpenAIDialect
+from eval.testing.fake_ollama.scenarios import Scenario
+
+Choice = Literal["A", "B", "TIE"]
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FakeOllama:
+    """A server of one model inside a ``with`` statement."""
+
+    score: Callable[[str, str], int] = overlap_score
+    """(answer, reference) -> the score of a good answer."""
+    prefer: Callable[[ChatCall], Choice] | None = None
+    """Decides comparisons; None prefers the answer with the higher score."""
+    scenario: Scenario | Callable[[ChatCall], Scenario] = "score"
+    """What each request meets."""
+    model: str = "llama3:latest"
+    """The only model there is."""
+    model_digest: str = "365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1"
+    version: str = "0.33.0"
+    context_length: int = 8192
+    """Of the model."""
+    capabilities: tuple[str, ...] = ("completion",)
+    seconds: float = 0.0
+    """How long an answer takes; its tokens are spread over the second half of it."""
+    slow_seconds: float = 30.0
+    """How long ``slow`` and ``stall`` are silent."""
+    load_seconds: float = 0.0
+    """How long loading the model takes."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes a free one."""
+    calls: list[ChatCall] = field(default_factory=list, init=False)
+    """The requests for an answer so far, in the order of arrival."""
+    loads: list[dict[str, Any]] = field(default_factory=list, init=False)
+    """The requests that only load the model."""
+    closing: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+    """Set when the server stops, so that no answer outlives it."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _seen: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+
+    def __enter__(self) -> Self:
+        """Start serving."""
+        self.closing.clear()
+        self._server = _Server((self.host, self.port), _Handler)
+        self._server.fake = self
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop serving."""
+        self.closing.set()
+        self._server.shutdown()
+        self._server.hang_up()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """The address to give a client; that of the OpenAI-compatible interface ends in /v1 besides."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    @property
+    def questions(self) -> list[ChatCall]:
+        """The requests in which something is to be judged."""
+        return [call for call in self.calls if call.texts]
+
+    def load(self, body: dict[str, Any]) -> None:
+        """Load the model, which takes its time once."""
+        with self._lock:
+            self.loads.append(body)
+            if len(self.loads) == 1:
+                self.closing.wait(self.load_seconds)
+
+    def running(self) -> list[dict[str, Any]]:
+        """What /api/ps lists: the model, once it is loaded."""
+        if not self.loads:
+            return []
+        window = OllamaDialect().window(self.loads[-1], self.context_length)
+        window //= 2 if self.scenario == "small_window" else 1
+        return [ollama_pages.running(self.model, self.model_digest, window=window)]
+
+    def answer(self, body: dict[str, Any], *, window: int) -> Answer:
+        """Note a request and choose what it meets."""
+        prompt = prompt_of(body)
+        with self._lock:
+            call = ChatCall(
+                index=len(self.calls),
+                body=body,
+                texts=fenced(prompt),
+                n_tokens=1 + len(prompt.encode("utf-8", errors="replace")) // 4,
+                n_seen=self._seen[prompt],
+            )
+            self._seen[prompt] += 1
+            self.calls.append(call)
+        scenario = self.scenario if isinstance(self.scenario, str) else self.scenario(call)
+        if scenario == "digest_moves":
+            self.model_digest = sha256(self.model_digest.encode()).hexdigest()
+        verdict = self._choice(call, scenario) if call.is_comparison else self._score(call, scenario)
+        spoken = tokens(written(verdict, scenario), scenario)
+        return Answer(call, scenario, spoken, self.model, window, self.seconds)
+
+    def _score(self, call: ChatCall, scenario: Scenario) -> int:
+        score = self.score(call.answer, call.reference)
+        return (score + 7 * call.n_seen) % 101 if scenario == "drifting" else score
+
+    def _choice(self, call: ChatCall, scenario: Scenario) -> Choice:
+        if scenario == "first_slot":
+            return "A"
+        if self.prefer is not None:
+            return self.prefer(call)
+        first, second = (self.score(call.texts[f"ANSWER {slot}"], call.reference) for slot in "AB")
+        return "TIE" if first == second else "A" if first > second else "B"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    fake: FakeOllama
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: set[Any] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Remember the connection: it outlives the request that it began with."""
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget the connection."""
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End all connections, as a server that stops does."""
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the server."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        _logger.debug(format, *args)
+
+    def do_GET(self) -> None:
+        fake = self.server.fake
+        pages: dict[str, dict[str, Any]] = {
+            "/api/version": {"version": fake.version},
+            "/api/tags": {"models": [ollama_pages.listed(fake.model, fake.model_digest)]},
+            "/api/ps": {"models": fake.running()},
+            "/v1/models": openai_pages.models(fake.model, fake.model_digest),
+        }
+        if self.path in pages:
+            self._whole(200, pages[self.path])
+        else:
+            self._send(404, b"404 page not found", kind="text/plain")
+
+    def do_POST(self) -> None:
+        fake = self.server.fake
+        try:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        except ValueError as error:
+            self._whole(400, {"error": str(error)})
+            return
+        name = str(body.get("model", ""))
+        dialect: Dialect = OpenAIDialect() if self.path == openai_pages.CHAT else OllamaDialect()
+        if self.path not in (ollama_pages.SHOW, ollama_pages.CHAT, openai_pages.CHAT):
+            self._send(404, b"404 page not found", kind="text/plain")
+        elif (name if ":" in name else f"{name}:latest") != fake.model:
+            self._whole(404, dialect.error(f'model "{name}" not found, try pulling it first'))
+        elif self.path == ollama_pages.SHOW:
+            self._whole(200, ollama_pages.shown(fake.context_length, fake.capabilities))
+        elif self.path == ollama_pages.CHAT and not body.get("messages"):
+            fake.load(body)
+            self._whole(200, ollama_pages.loaded(fake.model))
+        else:
+            self._chat(body, dialect)
+
+    def _chat(self, body: dict[str, Any], dialect: Dialect) -> None:
+        fake, started = self.server.fake, time.monotonic()
+        answer = fake.answer(body, window=dialect.window(body, fake.context_length))
+        scenario = answer.scenario
+        fake.closing.wait(fake.slow_seconds if scenario == "slow" else fake.seconds / 2)
+        refusal = dialect.refusal(answer, fake.capabilities)
+        if scenario == "hang_up":
+            self.close_connection = True
+        elif scenario == "proxy_page":
+            self._send(502, b"<html><body>Bad Gateway</body></html>", kind="text/html")
+        elif refusal is not None:
+            self._whole(refusal[0], dialect.error(refusal[1]))
+        elif body.get("stream", dialect.streams):
+            self._stream(answer, dialect, started=started)
+        else:
+            fake.closing.wait(started + fake.seconds - time.monotonic())
+            self._whole(200, dialect.whole(answer))
+
+    def _stream(self, answer: Answer, dialect: Dialect, *, started: float) -> None:
+        fake, n = self.server.fake, len(answer.tokens) + 1
+        self.send_response(200)
+        self.send_header("Content-Type", dialect.content_type)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for n_sent, line in enumerate(dialect.lines(answer)):
+            # By the clock, so that the errors of many short waits do not add up.
+            due = started + fake.seconds * (1 + min(1.0, (n_sent + 1) / n)) / 2
+            if (left := due - time.monotonic()) > 0:
+                fake.closing.wait(left)
+            if fake.closing.is_set() or (answer.scenario == "drop" and n_sent == 1):
+                self.wfile.flush()
+                self.close_connection = True
+                return
+            if answer.scenario == "stall" and n_sent == 2:
+                fake.closing.wait(fake.slow_seconds)
+            if answer.scenario == "trickle":
+                fake.closing.wait(0.01)
+            if answer.scenario == "midstream_error" and n_sent == 1:
+                self._chunk(dialect.error_line("an error was encountered while running the model: CUDA error"))
+                break
+            self._chunk(dialect.noise() if answer.scenario == "not_json" else line)
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def _chunk(self, line: bytes) -> None:
+        self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+        self.wfile.flush()
+
+    def _whole(self, status: int, value: dict[str, Any]) -> None:
+        self._send(status, json.dumps(value).encode(), kind="application/json; charset=utf-8")
+
+    def _send(self, status: int, content: bytes, *, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
