@@ -132,9 +132,9 @@ class GPT(Model):
         Raises:
             ConfigError: more positions than ``context_length``.
         """
-        shared = getattr(self.token_embedding, "weight", None)
-        tied = shared is not None and getattr(self.head, "weight", None) is shared
-        if not (tied and shared.requires_grad and self.one_tied_gradient):
+        shared: Tensor | None = getattr(self.token_embedding, "weight", None)
+        tied = getattr(self.head, "weight", None) is shared and self.one_tied_gradient
+        if shared is None or not (tied and shared.requires_grad):
             return super().features_and_head(tokens, lengths=lengths)
         looked_up, head = tied_lookup(shared, tokens)
         return self._features(looked_up, lengths), head
