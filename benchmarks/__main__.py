@@ -16,6 +16,7 @@ WORKS = (
     ("benchmarks.classify",),
     ("benchmarks.instruct",),
     ("benchmarks.lora",),
+    ("benchmarks.checkpoint",),
     ("benchmarks.growth",),
     ("benchmarks.optimizers",),
 )

@@ -126,28 +126,45 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         with disk_errors(path):
             yield partial
-            files = sorted(p for p in partial.rglob("*") if p.is_file())
+            inside = sorted(partial.rglob("*"))
             entries = {
-                str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in files
+                str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
+                for p in inside
+                if p.is_file()
             }
-            for file in files:
-                sync(file)
+            for each in inside:  # folders too: a file whose entry is lost is lost
+                sync(each)
             write_json(partial / MANIFEST, {"files": entries})
             sync(partial)
-            _swap(partial, path)
+            old = _set_aside(path)
+            partial.rename(path)
             sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _swap(partial: Path, path: Path) -> None:
-    if not path.exists():
-        partial.rename(path)
-        return
+def remove_folder(path: Path) -> None:
+    """Delete a folder that may be absent; killed on the way, nothing is left under its name."""
+    shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed writers left in ``folder``; nobody else may be writing there."""
+    for path in [*folder.glob("*.tmp-*"), *folder.glob("*.old-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> Path:
+    """Where the folder, if there is one, waits to be deleted."""
     old = path.with_name(f"{path.name}.old-{os.getpid()}")
-    path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # of a killed process that had the same number
+    if path.exists():
+        path.rename(old)
+    return old
 
 
 def verify_folder(path: Path, error: type[GptcoreError]) -> str:

@@ -32,6 +32,7 @@ from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import EnergyMeter, energy_logged
 from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.state import FINISHED
 from gptcore.train.trainer import Progress, Trainer, TrainResult
 from gptcore.transforms.base import Transform
 
@@ -75,7 +76,7 @@ class Run(Config):
         parallel: Kind = "ddp",
         meter: EnergyMeter | None = None,
     ) -> TrainResult:
-        """Train, or go on where the same run stopped; leaves ``out/checkpoint``.
+        """Train, or go on where the same run stopped; leaves ``out/checkpoint``. A finished run is not trained again.
 
         Under torchrun every process calls this with the same ``out`` on a folder that all see; rank 0 writes and logs.
 
@@ -96,6 +97,9 @@ class Run(Config):
         with joined(parallel) as members, self._alone(out, members):
             trainer = self.trainer(out, log, parallel=members)
             trainer.on_progress = on_progress if members.rank == 0 else None
+            if (metrics := trainer.state.finished()) is not None:
+                trainer.records.tell(metrics)
+                return TrainResult(out / FINISHED, metrics)
             trainer.resume()
             if members.rank == 0:
                 log.log_params(self._facts(trainer) | {"allocator": allocator})
@@ -129,7 +133,7 @@ class Run(Config):
         tokenizer = Tokenizer.load(self.tokenizer)
         source = self.data.open()
         held_out = self.held_out.open() if self.held_out else None
-        model, spec = self._build(tokenizer)
+        model, spec, init = self._build(tokenizer)
         for part in filter(None, (source, held_out)):
             check_fit(part, model, tokenizer)
         return Trainer(
@@ -144,12 +148,15 @@ class Run(Config):
             out=out,
             log=log,
             parallel=parallel or Parallel(),
+            init=init,
         )
 
-    def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec]:
+    def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec, str | None]:
+        """The model, its spec, and the digest of the checkpoint it is from."""
+        digest = None
         if self.init is not None:
             loaded = checkpoint.load(self.init)
-            model, spec = loaded.model, loaded.spec
+            model, spec, digest = loaded.model, loaded.spec, loaded.digest
             if loaded.tokenizer.digest != tokenizer.digest and not tokenizer.extends(loaded.tokenizer):
                 raise TokenizerMismatch(
                     f"the checkpoint {self.init} was trained with tokenizer {loaded.tokenizer.name} "
@@ -162,12 +169,13 @@ class Run(Config):
             model = spec.build()
         for transform in self.transforms:
             model = transform.apply(model)
-        return model, dataclasses.replace(
+        spec = dataclasses.replace(
             spec,
             transforms=(*spec.transforms, *self.transforms),
             template=self.template or spec.template,
             tokenizer_digest=tokenizer.digest,
         )
+        return model, spec, digest
 
 
 def check_fit(source: Source, model: Model, tokenizer: Tokenizer) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from gptcore.train.measure import StepClock
 from gptcore.train.optim import set_rate
 from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
-from gptcore.train.resume import Position, seed_step
+from gptcore.train.resume import Position, seed_step, told_of
 from gptcore.train.state import RunState
 from gptcore.train.update_size import copied_sample, update_ratio
 from gptcore.train.utilization import Work, ceiling
@@ -74,6 +74,8 @@ class Trainer:
     log: RunLogger
     on_progress: Callable[[Progress], None] | None = None
     parallel: Parallel = field(default_factory=Parallel)
+    init: str | None = None
+    """Digest of the checkpoint that the weights are from."""
 
     def __post_init__(self) -> None:
         """Place the model, build the optimizer, begin to make batches."""
@@ -126,7 +128,7 @@ class Trainer:
             if self.position.scaler:
                 self._scaler.load_state_dict(self.position.scaler)
             logger.info("resuming %s at step %d of %d", self.out, self.position.step, self.n_steps)
-        self.records.truncate(self.position.step)
+        self.records.restore(self.position.written)
 
     def fit(self) -> TrainResult:
         """Train to the end, or to a stop; ``resume`` comes first. A new process goes on with what is left undone.
@@ -306,7 +308,7 @@ class Trainer:
         self.state.saver.wait()
         self.parallel.wait()
         report = f"{policy.patience} updates in a row were skipped, the last at step {lost.step - 1}: {self._fault}"
-        path = self.state.newest()
+        path = self.state.newest(regular=True)
         if path is None or len(lost.rollbacks) >= policy.max_rollbacks:
             before = "; ".join(f"from {r['at']} to {r['to']}" for r in lost.rollbacks) or "none"
             raise DivergedError(
@@ -315,13 +317,13 @@ class Trainer:
                 + f". Lower train.optimizer.lr (now {self.config.optimizer.lr}), train longer warm-up, or look at "
                 f"the data of batch {lost.step + lost.data_offset - policy.patience} and after"
             )
-        self.state.load(path)
+        self.state.return_to(path)
         position = self.position
         position.data_offset = lost.step + lost.data_offset - position.step
         position.rollbacks = [*lost.rollbacks, {"at": lost.step, "to": position.step, "reason": self._fault}]
-        position.skipped, position.skipped_in_row = lost.skipped, 0
+        position.skipped, position.skipped_in_row, position.scaler = lost.skipped, 0, lost.scaler
         logger.warning("%s; back to step %d, the data between is passed over", report, position.step)
-        self.records.truncate(position.step)
+        self.records.restore(position.written)
         event = {"train/rollbacks": float(len(position.rollbacks)), "train/skipped_steps": float(position.skipped)}
         self.records.add(event, step=position.step)
         self.records.tell(event, step=position.step)
@@ -354,15 +356,17 @@ class Trainer:
             )
 
     @cached_property
-    def _identity(self) -> dict[str, str]:
-        fixed = replace(self.config, **RUNTIME)  # type: ignore[arg-type]
+    def _identity(self) -> dict[str, Any]:
+        spec, train = self.spec.to_dict(), self.config.to_dict()
         return {
-            "data": self.source.fingerprint,
-            "tokenizer": self.tokenizer.digest,
-            "model": self.spec.digest(),
-            "training": fixed.digest(),
-            "objective": self.objective.digest(),
-            "seed": str(self.seed),
+            "data": told_of(self.source),
+            "held_out": told_of(self.held_out),
+            "tokenizer": {"name": self.tokenizer.name, "digest": self.tokenizer.digest},
+            "init": self.init,
+            **{name: spec[name] for name in ("model", "transforms", "template")},
+            "train": {name: value for name, value in train.items() if name not in RUNTIME},
+            "objective": self.objective.to_dict(),
+            "seed": self.seed,
         }
 
     def _finish(self) -> TrainResult:
@@ -374,7 +378,7 @@ class Trainer:
             metrics |= {f"val/{name}": value for name, value in self._measured(None).metrics.items()}
             self.records.add(metrics, step=self.position.step)
             self.records.tell(metrics, step=self.position.step)
-        path = self.state.save_final()
         perf = self.clock.summary()
+        path = self.state.save_final(metrics | perf)
         self.records.tell(perf)
         return TrainResult(path, metrics | perf)

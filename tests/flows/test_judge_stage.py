@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from gptcore.files import read_json_lines, write_json_lines
 from gptcore.train import Progress
 
 pytestmark = pytest.mark.flows
-WORDS = "red green blue round flat heavy light old new small large warm cold dry wet loud calm sharp dull thin".split()
+WORDS = ("red", "green", "blue", "round", "flat", "heavy", "light", "old", "new", "small", "large", "warm", "cold",
+         "dry", "wet", "loud", "calm", "sharp", "dull", "thin")  # fmt: skip
 
 
 def reference(i: int) -> str:
@@ -46,7 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture
-def judged(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., tuple[dict[str, Any], Any, Path]]]:
+def judged(settings: Settings, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Any, Path]]:
     """Runs the stage against a server: its result, its tracked run and its folder."""
 
     def run(server: FakeOllama, *, n: int = 24, **options: Any) -> tuple[dict[str, Any], Any, Path]:
@@ -64,7 +65,7 @@ def judged(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., tuple[d
         assert {total for _, total in steps} == {len(steps)}
         return result, connect(settings).get_run(log.run_id), folder
 
-    yield run
+    return run
 
 
 def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged: Any) -> None:

@@ -151,7 +151,7 @@ def test_the_best_weights_are_kept_or_the_last(prepared: Any, tmp_path: Path) ->
     assert best == pytest.approx(min(history), rel=1e-6)
     assert best < found["last"][0] - 0.01
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [
-        "checkpoint", "metrics.jsonl", "run.json", "run.lock", "samples.jsonl",
+        "checkpoint", "metrics.jsonl", "result.json", "run.json", "run.lock", "samples.jsonl",
     ]  # fmt: skip
 
 
