@@ -208,7 +208,7 @@ def check_artifacts(api: str) -> None:
     artifacts = {artifact["key"]: artifact for artifact in ask(f"{api}/artifacts/filter", {})}
     assert {f"mlflow-{stage}" for stage in STAGES} | {"pipeline-summary"} <= set(artifacts)
     assert "/#/" in artifacts["mlflow-pretrain"]["data"]
-    assert "| pretrain |" in artifacts["pipeline-summary"]["data"]
+    assert "| [pretrain](" in artifacts["pipeline-summary"]["data"]
 
 
 @pytest.mark.timeout(30)

@@ -146,7 +146,7 @@ def test_every_run_has_its_time_and_memory_the_same_in_result_and_tracking(
 
 
 def test_the_judge_is_no_data_set(whole: dict[str, Outcome | None], client: MlflowClient) -> None:
-    (run,) = runs(client, "evaluate", made(whole, "evaluate").key)
+    run = client.get_run(made(whole, "evaluate").run_id)
     assert run.data.tags["gptworks.input.judge"] == "skipped"
     assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"finetune-instruct", "lora"}
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,12 @@ def ignore(progress: Progress) -> None:
 
 
 def workers(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children(recursive=True) if "flows.worker" in child.cmdline()]
+    found = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one of an earlier training that is about to end
+            if "flows.worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def once_at(step: int, deed: Callable[[], Any]) -> Callable[[Progress], None]:

@@ -95,11 +95,11 @@ class RecordedSource:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def batch(self, indices: Any) -> Any:
+    def batch(self, indices: Any, **how: Any) -> Any:
         """The batch of the inner source."""
         if DIARY is not None:
             DIARY.add(samples=[int(i) for i in indices])
-        return self.inner.batch(indices)
+        return self.inner.batch(indices, **how)
 
 
 class Witness:

@@ -24,9 +24,9 @@ class Asked:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
 
-    def batch(self, indices: Any) -> Any:
+    def batch(self, indices: Any, **how: Any) -> Any:
         self.samples.append([int(i) for i in indices])
-        return self.source.batch(indices)
+        return self.source.batch(indices, **how)
 
 
 @pytest.fixture
