@@ -233,6 +233,9 @@ app.command("runs", help="List tracked runs with their headline figures.", epilo
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
     cli_plan.plan
 )
+app.add_typer(
+    cli_judge.judge, name="judge", help="Compare judged runs, calibrate the judge, label.", epilog=epilog("judge")
+)
 app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
     cli_judge.fake_ollama
 )

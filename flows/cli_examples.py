@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+JUDGE_EXAMPLES = {
+    "compare": (
+        "gptworks judge compare RUN RUN",
+        "gptworks judge compare RUN RUN --baseline-model base",
+    ),
+    "calibrate": (
+        "gptworks judge calibrate --labels labels.csv --run RUN",
+        "gptworks judge calibrate --labels scores-of-both.csv",
+    ),
+    "label": ("gptworks judge label --run RUN --out labels.csv --limit 60 --rater anna",),
+}
+"""Command below ``gptworks judge`` -> how it is called."""
 EXAMPLES = {
     "pipeline": (
         "gptworks pipeline --preset demo --dry-run",
@@ -45,13 +59,14 @@ EXAMPLES = {
         "gptworks plan --model gpt2-xl --gpus 8 --gpu h100 --price 3",
         "gptworks plan --model gpt2-small --width 1024 --heads 16 --gpu l4 --json",
     ),
+    "judge": tuple(line for lines in JUDGE_EXAMPLES.values() for line in lines),
     "fake-ollama": ("gptworks fake-ollama --port 11434",),
     "doctor": ("gptworks doctor",),
 }
 """Command -> how it is called."""
 
 
-def epilog(command: str) -> str:
+def epilog(command: str, examples: Mapping[str, tuple[str, ...]] = EXAMPLES) -> str:
     """The examples of a command, one to a line."""
-    lines = EXAMPLES[command]
+    lines = examples[command]
     return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines])

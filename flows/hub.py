@@ -16,7 +16,9 @@ from gptcore.models import PRESETS, GPTConfig
 HUB = "hf:"
 SPEC = "model.json"
 """The file that makes a folder a checkpoint of this project."""
-_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+ADAPTER = "adapter.safetensors"
+"""The weights of a folder that is an adapter alone."""
+_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json")
 REVISIONS = {
     "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "openai-community/gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
@@ -48,6 +50,25 @@ def local_checkpoint(init: str, cache: Path) -> Path:
         return _imported(_download(*_on_hub(init)), cache)
     path = _folder(init)
     return path if _is_checkpoint(path) else _imported(path, cache)
+
+
+def model_folder(given: str, cache: Path) -> Path:
+    """The checkpoint folder that a user means to talk to: more than ``local_checkpoint``, also a stage's whole output.
+
+    Raises:
+        ConfigError: the output holds several checkpoints, or the folder is an adapter without its base.
+    """
+    path = Path(given)
+    if given.startswith(HUB) or (path / "config.json").is_file():
+        return local_checkpoint(given, cache)
+    if (path / ADAPTER).is_file():
+        raise ConfigError(f"{path} is an adapter alone; give the checkpoint beside it, {path.parent / 'checkpoint'}")
+    inside = sorted({found.parent for depth in ("*", "*/*") for found in path.glob(f"{depth}/{SPEC}")})
+    if _is_checkpoint(path) or not inside:
+        return path  # what is wrong with a path without a checkpoint, the reader says
+    if len(inside) > 1:
+        raise ConfigError(f"{path} holds several checkpoints; give one of {', '.join(map(str, inside))}")
+    return inside[0]
 
 
 def starting_digest(init: str) -> str:

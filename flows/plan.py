@@ -18,7 +18,7 @@ from gptcore.train import TrainConfig
 
 _EFFICIENCY = 0.5
 """Share of the measured matrix-product rate that training of a small model reaches; an estimate, not a promise."""
-_PREPARED_CHARS = 1.5e6
+_PREPARED_CHARS = 2e6
 """Characters that are prepared in a second, all of it on one core; measured on a few megabytes of documentation."""
 _TEMPLATE_TOKENS = 30
 """What a prompt template adds to an instruction."""
@@ -82,7 +82,7 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     if stage.name == "prepare-data":
         there = pipeline.prepare.source.expected(chain.places)
         n_chars = there.corpus_chars + sum(there.row_chars.values())
-        return f"about {n_chars / 1e6:.1f} M characters", n_chars / _PREPARED_CHARS
+        return f"about {n_chars / 1e6:.1f} M characters", there.seconds + n_chars / _PREPARED_CHARS
     amounts, model = _amounts(chain), _model(pipeline)
     if stage.name == "evaluate":
         answers = min(amounts.test.get("instruct", 0.0), pipeline.instruct.max_responses)

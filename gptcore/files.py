@@ -180,19 +180,21 @@ def verify_folder(path: Path, error: type[GptcoreError]) -> str:
     if not path.is_dir():
         raise error(f"{path} is not a folder; check the path")
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
+        entries = [(str(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed]
     except FileNotFoundError as cause:
         raise error(f"{path} has no {MANIFEST}: it was never finished, or is no folder of ours") from cause
-    except (ValueError, KeyError, TypeError) as cause:
-        raise error(f"{manifest} is damaged ({cause}); restore the folder or make it again") from cause
-    for name, entry in entries.items():
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise error(
+            f"{manifest} is damaged, or that of another kind of folder ({type(cause).__name__}: {cause}); "
+            "check the path, restore the folder or make it again"
+        ) from cause
+    for name, size, sha256 in entries:
         file = path / name
         if not file.is_file():
             raise error(f"{file} is missing; restore it or make {path.name} again")
-        if file.stat().st_size != entry["bytes"]:
-            raise error(
-                f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}; it is damaged"
-            )
-        if file_sha256(file) != entry["sha256"]:
+        if file.stat().st_size != size:
+            raise error(f"{file} has {file.stat().st_size:,} bytes, its manifest says {size:,}; it is damaged")
+        if file_sha256(file) != sha256:
             raise error(f"{file} does not match the sha256 in its manifest; it is damaged: restore it or make it again")
     return file_sha256(manifest)

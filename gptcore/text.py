@@ -1,7 +1,8 @@
 """TextModel: prompts in, strings out.
 
 It owns what a caller of a raw model forgets: the prompt template the model was trained with, its stop strings, and
-prompts that are longer than the context (the front is cut, since the question stands at the end).
+prompts that are longer than the context (the front is cut, since the question stands at the end; half of the context
+is always the prompt's, and an answer ends where the context does).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
 from gptcore.data.templates import PromptTemplate, template_by_name
+from gptcore.errors import ConfigError
 from gptcore.generate import Sampling, generate
 from gptcore.models.base import Model
 from gptcore.tokenizer import Tokenizer
+from gptcore.transforms import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +37,18 @@ class TextModel:
 
     @staticmethod
     def load(path: Path, *, template: str | None = None) -> TextModel:
-        """Read a checkpoint; ``template`` overrides the one saved in it."""
+        """Read a checkpoint; ``template`` overrides the one saved in it.
+
+        Raises:
+            ConfigError: it is a classifier, or there is no such template.
+            CheckpointError: it is missing or damaged.
+        """
         loaded = checkpoint.load(path)
+        if any(isinstance(transform, Classifier) for transform in loaded.spec.transforms):
+            raise ConfigError(
+                f"{path} is a classifier, which has classes in the place of words; give the checkpoint of a language "
+                "model, as pretrain and finetune-instruct leave it"
+            )
         name = template or loaded.spec.template
         return TextModel(loaded.model, loaded.tokenizer, template_by_name(name) if name else None)
 
@@ -74,7 +87,8 @@ class TextModel:
             ids = self.tokenizer.encode(text)
         else:
             ids = self.template.encode_prompt(instruction, extra, tokenizer=self.tokenizer)
-        room = max(1, self.model.config.context_length - sampling.max_new_tokens)
+        context = self.model.config.context_length
+        room = max(context - sampling.max_new_tokens, context // 2, 1)  # a long answer does not cost the question
         if ledger is not None:
             ledger.count("answer", "in", split="test")
             ledger.count("answer", "kept", split="test")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from eval.errors import JudgeUnavailable
 from flows.engine import Chain, Outcome
@@ -20,8 +21,11 @@ from flows.settings import Settings, read_settings
 from flows.stages.compression import QualityGateError
 from flows.stages.registry import STAGES
 from flows.tracking import connect
+from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
+from gptcore.export.vocabulary import merges_of, vocabulary_of
+from gptcore.tokenizer import train_bpe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -197,6 +201,37 @@ def test_a_gate_that_is_not_passed_fails_the_stage_and_its_run_with_the_table(
     assert run.info.status == "FAILED"
     assert run.data.tags["gptworks.failure"].startswith("QualityGateError: int4 lost too much quality")
     assert "quantization.json" in {each.path for each in client.list_artifacts(run.info.run_id)}
+
+
+def test_any_fine_tuning_starts_from_what_transformers_wrote(
+    settings: Settings, client: MlflowClient, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = train_bpe((f"a row about {i} and {3 * i}" for i in range(99)), vocab_size=300)
+    vocabulary, merges = vocabulary_of(tokenizer), [tuple(merge.split()) for merge in merges_of(tokenizer)]
+    folder, rows = tmp_path / "theirs", tmp_path / "rows.jsonl"
+    transformers.GPT2Tokenizer(vocab=vocabulary, merges=merges).save_pretrained(folder)
+    sizes = transformers.GPT2Config(vocab_size=len(vocabulary), n_positions=48, n_embd=16, n_layer=2, n_head=2)
+    theirs = transformers.GPT2LMHeadModel(sizes)
+    theirs.save_pretrained(folder)
+    lines = [{"text": f"a row about {i} and {i * 7919}", "label": "ab"[i % 2]} for i in range(120)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    overrides = [f"pretrain.init={folder}", "pretrain.train.steps=0", "prepare.near_duplicates=none"]
+    chain = Chain(with_own_data(resolve("tiny", overrides=overrides), labelled=rows), settings, None, progress_bar)
+
+    base = chain.ensure("pretrain")
+    assert base is not None
+    assert base.run_id is not None
+    loaded = checkpoint.load(base.path / base.result["checkpoint"])
+    assert loaded.tokenizer.digest == tokenizer.digest
+    assert loaded.model.config.context_length == 48
+    weights = theirs.state_dict()["transformer.wpe.weight"]
+    assert torch.equal(loaded.model.get_parameter("position_embedding.weight"), weights)
+    assert client.get_run(base.run_id).data.tags["gptworks.parent_checkpoint"] == str(folder)
+    for stage in ("finetune-classifier", "lora"):
+        tuned = chain.ensure(stage)
+        assert tuned is not None
+        assert chain.outcomes["pretrain"].key == base.key
 
 
 OTHER_PROCESS = """

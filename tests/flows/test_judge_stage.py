@@ -78,7 +78,7 @@ def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged: 
     assert metrics["judge/bound_low"] == metrics["judge/mean"] == metrics["judge/bound_high"]
     assert metrics["judge/control/identity_mean"] == 100
     assert metrics["judge/control/auc"] == 1
-    assert metrics["judge/control/injection_uplift"] < 5
+    assert metrics["judge/control/injection_uplift"] <= 5
     assert metrics["judge/minimum_detectable"] > 0
     comparison = judge["comparisons"]["instruct"]
     assert judge["baseline"] == "base"

@@ -198,8 +198,9 @@ def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
     listed = run(capsys, "runs", "--stage", "pretrain").out
     assert newest(client, "pretrain").info.run_id[:8] in listed
     assert "FINISHED" in listed
-    none = run(capsys, "runs", "--stage", "no").out
-    assert "stages with runs: evaluate, finetune-classifier" in " ".join(none.split())
+    mistyped = run(capsys, "runs", "--stage", "pretrian")
+    assert mistyped.code == 2
+    assert "there is no stage 'pretrian'; did you mean 'pretrain'? (known: evaluate, finetune-" in mistyped.err
 
 
 def test_doctor_finds_everything_but_the_judge(
@@ -267,6 +268,7 @@ def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that
     assert parent.info.status == "FAILED"
     assert parent.data.tags["gptworks.failure"].startswith("JudgeUnavailable: no Ollama at")
     # told before the first stage, not after the last training
+    assert "JudgeUnavailable: no Ollama" in " ".join(run(capsys, "runs", "--limit", "1").out.split())
     children = [run for stage in STAGES for run in runs_of(client, stage, parent.info.run_id)]
     assert children == []
 

@@ -140,7 +140,7 @@ def test_what_is_expected_is_near_what_there_is(shared_data: Path, demo: Demo, p
             assert told.rows[part] == pytest.approx(len(found), rel=0.1)
             assert told.row_chars[part] == pytest.approx(sum(len(text) for row in found for text in row), rel=0.4)
     rows = write_rows(tmp_path / "l.jsonl", [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}])
-    assert Files(labelled_rows=rows).expected(places) == (9, {"classify": 2}, {"classify": 9})
+    assert Files(labelled_rows=rows).expected(places) == (9, {"classify": 2}, {"classify": 9}, 0.0)
 
 
 def test_without_a_corpus_there_are_only_rows(places: Places, tmp_path: Path) -> None:

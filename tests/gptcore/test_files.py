@@ -158,6 +158,11 @@ def test_other_damage_is_named_too(tmp_path: Path) -> None:
     (folder / MANIFEST).write_text('{"files": ')
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         verify_folder(folder, DataError)
+    (folder / MANIFEST).write_text('{"files": {"a.txt": {"size": 5}}}')
+    with pytest.raises(
+        DataError, match=r"manifest\.json is damaged, or that of another kind of folder \(KeyError: 'by"
+    ):
+        verify_folder(folder, DataError)
     (folder / MANIFEST).unlink()
     with pytest.raises(DataError, match=r"has no manifest\.json: it was never finished"):
         verify_folder(folder, DataError)
