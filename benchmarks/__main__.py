@@ -19,6 +19,7 @@ WORKS = (
     ("benchmarks.checkpoint",),
     ("benchmarks.growth",),
     ("benchmarks.optimizers",),
+    ("benchmarks.judge",),
 )
 """Module of each work with the options that choose it."""
 

@@ -52,7 +52,7 @@ class Size(NamedTuple):
 
 def size_of(options: Options) -> Size:
     """Toy sizes in a smoke run."""
-    return Size(32, 2, 2, 32, 2, 300) if options.smoke else Size(192, 4, 4, 256, 8, 1024)
+    return Size(32, 2, 2, 64, 16, 300) if options.smoke else Size(192, 4, 4, 256, 8, 1024)
 
 
 def build(options: Options) -> Work:

@@ -64,8 +64,11 @@ def announce(order: Order) -> None:
     """Lay an order where the other machines find it; nothing to do for one machine alone."""
     if order.rdzv is None:
         return
-    _store(order.rdzv, lead=False).set(_ORDER, json.dumps(asdict(order)))
-    log.warning("this training waits for %d more: on each, gptworks join %s --nproc N", order.nnodes - 1, order.rdzv)
+    store = _store(order.rdzv, lead=False)
+    store.set(_ORDER, json.dumps(asdict(order)))
+    missing = order.nnodes - 1 - store.add(_HERE, 0)
+    if missing > 0:
+        log.warning("waiting for %d more: on each, gptworks join %s --nproc N", missing, order.rdzv)
 
 
 def join(rdzv: str, *, nproc: int, patience: float = SECONDS_TO_MEET) -> None:

@@ -1,9 +1,10 @@
 """Two models side by side, each pair of answers judged in both orders: who wins, and does the place decide?
 
 The unit is the item: its weight is the mean of its two games, so that a judge who always takes the first answer gives
-one half. Items whose games disagree are ties and are counted; leaving them out would inflate the win rate. Swapping
-removes position bias from the mean, but what the place decided it replaces by one half, which pulls the rate towards
-one half; the first-slot rate says how much of that there was (Zheng et al. 2023, https://arxiv.org/abs/2306.05685).
+one half. Items whose games disagree are ties and are counted; leaving them out would inflate the win rate (Zheng et al.
+2023, https://arxiv.org/abs/2306.05685). Swapping removes position bias from the mean, but what the place decided it
+replaces by one half, which pulls the rate towards one half. Where the first-slot rate says that there was much of that,
+read ``place_free``: the mean of the two orders' rates on the logit scale, where a bonus for the first place cancels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.errors import EvalDataError
-from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, Interval, bootstrap_intervals, weighted_mean
+from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, Interval, bootstrap_intervals
 from eval.stats.items import check_ids
 from eval.stats.permutation import sign_flip_p
 from eval.stats.power import minimum_detectable
@@ -72,6 +73,9 @@ class WinRate:
     """Of A: better or worse only if ``p_value`` is at most 1 - confidence and the unscored items cannot turn it."""
     rate: Interval
     """Mean weight of the items with both games: 1 all won, 0.5 even."""
+    place_free: Interval
+    """The rate with the effect of the place taken out rather than averaged: close to ``rate`` for a judge that hardly
+    minds the place, further from one half for one that does."""
     p_value: float
     """Two-sided sign-flip permutation test of a rate of one half."""
     minimum_detectable: float
@@ -113,18 +117,20 @@ def win_rate(
     scored = games.both_scored()
     if not len(scored):
         raise EvalDataError("no item has a result in both orders; see the reasons for which the judge gave none")
-    weights = scored.mean(axis=1)
-    rate = _rate(weights, seed=seed, n_resamples=n_resamples, confidence=confidence)
+    # In the second order B stands first, so its result is one less A's.
+    weights, in_first_slot = scored.mean(axis=1), (scored[:, 0] + 1 - scored[:, 1]) / 2
+    rate, first_slot, place_free = _rates(
+        scored, weights, in_first_slot, seed=seed, n_resamples=n_resamples, confidence=confidence
+    )
     p_value = sign_flip_p(weights - TIE, seed=seed, n_resamples=n_resamples)
     low, high = _bound(games, LOSS), _bound(games, WIN)
-    # In the second order B stands first, so its result is one less A's.
-    in_first_slot = (scored[:, 0] + 1 - scored[:, 1]) / 2
     # Without position bias an item's two results could as well have come in the other order.
     for_first, for_second = int((in_first_slot > TIE).sum()), int((in_first_slot < TIE).sum())
     n, n_differ = len(scored), for_first + for_second
     return WinRate(
         verdict=verdict_word(rate.mean - TIE, p_value=p_value, level=1 - confidence, bounds=(low - TIE, high - TIE)),
         rate=rate,
+        place_free=place_free,
         p_value=p_value,
         minimum_detectable=minimum_detectable(weights, level=1 - confidence),
         wins=int((weights > TIE).sum()),
@@ -132,7 +138,7 @@ def win_rate(
         ties=int((weights == TIE).sum()),
         disagreements=n_differ,
         consistency=exact_interval(n - n_differ, n, confidence=confidence),
-        first_slot=_rate(in_first_slot, seed=seed, n_resamples=n_resamples, confidence=confidence),
+        first_slot=first_slot,
         first_of_disagreements=exact_interval(for_first, n_differ, confidence=confidence),
         slot_p=float(binomtest(for_first, n_differ, TIE).pvalue) if n_differ else 1.0,
         n_unscored=len(games.ids) - n,
@@ -141,14 +147,24 @@ def win_rate(
     )
 
 
-def _rate(weights: Floats, *, seed: int, n_resamples: int, confidence: float) -> Interval:
-    [found] = bootstrap_intervals(
-        weighted_mean(weights), n_items=len(weights), seed=seed, n_resamples=n_resamples, confidence=confidence
-    )
-    if len(weights) < 2 or np.ptp(weights):
-        return found
-    low, high = unanimous_bounds(found.mean, found.n, lowest=LOSS, highest=WIN, confidence=confidence)
-    return Interval(found.mean, low, high, found.n)
+def _rates(
+    scored: Floats, weights: Floats, in_first_slot: Floats, *, seed: int, n_resamples: int, confidence: float
+) -> list[Interval]:
+    """The win rate, the first-slot rate and the place-free rate."""
+    n = len(scored)
+
+    def statistic(counts: Floats) -> Floats:
+        first, second = (np.clip(counts @ order / n, 0.5 / n, 1 - 0.5 / n) for order in scored.T)
+        odds = np.sqrt(first / (1 - first) * second / (1 - second))
+        return np.stack([counts @ weights / n, counts @ in_first_slot / n, odds / (1 + odds)], axis=1)
+
+    found = bootstrap_intervals(statistic, n_items=n, seed=seed, n_resamples=n_resamples, confidence=confidence)
+    is_unanimous = (not np.ptp(weights), not np.ptp(in_first_slot), not np.ptp(scored, axis=0).any())
+    for k, same in enumerate(is_unanimous):
+        if same and n > 1:
+            low, high = unanimous_bounds(found[k].mean, n, lowest=LOSS, highest=WIN, confidence=confidence)
+            found[k] = Interval(found[k].mean, low, high, n)
+    return found
 
 
 def _bound(games: SwappedGames, value: float) -> float:

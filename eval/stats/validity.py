@@ -145,7 +145,9 @@ def auc(higher: Sequence[float] | Floats, lower: Sequence[float] | Floats) -> fl
 def _scored(scores: Sequence[float | None], *, kind: str) -> Floats:
     values = np.array([score for score in scores if score is not None], dtype=np.float64)
     if not np.isfinite(values).all():
-        raise EvalDataError(f"a {kind} control has the score {values[~np.isfinite(values)][0]}; use None for unscored")
+        raise EvalDataError(
+            f"a control of the kind {kind!r} has the score {values[~np.isfinite(values)][0]}; use None for unscored"
+        )
     return values
 
 

@@ -95,6 +95,16 @@ def realistic_truth(n: int, *, seed: int) -> Floats:
     return np.where(kind < 0.6, 100.0, np.where(kind < 0.8, 0.0, rng.uniform(10, 99, n)))
 
 
+def model_answers(n: int, *, seed: int, number: int, skill: float, words: tuple[float, float] = (20, 100)) -> Answers:
+    """Answers of model ``number`` to the items of ``seed``, which are the same for all models.
+
+    The model reaches the share ``skill`` of what each item allows, give or take 15 points.
+    """
+    rng = np.random.default_rng([seed, number])
+    truth = np.clip(realistic_truth(n, seed=seed) * skill + rng.normal(0, 15, n), MIN_SCORE, MAX_SCORE)
+    return answers(truth, words=rng.uniform(*words, n), wording=np.full(n, number))
+
+
 @dataclass(frozen=True)
 class SimulatedJudge:
     """A judge of numbers with faults of known size; the default has none but its reading error."""

@@ -44,7 +44,7 @@ def test_the_first_turn_chooses_the_rate_for_all(prepared: Path, optimizer: str)
     again = measure(options("--turn", "1"), prepared, optimizer=optimizer)
     assert again.facts["curve"] == second.facts["curve"] != first.facts["curve"]  # a turn is a seed
     assert len(first.seconds) == 2
-    assert [n_tokens for n_tokens, _ in first.facts["curve"]] == [64, 128, 192]
+    assert [n_tokens for n_tokens, _ in first.facts["curve"]] == [1024, 2048, 3072]
     assert first.facts["curve"][-1][1] == first.facts["bits_per_byte"]
     assert 0 < first.facts["bits_per_byte"] < 20
 

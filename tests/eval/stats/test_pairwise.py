@@ -39,6 +39,16 @@ def test_a_judge_that_always_takes_the_first_answer_gives_one_half_and_is_found_
     assert found.slot_p == pytest.approx(2 * 0.5**40)
 
 
+def test_without_an_effect_of_the_place_both_rates_agree_and_with_one_they_part() -> None:
+    even = played([(1, 1)] * 30 + [(0, 0)] * 10)
+    assert even.place_free.mean == pytest.approx(even.rate.mean) == 0.75
+    # 36 of 40 and 20 of 40: odds of 9 and of 1, whose geometric mean is 3.
+    uneven = played([(1, 1)] * 18 + [(1, 0)] * 18 + [(0, 1)] * 2 + [(0, 0)] * 2)
+    assert uneven.rate.mean == pytest.approx(0.7)
+    assert uneven.place_free.mean == pytest.approx(0.75)
+    assert uneven.place_free.low < 0.75 < uneven.place_free.high
+
+
 def test_a_judge_blind_to_the_place_shows_no_first_slot() -> None:
     found = played([(1, 1)] * 20 + [(1, 0)] * 5 + [(0, 1)] * 5)
     assert found.first_slot.mean == 0.5
@@ -64,6 +74,7 @@ def test_changing_the_names_of_the_models_turns_everything_round(rows: list[tupl
     assert back.rate.mean == pytest.approx(1 - there.rate.mean)
     assert (back.rate.low, back.rate.high) == pytest.approx((1 - there.rate.high, 1 - there.rate.low))
     assert (back.wins, back.losses, back.ties) == (there.losses, there.wins, there.ties)
+    assert back.place_free.mean == pytest.approx(1 - there.place_free.mean)
     assert back.p_value == there.p_value
     assert back.first_slot == there.first_slot
     assert back.consistency == there.consistency

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -181,3 +182,11 @@ def test_what_cannot_be_paired_is_refused_with_the_difference() -> None:
         paired_difference([1, 2, 3], [1, 2], seed=0)
     with pytest.raises(UnpairableError, match="no item is scored in both runs"):
         compared([None, 5], [5, None])
+
+
+def test_the_two_models_of_the_real_scores_are_told_apart(real_scores: Callable[[str], list[float]]) -> None:
+    found = compared(real_scores("gpt4-model-2"), real_scores("gpt4-model-1"), n_resamples=10_000)
+    assert found.verdict == "better"
+    assert found.paired.difference == pytest.approx(17.52)
+    assert (found.passes.gained, found.passes.lost) == (22, 7)
+    assert found.paired.minimum_detectable == pytest.approx(13.25, abs=0.01)
