@@ -1,5 +1,4 @@
-"""A home in a temporary folder, tiny inputs, judged answers: what the tests of flows share, and a Prefect test server."""
-against the fake server."""
+"""What the tests of flows share: a home in a temporary folder, Prefect's server, a whole pipeline run in small."""
 
 from __future__ import annotations
 
