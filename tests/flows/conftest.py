@@ -257,7 +257,7 @@ def judged(tmp_path: Path) -> Callable[..., Any]:
             context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
             result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
-        assert {one.n_steps for one in told} == {len(told)}
+        assert {one.n_steps for one in told} <= {len(told)}
         return result, connect(settings).get_run(log.run_id), folder
 
     return run
