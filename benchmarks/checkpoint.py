@@ -100,10 +100,9 @@ def _timed(trainer: Trainer) -> float:
 
 
 def _trainer(options: Options, folder: Path, out: Path) -> Trainer:
-    from gptcore.train.allocator import keep_freed_memory
-
     from benchmarks.ours import gpt, train_config
     from benchmarks.prepare import TOKENIZER, TRAIN
+    from gptcore.allocator import keep_freed_memory
     from gptcore.data.windows import TokenWindows
     from gptcore.objectives import NextToken
     from gptcore.run import Run

@@ -187,7 +187,8 @@ class RunState:
         state = checkpoint.load_training(path)
         check_identity(state.values["position"]["identity"], self.identity, folder=self.out)
         self.position = Position(**state.values["position"])
-        moments = dict(state.tensors)
+        # copied out of the mapped file, which would stay on the disk, deleted, for as long as the run lives
+        moments = {name: tensor.clone() for name, tensor in state.tensors.items()}
         parameters = dict(self.model.named_parameters())
         if "sharded_moments" in state.values:
             spread = {

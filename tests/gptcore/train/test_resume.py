@@ -126,6 +126,20 @@ def test_where_every_checkpoint_is_damaged_the_run_starts_afresh(
     assert left_by(tmp_path / "out") == uninterrupted
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_resumed_run_holds_no_file_of_the_checkpoint(prepared: Any, tmp_path: Path) -> None:
+    """A deleted one would take its room on the disk until the run ends."""
+    stop_after(prepared.run(), tmp_path / "out", 4)
+    held: list[str] = []
+
+    def look(progress: Progress) -> None:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        held.extend(line for line in maps if str(tmp_path / "out") in line)
+
+    prepared.run().execute(tmp_path / "out", MemoryLogger(), on_progress=look)
+    assert held == []
+
+
 def test_what_a_killed_write_left_is_no_checkpoint_and_is_cleared_away(
     prepared: Any, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
