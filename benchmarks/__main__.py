@@ -16,6 +16,7 @@ WORKS = (
     ("benchmarks.classify",),
     ("benchmarks.instruct",),
     ("benchmarks.lora",),
+    ("benchmarks.judge",),
 )
 """Module of each work with the options that choose it."""
 

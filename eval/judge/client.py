@@ -105,7 +105,7 @@ class Reply:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        return {**vars(self), "numbers": [vars(number) for number in self.numbers]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

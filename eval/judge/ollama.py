@@ -91,10 +91,19 @@ class OllamaClient:
         self._retry = retry or Retry()
         self._logprobs = logprobs
         self._transport = OllamaTransport(judge.url, deadlines=self._deadlines)
-        self._client_version = version("ollama")
         self._loading = threading.Lock()
         self._load_seconds: float | None = None
         self._verified = time.monotonic()
+        self._description = {
+            "backend": "ollama",
+            "model": judge.model,
+            "model_digest": judge.digest,
+            "quantization": judge.quantization,
+            "server_version": judge.server_version,
+            "client_version": version("ollama"),
+            "options": asdict(self._options),
+            **self._settings(),
+        }
 
     def close(self) -> None:
         """Close the connections."""
@@ -102,16 +111,7 @@ class OllamaClient:
 
     def describe(self) -> dict[str, Any]:
         """The model's digest, the server's and client's versions, and every setting that can change an answer."""
-        return {
-            "backend": "ollama",
-            "model": self._judge.model,
-            "model_digest": self._judge.digest,
-            "quantization": self._judge.quantization,
-            "server_version": self._judge.server_version,
-            "client_version": self._client_version,
-            "options": asdict(self._options),
-            **self._settings(),
-        }
+        return self._description
 
     def chat(
         self,
@@ -133,7 +133,7 @@ class OllamaClient:
             "messages": list(messages),
             "stream": True,
             "format": dict(schema),
-            "options": asdict(self._options),
+            "options": self._description["options"],
             **self._settings(),
         }
         reply = retried(lambda: self._once(body), retry=self._retry)

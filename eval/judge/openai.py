@@ -102,6 +102,15 @@ class OpenAIClient:
         self._logprobs = logprobs
         self._http = connect(judge.url, deadlines=self._deadlines)
         self._verified = time.monotonic()
+        self._description = {
+            "backend": "openai",
+            "url": judge.url,
+            "model": judge.model,
+            "model_digest": judge.digest,
+            "server_version": judge.server_version,
+            "options": asdict(self._options),
+            **self._settings(),
+        }
 
     def close(self) -> None:
         """Close the connections."""
@@ -109,15 +118,7 @@ class OpenAIClient:
 
     def describe(self) -> dict[str, Any]:
         """The address, what the server says of the model, and every setting that can change an answer."""
-        return {
-            "backend": "openai",
-            "url": self._judge.url,
-            "model": self._judge.model,
-            "model_digest": self._judge.digest,
-            "server_version": self._judge.server_version,
-            "options": asdict(self._options),
-            **self._settings(),
-        }
+        return self._description
 
     def chat(
         self,

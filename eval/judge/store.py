@@ -1,6 +1,7 @@
 """The judge's answers on disk: what was asked once is not asked again, whatever interrupted the run.
 
-One JSON Lines file, only ever appended to, one line and one fsync an answer. An answer is found by the digest of
+One JSON Lines file, only ever appended to, one line an answer: what is written survives a killed process at once, and a
+machine that loses its power after a second. An answer is found by the digest of
 everything that can change it: the backend's description (model digest, server and client version, options), the schema,
 the messages, and the request's identity (prompt digest, item, repeat, repair). Failures are written down too, and are
 not served, so that running again asks exactly what is still open.
@@ -33,6 +34,8 @@ _TAKEN_BACK: Final = "taken_back"
 """The outcome of an answer of which it is not known which model gave it."""
 _FORMAT = 2
 _OLDER_FORMATS = (1,)
+_SYNC_EVERY: Final = 1.0
+"""Seconds after which what was written is forced onto the disk."""
 _FIELDS = {"format", "key", "exchange", "outcome", "reply"}
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class AnswerStore:
         self._lock = threading.Lock()
         self._records: dict[str, dict[str, Any]] = {}
         self._settled: set[str] = set()
+        self._synced = time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -93,8 +97,13 @@ class AnswerStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file and give up the lock."""
-        os.close(self._file)
+        """Close the file, all of it on the disk, and give up the lock; raises StoreError if the disk refuses."""
+        try:
+            self._sync()
+        except OSError as error:
+            raise StoreError(f"{self.path}: the last answers may not be on the disk ({error.strerror})") from error
+        finally:
+            os.close(self._file)
 
     def find(self, key: str) -> Reply | None:
         """The recorded answer to a request, if there is one to be served.
@@ -110,7 +119,7 @@ class AnswerStore:
         return replace(Reply.from_json(record["reply"]), cached=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record, whole and flushed to the disk; raises StoreError if it cannot be."""
+        """Write one record, whole; raises StoreError if it cannot be."""
         line = (canonical_json(record) + "\n").encode("ascii")
         with self._lock:
             size = os.fstat(self._file).st_size
@@ -118,7 +127,8 @@ class AnswerStore:
                 written = 0
                 while written < len(line):
                     written += os.write(self._file, line[written:])
-                os.fsync(self._file)
+                if time.monotonic() - self._synced >= _SYNC_EVERY:
+                    self._sync()
             except OSError as error:
                 os.ftruncate(self._file, size)
                 raise StoreError(
@@ -131,6 +141,10 @@ class AnswerStore:
         """Record the answer to a question that is not an item's, to be found again by ``key``."""
         record = {"format": _FORMAT, "key": key, "exchange": key, "identity": dict(identity), "messages": []}
         self.append({**record, "asked": datetime.now(UTC).isoformat(), "outcome": OK, "reply": reply.to_json()})
+
+    def _sync(self) -> None:
+        os.fsync(self._file)
+        self._synced = time.monotonic()
 
     def _claim(self) -> None:
         try:
