@@ -4,6 +4,7 @@
 #   PIP_ARGS="..."           more arguments for pip, for example a CPU-only build of torch (a far smaller download):
 #                            PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST_ARGS="..."        more arguments for pytest
+#   SOAK_KILLS=200           how often `make soak` kills at random; SOAK_SEED=... repeats what a soak has printed
 #   WORKERS=2                how many processes pytest uses; 0 runs in one
 
 VENV := .venv
@@ -31,10 +32,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_AR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-all check format bench bench-peers clean distclean
+.PHONY: help demo install install-dev test test-statistics test-all soak check format bench bench-peers clean distclean
 
 help: ## list these words
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## run the whole chain on the documentation of the installed packages (DEMO_ARGS="--force" recomputes)
 	$(BIN)/gptworks pipeline --preset demo $(DEMO_ARGS)
@@ -42,8 +43,14 @@ demo: $(INSTALLED) ## run the whole chain on the documentation of the installed 
 test: $(INSTALLED_DEV) ## run the tests (without the slow ones)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-test-all: $(INSTALLED_DEV) ## run every test that this machine can run
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "" $(PYTEST_ARGS)
+test-statistics: $(INSTALLED_DEV) ## coverage of the intervals and power of the judge's probes, over hundreds of seeds
+	$(BIN)/pytest -n $(WORKERS) -m statistics $(PYTEST_ARGS) tests/eval/stats
+
+test-all: $(INSTALLED_DEV) ## run every test that this machine can run, but for the soak
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not soak" $(PYTEST_ARGS)
+
+soak: $(INSTALLED_DEV) ## kill training runs by SIGKILL, at random and at each file operation, and compare (SOAK_KILLS=200 SOAK_SEED=1)
+	$(BIN)/pytest -n 0 -m soak $(PYTEST_ARGS)
 
 check: $(INSTALLED_DEV) ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check .

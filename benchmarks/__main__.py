@@ -16,6 +16,9 @@ WORKS = (
     ("benchmarks.classify",),
     ("benchmarks.instruct",),
     ("benchmarks.lora",),
+    ("benchmarks.checkpoint",),
+    ("benchmarks.growth",),
+    ("benchmarks.optimizers",),
     ("benchmarks.judge",),
 )
 """Module of each work with the options that choose it."""

@@ -3,8 +3,8 @@
     python -m benchmarks.judge
 
 The judge is the test server in a process of its own, so that only the wait for it is fixed. Ours is a whole run:
-preflight, canary, controls among the items, log-probabilities, the store, the report. Beside it the official client asks
-the same questions in a loop and keeps nothing: what HTTP and the server itself cost.
+preflight, canary, controls among the items, log-probabilities, the store, the report. Beside it the official
+client asks the same questions in a loop and keeps nothing: what HTTP and the server itself cost.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ class Options(argparse.Namespace):
     litgpt_python: Path
     only: str | None
     data: Path | None
+    turn: int
 
 
 def shared_parser(description: str, *, steps: int, rounds: int = 3) -> argparse.ArgumentParser:
@@ -62,6 +63,7 @@ def shared_parser(description: str, *, steps: int, rounds: int = 3) -> argparse.
     )
     add("--only", default=None, help=argparse.SUPPRESS)  # in the measured process: which implementation it is
     add("--data", type=Path, default=None, help=argparse.SUPPRESS)  # in the measured process: what was prepared
+    add("--turn", type=int, default=0, help=argparse.SUPPRESS)  # in the measured process: which round this is
     parser.set_defaults(default_steps=steps)
     return parser
 

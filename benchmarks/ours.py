@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measured import Measured, peak_rss_mb
+from gptcore.allocator import restart_with_huge_pages
 from gptcore.models import GPTConfig
 from gptcore.run import Run
 from gptcore.train import MemoryLogger, Progress, TrainConfig
@@ -30,17 +31,20 @@ def train_config(*, n_steps: int, batch_size: int, packed: bool = False) -> Trai
     )
 
 
-def measured_run(run: Run, *, warmup: int, items: Sequence[float]) -> Measured:
+def measured_run(run: Run, *, warmup: int, items: Sequence[float], log: MemoryLogger | None = None) -> Measured:
     """Execute the run; its steps after ``warmup`` work off ``items``.
 
     A step lasts from the end of the one before to its own end, with everything the trainer does in between.
     """
-    log, clock = MemoryLogger(), StepClock()
+    restart_with_huge_pages()  # as `gptworks` does
+    log, clock = log or MemoryLogger(), StepClock()
     with tempfile.TemporaryDirectory(prefix="gptworks-bench-run-") as folder:
-        run.execute(Path(folder), log, on_progress=clock)
+        told = run.execute(Path(folder), log, on_progress=clock).metrics
     seconds = clock.seconds[warmup - 1 :]
     wanted = ("allocator", "n_parameters", "n_trainable")
     facts = {name: log.params[name] for name in wanted if name in log.params}
+    shares = ("mfu", "gemm_gflops", "data_wait_share", "overhead_share")
+    facts |= {name: round(told[f"perf/{name}"], 4) for name in shares}
     facts |= {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -103,7 +103,8 @@ def run_sitting(
                     missing[each.name] = f"there is no {options.litgpt_python}; `make bench-peers` makes it"
                     continue
                 _say(f"{work.name}: round {number + 1} of {options.rounds}, {each.name}")
-                line = run_part([python, "-m", *command, "--only", each.name, *data], threads=options.threads)
+                part = ["--only", each.name, "--turn", str(number), *data]
+                line = run_part([python, "-m", *command, *part], threads=options.threads)
                 if NOT_MEASURED in (found := json.loads(line)):
                     missing[each.name] = found[NOT_MEASURED]
                     continue

@@ -3,7 +3,8 @@
 EvalError
 ├── EvalConfigError          a setting of the evaluation is impossible, or does not fit the judge model
 ├── EvalDataError            items, responses or scores cannot be used as they are
-│   └── UnpairableError      two sets of scores do not belong to the same items
+│   ├── UnpairableError      two sets of scores do not belong to the same items
+│   └── IncomparableError    two runs were not judged by the same instrument on the same items
 ├── StoreError               the file of recorded judge answers is damaged or in use
 └── JudgeUnavailable         the judge's server does not answer, or not as a judge must
     ├── JudgeModelMissing    the server answers, but does not have the judge model
@@ -38,6 +39,10 @@ class EvalDataError(EvalError):
 
 class UnpairableError(EvalDataError):
     """Two sets of scores do not belong to the same items."""
+
+
+class IncomparableError(EvalDataError):
+    """Two runs were not judged by the same instrument on the same items."""
 
 
 class StoreError(EvalError):

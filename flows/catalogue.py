@@ -86,6 +86,11 @@ DATA_SETS = {
 """Every data set by its name."""
 
 
+def origin(name: str) -> str:
+    """Where a source comes from: its url if it is catalogued; otherwise the name itself, a path or a library."""
+    return DATA_SETS[name].url if name in DATA_SETS else name
+
+
 def fetch(name: str, *, data_dir: Path | None, cache: Path) -> Path:
     """The verified file of a catalogued data set.
 

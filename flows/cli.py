@@ -5,19 +5,25 @@ Only what a command needs is imported when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from flows import cli_judge, cli_models, cli_plan
+from flows.cli_examples import epilog
 from flows.settings import apply_environment, read_settings
-from gptcore.errors import GptcoreError, InterruptedRun
+from gptcore.allocator import restart_with_huge_pages
+from gptcore.errors import ConfigError, GptcoreError, InterruptedRun
 
 app = typer.Typer(
     name="gptworks",
@@ -25,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+    epilog="Each command has examples: gptworks COMMAND --help",
 )
 STAGES = {
     "prepare-data": "Clean, deduplicate and split texts and rows; train a tokenizer; write token shards.",
@@ -36,27 +43,51 @@ STAGES = {
     "evaluate": "Score the held-out answers.",
 }
 
-PresetOption = Annotated[str, typer.Option("--preset", help="demo, book or tiny.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, book, or tiny to try the machinery.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2; repeatable.")
+]
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
 ]
 CorpusOption = Annotated[
     list[Path] | None,
-    typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, csv, tsv, parquet."),
+    typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, json, csv, tsv, parquet."),
 ]
-LabelledOption = Annotated[Path | None, typer.Option("--labelled", help="Own rows with the keys text and label.")]
+LabelledOption = Annotated[
+    Path | None, typer.Option("--labelled", help="Own jsonl, json, csv, tsv or parquet with text and label.")
+]
 InstructionsOption = Annotated[
-    Path | None, typer.Option("--instructions", help="Own rows with instruction, output and perhaps input.")
+    Path | None, typer.Option("--instructions", help="Own rows, as above, with instruction, output and perhaps input.")
 ]
 InitOption = Annotated[
-    str | None, typer.Option("--init", help="Start from a checkpoint folder or hf:REPO instead of random weights.")
+    str | None,
+    typer.Option("--init", help="Instead of random weights: a checkpoint, a folder by transformers, or hf:REPO."),
 ]
-JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto, required or off.")]
+JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto (ask if one answers), required or off.")]
 JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Model tag on the Ollama server.")]
+OptimizerOption = Annotated[
+    str | None, typer.Option("--optimizer", help="adamw, or muon (with AdamW beside it): that of every training.")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew even if nothing has changed.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and the plan; run nothing.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings, the plan and about what it costs.")
+]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
+]
+ParallelOption = Annotated[
+    Literal["ddp", "fsdp"], typer.Option("--parallel", help="Copies of the model, or one spread over the processes.")
+]
+NnodesOption = Annotated[int, typer.Option("--nnodes", min=1, help="Machines; the others run: gptworks join.")]
+RdzvOption = Annotated[
+    str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="This machine's name and a port, for the others.")
+]
+RestartsOption = Annotated[
+    int, typer.Option("--max-restarts", min=0, help="Start all processes again so often when one dies.")
+]
+LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
 
 
 def _flow_command(name: str) -> Any:
@@ -70,26 +101,46 @@ def _flow_command(name: str) -> Any:
         init: InitOption = None,
         judge: JudgeOption = None,
         judge_model: JudgeModelOption = None,
+        optimizer: OptimizerOption = None,
         seed: SeedOption = None,
         force: ForceOption = False,
         dry_run: DryRunOption = False,
+        nproc: NprocOption = 1,
+        parallel: ParallelOption = "ddp",
+        nnodes: NnodesOption = 1,
+        rdzv: RdzvOption = None,
+        max_restarts: RestartsOption = 0,
     ) -> None:
+        from flows.launch import Launch
+        from flows.recipes import optimizer_overrides
         from flows.request import OwnData, configuration
 
+        kinds = [] if optimizer is None else optimizer_overrides(optimizer)  # before --set, which may set their fields
         given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
-        overrides = [*(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
+        overrides = [*kinds, *(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
         own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
         data = own if (corpus or labelled or instructions) else None
-        config = configuration(preset, overrides, data)  # refuse what cannot be before anything is started
+        # refuse what cannot be before anything is started
+        config = configuration(preset, overrides, data)
+        launch = Launch(nproc=nproc, parallel=parallel, nnodes=nnodes, rdzv=rdzv, max_restarts=max_restarts)
+        launch.check()
         if dry_run:
             cli_models.print_plan(config, name, data_dir=data_dir)
+            if name != "prepare-data":
+                Console().print(f"each training: {launch}", soft_wrap=True)
             return
-        _run_flow(name, preset, overrides, data, data_dir, force)
+        _run_flow(name, preset, overrides, data, data_dir, force, launch)
 
+    if name == "prepare-data":  # trains nothing
+        signature = inspect.signature(command, eval_str=True)
+        kept = [value for key, value in signature.parameters.items() if key not in LAUNCH]
+        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return command
 
 
-def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool) -> None:
+def _run_flow(
+    name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool, launch: Any
+) -> None:
     # Prefect makes only the last folder of this path, and only when it is imported.
     read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
     from flows import pipeline as pipelines
@@ -99,17 +150,49 @@ def _run_flow(name: str, preset: Any, overrides: list[str], data: Any, data_dir:
     logging.getLogger("prefect.flow_runs").propagate = False
     flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
     folder = None if data_dir is None else data_dir.absolute()
-    try:
-        summary = flow(preset, overrides, data, folder, force)
-    except KeyboardInterrupt as error:  # outside a training loop, which saves and says at which step
-        raise InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone") from error
+    with _stoppable(name):
+        summary = flow(preset, overrides, data, folder, force, launch)
     if name == "pipeline":
         _print_summary(summary)
         return
     if summary is None:
-        raise typer.BadParameter(f"the data has no rows for {name}; give some by --labelled or --instructions")
+        raise ConfigError(f"the data has no rows for {name}; give some by --labelled or --instructions")
     note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
     Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
+
+
+@contextmanager
+def _stoppable(name: str) -> Iterator[None]:
+    """End with an error of its own when Ctrl-C comes outside a training loop, which saves, or SIGTERM comes at all.
+
+    A flow raises Prefect's exception on SIGTERM, and sends itself the signal again when all is closed.
+    """
+    stopped = InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone")
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        raise stopped
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise stopped from error
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _join(
+    rdzv: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What the command there has as --rdzv.")],
+    nproc: NprocOption = 1,
+) -> None:
+    from flows.machines import join
+
+    with _stoppable(f"the part of this machine in the command at {rdzv}"):
+        join(rdzv, nproc=nproc)
+    Console().print(f"the command at {rdzv} has ended well")
 
 
 def _print_summary(result: dict[str, Any]) -> None:
@@ -125,6 +208,8 @@ def _print_summary(result: dict[str, Any]) -> None:
         seconds = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
         table.add_row(row["stage"], row["metric_name"], shown, seconds, row["run_id"] or "")
     console.print(table)
+    for stage, reason in result["left_out"].items():
+        console.print(f"left out:   {stage}, {reason}", soft_wrap=True)
     program = Path(sys.argv[0]).parent / "mlflow"
     command = settings.mlflow_ui_command
     local = f"{program} {command.removeprefix('mlflow ')}" if program.is_file() else command
@@ -133,20 +218,36 @@ def _print_summary(result: dict[str, Any]) -> None:
     console.print(f"report:     {result['report']}", soft_wrap=True)
 
 
-app.command("pipeline", help="Run the whole chain.")(_flow_command("pipeline"))
+app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
 for _name, _help in STAGES.items():
-    app.command(_name, help=f"{_help} Makes what it needs first.")(_flow_command(_name))
-app.command("generate", help="Continue a prompt, or answer it if the model was instructed.")(cli_models.generate)
-app.command("chat", help="Talk to an instructed model in the terminal.")(cli_models.chat)
-app.command("export", help="Write a checkpoint in another program's format.")(cli_models.export)
-app.command("runs", help="List tracked runs with their headline figures.")(cli_models.runs)
-app.command("plan", help="Reckon memory, speed and cost of a training before it runs.")(cli_plan.plan)
-app.command("fake-ollama", help="Serve an Ollama without a model, for tests.")(cli_judge.fake_ollama)
-app.command("doctor", help="Check versions, folders, tracking store and judge.")(cli_models.doctor)
+    app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
+app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
+app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
+    cli_models.generate
+)
+app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_models.chat)
+app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
+    cli_models.export
+)
+app.command("runs", help="List tracked runs with their headline figures.", epilog=epilog("runs"))(cli_models.runs)
+app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
+    cli_plan.plan
+)
+app.add_typer(
+    cli_judge.judge, name="judge", help="Compare judged runs, calibrate the judge, label.", epilog=epilog("judge")
+)
+app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
+    cli_judge.fake_ollama
+)
+app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(
+    cli_models.doctor
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors end in one clear message and their own exit code."""
+    if arguments is None:
+        restart_with_huge_pages()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from eval.errors import EvalError
 

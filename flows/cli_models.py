@@ -7,21 +7,27 @@ import json
 import os
 import shutil
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.settings import read_settings
+from gptcore.config import nearest
+from gptcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from flows.recipes import Pipeline
     from gptcore.generate import Sampling
     from gptcore.text import TextModel
 
-CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint folder, as a stage's output names it.")]
+CheckpointArgument = Annotated[
+    str, typer.Argument(help="A checkpoint, a stage's output with one inside, a folder by transformers, or hf:REPO.")
+]
 TokensOption = Annotated[int, typer.Option(help="The most tokens to add.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token; higher draws more widely.")]
 TopKOption = Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens only.")]
@@ -73,7 +79,7 @@ def chat(
 
 
 def _load(
-    checkpoint: Path,
+    checkpoint: str,
     template: str | None,
     max_tokens: int,
     temperature: float,
@@ -81,11 +87,12 @@ def _load(
     top_p: float | None,
     seed: int,
 ) -> tuple[TextModel, Sampling]:
+    from flows.hub import model_folder
     from gptcore.generate import Sampling
     from gptcore.text import TextModel
 
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    return TextModel.load(checkpoint, template=template), sampling
+    return TextModel.load(model_folder(checkpoint, read_settings().cache), template=template), sampling
 
 
 def export(
@@ -94,31 +101,37 @@ def export(
     to: Annotated[Literal["hf"], typer.Option(help="hf: a folder that transformers loads.")] = "hf",
 ) -> None:
     """Write a checkpoint in another program's format."""
+    from flows.hub import model_folder
     from gptcore.export import export_hf
 
     del to  # the only format so far; typer refuses any other
-    Console().print(f"written: {export_hf(checkpoint, out)}", soft_wrap=True)
+    Console().print(f"written: {export_hf(model_folder(checkpoint, read_settings().cache), out)}", soft_wrap=True)
 
 
 def runs(
-    stage: Annotated[str, typer.Option(help="Stage whose runs are listed.")] = "pipeline",
+    stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
-    """List tracked runs, newest first, with their headline figures."""
+    """List tracked runs, newest first, with their headline figures, or the reason why they have none."""
+    from flows.stages.registry import STAGES
     from flows.tracking import PREFIX, connect
 
-    settings, console = read_settings(), Console()
-    client = connect(settings)
+    known = ("pipeline", *STAGES)
+    if stage not in known:
+        raise ConfigError(f"there is no stage {stage!r}{nearest(stage, known)}")
+    console, client = Console(), connect(read_settings())
     experiment = client.get_experiment_by_name(f"{PREFIX}/{stage}")
     if experiment is None:
-        known = sorted(e.name.removeprefix(f"{PREFIX}/") for e in client.search_experiments() if "/" in e.name)
-        console.print(f"no runs of {stage!r} yet; stages with runs: {', '.join(known) or 'none'}")
+        console.print(f"no runs of {stage} yet")
         return
     found = client.search_runs([experiment.experiment_id], max_results=limit, order_by=["attributes.start_time DESC"])
-    table = Table("run", "name", "status", "figures")
+    table = Table("run", "name", "started", "status", "figures")
     for run in found:
         shown = [f"{name} {value:.4g}" for name, value in sorted(run.data.metrics.items()) if _is_headline(name)]
-        table.add_row(run.info.run_id, run.info.run_name, run.info.status, ", ".join(shown))
+        failure = run.data.tags.get(f"{PREFIX}.failure", "").partition("\n")[0]
+        started = f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M}"
+        told = failure or ", ".join(shown)
+        table.add_row(run.info.run_id, run.info.run_name, started, run.info.status, Text(told))
     console.print(table)
 
 
@@ -179,11 +192,13 @@ def _check_prefect() -> tuple[str, str]:
 
 def print_plan(config: Pipeline, name: str, *, data_dir: Path | None) -> None:
     """The resolved configuration, and for each stage whether its output exists, and about what it costs."""
-    from flows.plan import plan
+    from flows.plan import duration, plan
 
     console = Console()
     console.print_json(json.dumps(config.to_dict()))
-    table = Table("stage", "plan", "estimated cost")
-    for line in plan(config, name, data_dir=data_dir):
-        table.add_row(line.stage, line.state, line.cost)
+    table = Table("stage", "plan", "estimated cost", "time")
+    lines = plan(config, name, data_dir=data_dir)
+    for line in lines:
+        table.add_row(line.stage, line.state, line.cost, duration(line.seconds) if line.seconds else "")
     console.print(table)
+    console.print(f"about {duration(sum(line.seconds for line in lines))} in all on the processors of this machine")

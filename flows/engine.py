@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.catalogue import origin
+from flows.launch import Launch
 from flows.orchestration import prefect_tags
 from flows.recipes import Pipeline
 from flows.run_logger import MlflowLogger
@@ -24,6 +26,7 @@ from flows.store import Entry, StageStore, Work, stage_key
 from flows.tracking import stage_run
 from gptcore.data.ledger import Ledger
 from gptcore.train import Progress
+from gptcore.train.measure import peak_rss_mb
 
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
 """Opens a progress bar for a stage's name; what it yields is told of each step."""
@@ -63,8 +66,12 @@ class Chain:
     """How progress is shown."""
     parent_run_id: str | None = None
     """Tracked run of the pipeline, if this is one."""
+    launch: Launch = field(default_factory=Launch)
+    """In how many processes a training runs."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """What has been made or found so far."""
+    outside: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Stage -> digests of what it reads from outside the store; a corpus is read for them once."""
 
     @property
     def store(self) -> StageStore:
@@ -89,7 +96,12 @@ class Chain:
 
     def applies(self, stage: Stage) -> bool:
         """Whether the data has what the stage needs."""
-        return stage.part is None or stage.part in self.pipeline.prepare.source.parts
+        return not stage.parts or bool(set(stage.parts) & set(self.pipeline.prepare.source.parts))
+
+    def wanting(self, stage: Stage) -> str:
+        """What the data lacks for a stage that does not apply."""
+        rows = {"classify": "labelled rows (--labelled)", "instruct": "instruction rows (--instructions)"}
+        return f"the data has no {' and no '.join(rows[part] for part in stage.parts)}"
 
     def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
         """Make a stage's output, and first what it needs; None if the data has nothing for it.
@@ -108,6 +120,16 @@ class Chain:
         self.outcomes[name] = self._make(stage, self._inputs(stage), self.key(stage), force=force)
         return self.outcomes[name]
 
+    def check(self) -> None:
+        """Refuse now what a stage would refuse later: a missing file, starting weights, a judge that is required.
+
+        Raises:
+            GptcoreError, EvalError: something that a stage reads from outside the store is not there.
+        """
+        for stage in STAGES.values():
+            if self.applies(stage):
+                self.key(stage)
+
     def key(self, stage: Stage) -> str:
         """The key of a stage's output: known before anything is made."""
         return stage_key(
@@ -117,7 +139,9 @@ class Chain:
     def _input_keys(self, stage: Stage) -> dict[str, str]:
         needed = [STAGES[name] for name in stage.needs if self.applies(STAGES[name])]
         own = {each.name: self._made_key(each) for each in needed}
-        return own | external_inputs(stage, self.pipeline, self.places, self.settings.ollama_host)
+        if stage.name not in self.outside:
+            self.outside[stage.name] = external_inputs(stage, self.pipeline, self.places, self.settings.ollama_host)
+        return own | self.outside[stage.name]
 
     def _made_key(self, stage: Stage) -> str:
         made = self.outcomes.get(stage.name)
@@ -165,9 +189,13 @@ class Chain:
                     on_progress=on_progress,
                     seed=self.pipeline.seed,
                     ollama_host=self.settings.ollama_host,
+                    launch=self.launch,
                 )
                 result = stage.body(self.pipeline, inputs, context)
-            log.log_metrics({**numbers(result.get("metrics", {})), "perf/seconds": time.monotonic() - started})
+            # of the whole stage; what a training measured of itself is in its own log
+            spent = {"perf/seconds": time.monotonic() - started, "perf/peak_rss_mb": peak_rss_mb()}
+            result["metrics"] = {**result.get("metrics", {}), **spent}
+            log.log_metrics(numbers(result["metrics"]))
             self._log_ledgers(log, work.folder)
             return work.commit(result, version=stage.version, config=config, inputs=input_keys)
 
@@ -183,13 +211,17 @@ class Chain:
         parent = next((name for name in reversed(stage.needs) if name not in ("prepare-data", "lora")), None)
         if parent in self.outcomes:
             tags["gptworks.parent_checkpoint"] = f"{parent}/{self.outcomes[parent].key}"
+        elif stage.name == "pretrain" and self.pipeline.pretrain.init:
+            tags["gptworks.parent_checkpoint"] = self.pipeline.pretrain.init
         return tags
 
     def _log_inputs(self, log: MlflowLogger, stage: Stage, input_keys: Mapping[str, str]) -> None:
         log.log_environment()
         for name, digest in input_keys.items():
-            source = self.outcomes[name].path if name in self.outcomes else name
-            log.log_dataset(name, source=str(source), digest=digest, context=stage.name)
+            if name in self.outcomes:
+                log.log_dataset(name, source=str(self.outcomes[name].path), digest=digest, context=stage.name)
+            elif name != "judge":  # which is asked, not read
+                log.log_dataset(name, source=origin(name.removeprefix("source/")), digest=digest, context=stage.name)
 
     @staticmethod
     def _log_ledgers(log: MlflowLogger, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures that people look at: loss curves, the confusion matrix, quality against size."""
+"""Figures that people look at: loss curves, the confusion matrix."""
 
 from __future__ import annotations
 

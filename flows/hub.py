@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from gptcore.checkpoint import read_spec
 from gptcore.config import canonical_json, nearest
 from gptcore.errors import ConfigError, DataError
 from gptcore.export import import_hf
+from gptcore.export.hf import read_hf_config
 from gptcore.files import MANIFEST, file_sha256
+from gptcore.models import PRESETS, GPTConfig
 
 HUB = "hf:"
 SPEC = "model.json"
 """The file that makes a folder a checkpoint of this project."""
-_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+ADAPTER = "adapter.safetensors"
+"""The weights of a folder that is an adapter alone."""
+_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json")
 REVISIONS = {
     "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "openai-community/gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
@@ -21,6 +26,13 @@ REVISIONS = {
     "openai-community/gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
 }
 """The revision that each repository is taken at; another one is named as ``hf:REPO@REVISION``."""
+
+_SIZES = {
+    "openai-community/gpt2": "gpt2-small",
+    "openai-community/gpt2-medium": "gpt2-medium",
+    "openai-community/gpt2-large": "gpt2-large",
+    "openai-community/gpt2-xl": "gpt2-xl",
+}
 
 
 def local_checkpoint(init: str, cache: Path) -> Path:
@@ -40,6 +52,25 @@ def local_checkpoint(init: str, cache: Path) -> Path:
     return path if _is_checkpoint(path) else _imported(path, cache)
 
 
+def model_folder(given: str, cache: Path) -> Path:
+    """The checkpoint folder that a user means to talk to: more than ``local_checkpoint``, also a stage's whole output.
+
+    Raises:
+        ConfigError: the output holds several checkpoints, or the folder is an adapter without its base.
+    """
+    path = Path(given)
+    if given.startswith(HUB) or (path / "config.json").is_file():
+        return local_checkpoint(given, cache)
+    if (path / ADAPTER).is_file():
+        raise ConfigError(f"{path} is an adapter alone; give the checkpoint beside it, {path.parent / 'checkpoint'}")
+    inside = sorted({found.parent for depth in ("*", "*/*") for found in path.glob(f"{depth}/{SPEC}")})
+    if _is_checkpoint(path) or not inside:
+        return path  # what is wrong with a path without a checkpoint, the reader says
+    if len(inside) > 1:
+        raise ConfigError(f"{path} holds several checkpoints; give one of {', '.join(map(str, inside))}")
+    return inside[0]
+
+
 def starting_digest(init: str) -> str:
     """What names the weights behind ``init``: the repository's revision, or a sha256 (hex) of the folder's contents.
 
@@ -49,6 +80,20 @@ def starting_digest(init: str) -> str:
     if init.startswith(HUB):
         return "@".join(_on_hub(init))
     return _digest(_folder(init))
+
+
+def starting_sizes(init: str) -> GPTConfig | None:
+    """The sizes of the model behind ``init``, as far as they are known without a download.
+
+    Raises:
+        DataError: the path does not exist.
+        CheckpointError: the folder holds another kind of model.
+    """
+    if init.startswith(HUB):
+        return PRESETS.get(_SIZES.get(_on_hub(init)[0], ""))
+    folder = _folder(init)
+    model = read_spec(folder).model if _is_checkpoint(folder) else read_hf_config(folder)
+    return model if isinstance(model, GPTConfig) else None
 
 
 def _on_hub(init: str) -> tuple[str, str]:
@@ -64,7 +109,10 @@ def _on_hub(init: str) -> tuple[str, str]:
 def _folder(init: str) -> Path:
     path = Path(init)
     if not path.is_dir():
-        raise DataError(f"--init {init}: no such folder; give a checkpoint folder, or hf:openai-community/gpt2")
+        raise DataError(
+            f"--init {init}: no such folder; give a checkpoint folder, a folder that transformers wrote, or "
+            "hf:openai-community/gpt2 (prepare.tokenizer also takes bpe and gpt2)"
+        )
     return path
 
 

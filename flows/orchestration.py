@@ -31,10 +31,12 @@ def prefect_tags() -> dict[str, str]:
 
     if not flow_run.id:
         return {}
+    url = str(flow_run.ui_url or "")
     tags = {
         "prefect.flow_run_id": str(flow_run.id),
         "prefect.flow_run_name": str(flow_run.name),
-        "prefect.flow_run_url": str(flow_run.ui_url or ""),
+        # the server that a command starts for itself has no pages, and Prefect gives "None/flow-runs/..." then
+        "prefect.flow_run_url": url if url.startswith("http") else "",
         "prefect.deployment": str(deployment.name or ""),
         "prefect.attempt": str(flow_run.run_count),
     }

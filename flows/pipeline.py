@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.engine import Chain, Outcome, numbers
+from flows.launch import Launch
+from flows.machines import leading
 from flows.orchestration import prefect_tags, publish_markdown
 from flows.provenance import environment_tags
 from flows.report import PipelineReport, StageReport, summary_rows, write_report
-from flows.request import OwnData, Preset, chain, configuration
+from flows.request import Begun, OwnData, Preset, chain, configuration
 from flows.run_logger import MlflowLogger
 from flows.stage_flows import (
     evaluate,
@@ -24,6 +27,7 @@ from flows.stage_flows import (
     pretrain,
     quantize,
 )
+from flows.stages.registry import STAGES
 from flows.store import stage_key
 from flows.tracking import pipeline_run
 
@@ -45,6 +49,7 @@ def pipeline(
     data: OwnData | None = None,
     data_dir: Path | None = None,
     force: bool = False,
+    launch: Launch | None = None,
 ) -> dict[str, Any]:
     """Run every stage that the data has rows for.
 
@@ -54,22 +59,29 @@ def pipeline(
         data: own files instead of the preset's data.
         data_dir: folder with the catalogued data sets, instead of downloading them.
         force: make every stage anew.
+        launch: in how many processes the trainings run.
 
     Returns:
-        ``report`` (path), ``run_id`` (of the parent run), and ``stages``: the headline of each.
+        ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
+        ``left_out``: stages that the data has no rows for, and the option that gives some.
     """
     overrides = overrides or []
     config = configuration(preset, overrides, data)
-    stages = chain(config, data_dir=data_dir)
+    stages = chain(config, data_dir=data_dir, launch=launch)
     key = stage_key("pipeline", version="1", config=config.to_dict(), inputs={})
     started, clock = datetime.now(UTC), time.monotonic()
     made: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    with pipeline_run(
-        stages.settings, name=f"pipeline-{preset}", key=key, params=config.to_dict(), tags=prefect_tags()
-    ) as log:
+    tags = {"gptworks.preset": preset, **prefect_tags()}
+    name = f"pipeline-{preset}"
+    with (
+        leading(stages.launch),
+        pipeline_run(stages.settings, name=name, key=key, params=config.to_dict(), tags=tags) as log,
+    ):
+        stages.check()
         for stage in ORDER:
-            summary = stage(preset, overrides, data, data_dir, force, dict(made), log.run_id)
+            begun = Begun(made=dict(made), run_id=log.run_id)
+            summary = stage(preset, overrides, data, data_dir, force, launch, begun)
             if summary is not None:
                 made[summary["stage"]], seconds[summary["stage"]] = summary["key"], summary["seconds"]
         stages.adopt(made)
@@ -77,8 +89,15 @@ def pipeline(
         path = write_report(report, stages.settings.home / "reports" / f"{preset}-{key[:8]}" / "report.html")
         _track(log, stages, report, path)
     rows = [row._asdict() for row in summary_rows(report)]
-    publish_markdown("pipeline-summary", _markdown(rows))
-    return {"report": str(path), "run_id": log.run_id, "seconds": report.seconds, "stages": rows}
+    publish_markdown("pipeline-summary", _markdown(rows, {s.stage: s.run_url for s in report.stages}))
+    left_out = {name: stages.wanting(stage) for name, stage in STAGES.items() if not stages.applies(stage)}
+    return {
+        "report": str(path),
+        "run_id": log.run_id,
+        "seconds": report.seconds,
+        "stages": rows,
+        "left_out": left_out,
+    }
 
 
 def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetime, total: float) -> PipelineReport:
@@ -119,15 +138,19 @@ def _track(log: MlflowLogger, stages: Chain, report: PipelineReport, path: Path)
     if judge is not None:
         log.set_tags({"gptworks.judge": f"{judge['state']} {judge['reason']}".strip()})
     log.log_metrics({"perf/seconds": report.seconds})
-    log.set_tags({"mlflow.note.content": _markdown([row._asdict() for row in summary_rows(report)])})
+    # inside the UI a link need not know at which address it is shown
+    links = {stage.stage: f"#/runs/{stage.run_id}" for stage in report.stages if stage.run_id}
+    log.set_tags({"mlflow.note.content": _markdown([row._asdict() for row in summary_rows(report)], links)})
     log.log_artifact(path)
 
 
-def _markdown(rows: list[dict[str, Any]]) -> str:
+def _markdown(rows: list[dict[str, Any]], links: Mapping[str, str]) -> str:
     lines = ["| stage | metric | value | seconds |", "|---|---|---:|---:|"]
     for row in rows:
         value = row["metric_value"]
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         spent = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
-        lines.append(f"| {row['stage']} | {row['metric_name']} | {shown} | {spent} |")
+        link = links.get(row["stage"])
+        stage = f"[{row['stage']}]({link})" if link else row["stage"]
+        lines.append(f"| {stage} | {row['metric_name']} | {shown} | {spent} |")
     return "\n".join(lines)

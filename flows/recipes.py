@@ -6,19 +6,27 @@ Every field can be set from the command line by its dotted path: ``--set pretrai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
 from flows.sources import Book, Demo, Files, SourceConfig
 from gptcore.config import Config, nearest, set_by_path
 from gptcore.data.labelled import LongInputs
+from gptcore.data.templates import template_by_name
 from gptcore.errors import ConfigError
 from gptcore.models import PRESETS, GPTConfig
+from gptcore.nn.surgery import named_linears
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
+from gptcore.transforms import Dropout, LoRA
 
 STAGES = ("prepare", "pretrain", "classify", "instruct", "lora", "quantize", "evaluate")
 """The stages in their order."""
+TRAININGS = ("pretrain.train", "classify.train", "instruct.train", "lora.classify", "lora.instruct")
+"""Paths of every ``TrainConfig`` of a chain."""
+OPTIMIZERS = {"adamw": "OptimizerConfig", "muon": "Muon"}
+"""Names on the command line and kinds."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,14 @@ class PrepareStage(Config):
     """``bpe`` (byte-level, trained on the training texts), ``gpt2``, or what ``pretrain.init`` takes: its tokenizer."""
     vocab_size: int = 4096
     """Tokens of a trained BPE."""
+    tokenizer_bytes: int = 1 << 25
+    """Of a larger corpus (32 MiB) a BPE is trained on about so much, a fixed choice of its documents."""
     special_tokens: tuple[str, ...] = ()
     """Further special tokens, as a prompt template may need them."""
     min_chars: int = 40
     """Shorter documents are dropped."""
     near_duplicates: float | None = 0.8
-    """Jaccard similarity from which two texts count as one; none keeps near duplicates."""
+    """Jaccard similarity from which two texts or rows count as one; none: only equal ones do, for the split as well."""
     balance: bool = False
     """Drop rows of larger classes until all are as large as the smallest (the book's way)."""
     corpus_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -45,6 +55,23 @@ class PrepareStage(Config):
     """Shares of training, validation and test rows for classification."""
     instruct_split: tuple[float, float, float] = (0.85, 0.05, 0.1)
     """The same for instructions."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only while the data is prepared, or after."""
+        _at_least(self, vocab_size=257, min_chars=0)
+        if self.near_duplicates is not None and not 0.0 < self.near_duplicates < 1.0:
+            raise ConfigError(
+                f"prepare.near_duplicates is {self.near_duplicates}; it must lie between 0 and 1, or be none"
+            )
+        for name in ("corpus_split", "classify_split", "instruct_split"):
+            shares = getattr(self, name)
+            # a corpus need not leave anything to the tests of the rows
+            needed = shares if name != "corpus_split" else shares[:2]
+            if min(shares) < 0 or min(needed) == 0 or abs(sum(shares) - 1) > 1e-9:
+                raise ConfigError(
+                    f"prepare.{name} is {shares}; the shares of train, val and test must add up to 1, and none may be 0"
+                    + (" but the last" if needed != shares else "")
+                )
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,14 @@ class ClassifyStage(Config):
     train: TrainConfig = field(default_factory=TrainConfig)
     """How long and how."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only after the base model is trained."""
+        _at_least(self, n_blocks=0)
+        if self.dropout is not None:
+            Dropout(self.dropout)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+
 
 @dataclass(frozen=True)
 class InstructStage(Config):
@@ -92,6 +127,11 @@ class InstructStage(Config):
     """Held-out prompts that are answered."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How long and how."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only after the base model is trained."""
+        template_by_name(self.template)
+        _at_least(self, max_new_tokens=1, max_responses=1)
 
 
 @dataclass(frozen=True)
@@ -113,6 +153,16 @@ class LoraStage(Config):
     instruct: TrainConfig = field(default_factory=TrainConfig)
     """Training for instructions."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only after the base model is trained."""
+        LoRA(rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+        known = _linear_layers()
+        for target in self.targets:
+            if target not in known:
+                raise ConfigError(f"lora.targets names {target!r}, no linear layer of a block{nearest(target, known)}")
+        if not self.targets:
+            raise ConfigError(f"lora.targets is empty; name one or more of {', '.join(sorted(known))}")
+
 
 @dataclass(frozen=True)
 class QuantizeStage(Config):
@@ -127,6 +177,10 @@ class QuantizeStage(Config):
     speed_tokens: int = 64
     """Tokens generated to measure the speed."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only after the model is trained."""
+        _at_least(self, group_size=1, speed_tokens=1)
+
 
 @dataclass(frozen=True)
 class EvaluateStage(Config):
@@ -135,9 +189,27 @@ class EvaluateStage(Config):
     judge: Literal["auto", "required", "off"] = "auto"
     """Ask the judge if one answers; insist on it; or never."""
     judge_model: str = "llama3"
-    """Model tag on the Ollama server."""
+    """Model tag on the judge's server; ``llama3@365c0bd3c000`` insists on the weights of this digest."""
+    judge_backend: Literal["ollama", "openai"] = "ollama"
+    """Which interface the judge's server speaks."""
+    judge_url: str | None = None
+    """Its address; by default ``OLLAMA_HOST`` or ``OPENAI_BASE_URL``."""
+    judge_models: tuple[Literal["instruct", "base", "lora"], ...] = ("instruct", "base")
+    """Whose responses are judged, and then compared on the same items; the fine-tuned model's (instruct) always are."""
+    num_ctx: int = 8192
+    """Tokens of the judge's window."""
+    shortcut: bool = True
+    """Whether a response that is the reference gets 100 without asking; without it scores compare with the book's."""
     concurrency: int = 1
     """Requests to the judge at a time."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only after the models are trained."""
+        _at_least(self, concurrency=1, num_ctx=1024)
+        if "instruct" not in self.judge_models or len(set(self.judge_models)) < len(self.judge_models):
+            raise ConfigError(
+                f"evaluate.judge_models is {', '.join(self.judge_models) or 'empty'}; it must have instruct, each once"
+            )
 
 
 @dataclass(frozen=True)
@@ -162,6 +234,19 @@ class Pipeline(Config):
     """Quantization."""
     evaluate: EvaluateStage = field(default_factory=EvaluateStage)
     """Evaluation."""
+
+
+def _at_least(config: Config, **lowest: int) -> None:
+    for name, low in lowest.items():
+        if getattr(config, name) < low:
+            raise ConfigError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be at least {low}")
+
+
+@cache
+def _linear_layers() -> set[str]:
+    """The last names of the linear layers of a block, as LoRA addresses them."""
+    smallest = GPTConfig(vocab_size=1, context_length=1, width=1, n_layers=1, n_heads=1).build()
+    return {name.rpartition(".")[2] for name, _ in named_linears(smallest) if name.startswith("blocks.")}
 
 
 def _train(lr: float, *, epochs: float, batch_size: int, eval_every: int, **rest: object) -> TrainConfig:
@@ -284,6 +369,17 @@ def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
     return Pipeline.from_dict(config.to_dict())
 
 
+def optimizer_overrides(name: str) -> list[str]:
+    """What ``--optimizer`` stands for: this optimizer in every training, the other settings as they are.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
+    return [f"{training}.optimizer={OPTIMIZERS[name]}" for training in TRAININGS]
+
+
 def with_own_data(
     config: Pipeline,
     *,
@@ -295,4 +391,9 @@ def with_own_data(
     if not (corpus or labelled or instructions):
         return config
     files = Files(corpus=tuple(corpus), labelled_rows=labelled, instruction_rows=instructions)
-    return cast(Pipeline, set_by_path(config, "prepare.source", files))
+    prepare, preset = replace(config.prepare, source=files), PIPELINES[config.preset]().prepare
+    if corpus and prepare.corpus_split == preset.corpus_split:
+        # a preset whose rows are made from its corpus leaves a part of that to their tests; own rows need none
+        train, val, test = prepare.corpus_split
+        prepare = replace(prepare, corpus_split=(round(train + test, 9), val, 0.0))
+    return replace(config, prepare=prepare)

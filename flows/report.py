@@ -131,18 +131,23 @@ def _quantized(stage: StageReport, _: PipelineReport) -> tuple[str, float | str]
 def _evaluated(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
     rouge = _first(stage.result.get("metrics", {}), "test/rouge_l")
     score = f"{rouge[1]:.4g}" if rouge else "-"
-    return "test/rouge_l; judge", f"{score}; judge: {judge_in_short(stage.result.get('judge') or {})}"
+    return "test/rouge_l; judge", f"{score}; {judge_in_short(stage.result.get('judge') or {})}"
 
 
 def judge_in_short(judge: dict[str, Any]) -> str:
-    """What came of the judge in a few words: its mean, or why there is none."""
+    """What came of the judge in a few words: its mean, why that is not to be believed, or why there is none."""
     state, mean = judge.get("state", "off"), judge.get("mean")
-    if state == "scored" and mean is not None and not math.isnan(mean):
-        return f"{mean:.1f} of 100"
-    if state == "scored":
-        return f"nothing scored, {judge.get('unscored', 0):.0f} unscored"
-    reason = str(judge.get("reason") or "").split(" (")[0].split(";")[0]  # what mends it stands in the report
-    return f"{state}, {reason}" if reason and state == "skipped" else str(state)
+    reason = str(judge.get("reason") or "")
+    if state in ("off", "skipped"):
+        short = reason.split(" (")[0].split(";")[0]  # what mends it stands in the report
+        return f"judge: {state}, {short}" if short and state == "skipped" else f"judge: {state}"
+    if mean is None or math.isnan(mean):
+        told = f"nothing scored, {judge.get('unscored', 0):.0f} unscored"
+    else:
+        has_interval = judge.get("ci_low") is not None and judge.get("ci_high") is not None
+        interval = f" ({judge['ci_low']:.1f} to {judge['ci_high']:.1f})" if has_interval else ""
+        told = f"{mean:.1f} of 100{interval}"
+    return f"judge: {told}" if state == "scored" else f"{state}: {reason.split(';')[0]}; {told}"
 
 
 _HEADLINES: dict[str, Callable[[StageReport, PipelineReport], tuple[str, float | str] | None]] = {
@@ -190,7 +195,9 @@ def _number(value: Any, digits: int = 4) -> str:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
+    if isinstance(value, int) or abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-_INK, _MUTED, _GRID, _FIRST, _SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
+INK, MUTED, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
+"""Colours to draw with; the page's own take their place."""
 _PAGE_COLOURS = {
-    _INK: "currentColor",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--grid)",
-    _FIRST: "var(--series-1)",
-    _SECOND: "var(--series-2)",
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    FIRST: "var(--series-1)",
+    SECOND: "var(--series-2)",
 }
 MAX_POINTS = 300
 """Points of one curve; a longer history is thinned evenly, its last point kept."""
@@ -47,19 +48,19 @@ def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
     figure = Figure(figsize=(5.2, 2.9), layout="constrained")
     axes = figure.subplots()
     if curves["train/loss"]:
-        axes.plot(*zip(*curves["train/loss"], strict=True), label="training", color=_FIRST, linewidth=1.6)
+        axes.plot(*zip(*curves["train/loss"], strict=True), label="training", color=FIRST, linewidth=1.6)
     if curves["val/loss"]:
         # held-out figures are few and single points must show, so these have marks
-        held_out = {"color": _SECOND, "linewidth": 1.6, "marker": "o", "markersize": 4}
+        held_out = {"color": SECOND, "linewidth": 1.6, "marker": "o", "markersize": 4}
         axes.plot(*zip(*curves["val/loss"], strict=True), label="held out", **held_out)  # type: ignore[arg-type]
-    axes.set_xlabel("optimizer step", color=_MUTED)
-    axes.set_ylabel("loss, nats", color=_MUTED)
+    axes.set_xlabel("optimizer step", color=MUTED)
+    axes.set_ylabel("loss, nats", color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=_GRID, linewidth=0.8)
-    _clear_frame(axes)
+    axes.grid(color=GRID, linewidth=0.8)
+    clear_frame(axes)
     # above the axes: no corner is free of every curve
-    axes.legend(frameon=False, labelcolor=_INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
-    return _svg(figure, name=name)
+    axes.legend(frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+    return inline_svg(figure, name=name)
 
 
 def confusion_svg(confusion: Sequence[Sequence[int]], labels: Sequence[str], *, name: str) -> str | None:
@@ -76,23 +77,24 @@ def confusion_svg(confusion: Sequence[Sequence[int]], labels: Sequence[str], *, 
         for j, cell in enumerate(row):
             share = cell / max(1, sum(row))
             # at most half opaque: the page's ink must stay readable on it in both schemes
-            axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=_FIRST, alpha=0.05 + 0.45 * share))
-            axes.text(j, i, f"{cell:,}", ha="center", va="center", color=_INK, fontsize=9)
+            axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=FIRST, alpha=0.05 + 0.45 * share))
+            axes.text(j, i, f"{cell:,}", ha="center", va="center", color=INK, fontsize=9)
     axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     shown = [_short(label) for label in labels]
     axes.set_xticks(range(n), shown, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(n), shown, parse_math=False)
-    axes.set_xlabel("told", color=_MUTED)
-    axes.set_ylabel("true", color=_MUTED)
-    _clear_frame(axes)
-    return _svg(figure, name=name)
+    axes.set_xlabel("told", color=MUTED)
+    axes.set_ylabel("true", color=MUTED)
+    clear_frame(axes)
+    return inline_svg(figure, name=name)
 
 
-def _clear_frame(axes: Axes) -> None:
+def clear_frame(axes: Axes) -> None:
+    """No frame, no ticks, labels in the page's ink."""
     axes.patch.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9)
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
@@ -105,7 +107,8 @@ def _short(label: str) -> str:
     return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
 
 
-def _svg(figure: Figure, *, name: str) -> str:
+def inline_svg(figure: Figure, *, name: str) -> str:
+    """A figure drawn in the marker colours as SVG for the page; ``name`` goes before every id in it."""
     file = io.StringIO()
     figure.patch.set_visible(False)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from flows.catalogue import DATA_SETS
 from flows.report_figures import MAX_POINTS, confusion_svg, loss_svg
 from flows.run_logger import flatten
+from flows.stages.registry import STAGES
 from gptcore.data.ledger import Ledger, LedgerRow
 from gptcore.files import read_json_lines
 from gptcore.train.logger import read_history
@@ -32,7 +33,8 @@ _CURVES = (
     ("lora", "classify", "LoRA, classification"),
     ("lora", "instruct", "LoRA, instructions"),
 )
-_PARTS = {"finetune-classifier": "classify", "finetune-instruct": "instruct", "evaluate": "instruct"}
+_PARTS = {"finetune-classifier": "classify", "finetune-instruct": "instruct"}
+"""Which rows a full fine-tuning is made with."""
 _ROWS = {"classify": "labelled rows", "instruct": "instruction rows"}
 _COMPARED = (
     ("classify", "finetune-classifier", "test/accuracy", "accuracy", True),
@@ -50,10 +52,11 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         DataError: a file that a stage left cannot be read.
     """
     return {
-        "absent": {name: reason for name in _ALL if (reason := _absence(report, name))},
+        "absent": {name: reason for name in STAGES if (reason := _absence(report, name))},
         "source_kind": report.config.get("prepare", {}).get("source", {}).get("kind", ""),
         "sources": [_source(name, digest) for name, digest in sorted(report.sources.items())],
         "prepared": _result(report, "prepare-data"),
+        "model": (_result(report, "pretrain") or {}).get("model"),
         "curves": _curves(report),
         "max_points": MAX_POINTS,
         "classified": _classified(report),
@@ -68,9 +71,6 @@ def collect(report: PipelineReport) -> dict[str, Any]:
     }
 
 
-_ALL = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize", "evaluate")
-
-
 def _result(report: PipelineReport, name: str) -> dict[str, Any] | None:
     stage = report.stage(name)
     return stage.result if stage else None
@@ -79,9 +79,9 @@ def _result(report: PipelineReport, name: str) -> dict[str, Any] | None:
 def _absence(report: PipelineReport, name: str) -> str | None:
     if report.stage(name):
         return None
-    prepared, part = _result(report, "prepare-data"), _PARTS.get(name)
-    if prepared and part and part not in prepared.get("parts", ()):
-        return f"the data has no {_ROWS[part]}"
+    prepared, parts = _result(report, "prepare-data"), STAGES[name].parts
+    if prepared and parts and not set(parts) & set(prepared.get("parts", ())):
+        return f"the data has no {' and no '.join(_ROWS[part] for part in parts)}"
     return "it was not part of this run"
 
 
@@ -190,6 +190,10 @@ def _adapted(report: PipelineReport) -> dict[str, Any] | None:
         if metric in adapted:
             values = {"lora": adapted[metric], "full": full.get(metric), "is_share": is_share}
             compared.append({"task": task, "title": title, **values})
+    scores = (_result(report, "evaluate") or {}).get("metrics", {})
+    if "lora/test/rouge_l" in scores:
+        values = {"lora": scores["lora/test/rouge_l"], "full": scores.get("test/rouge_l"), "is_share": False}
+        compared.append({"task": "instruct", "title": "ROUGE-L", **values})
     sizes = []
     for task, facts in tasks.items():
         stage = report.stage(next(name for name, part in _PARTS.items() if part == task))

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.engine import Chain
+from flows.launch import Launch
 from flows.orchestration import check_worker_home
 from flows.progress import progress_bar
 from flows.recipes import Pipeline, resolve, with_own_data
@@ -26,6 +27,15 @@ class OwnData(BaseModel):
     instructions: Path | None = Field(default=None, description="Rows with instruction, output and perhaps input")
 
 
+class Begun(BaseModel):
+    """What a pipeline hands to the flow of each of its stages."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    made: dict[str, str] = Field(description="Keys of the outputs that its earlier flows have made, by stage")
+    run_id: str = Field(description="MLflow run of the whole pipeline")
+
+
 def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pipeline:
     """The resolved configuration.
 
@@ -38,7 +48,23 @@ def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pi
     return with_own_data(pipeline, corpus=data.corpus, labelled=data.labelled, instructions=data.instructions)
 
 
-def chain(pipeline: Pipeline, *, data_dir: Path | None, parent_run_id: str | None = None) -> Chain:
-    """The stages of a configuration, in the folders and services that the environment names."""
+def chain(
+    pipeline: Pipeline, *, data_dir: Path | None, launch: Launch | None = None, begun: Begun | None = None
+) -> Chain:
+    """The stages of a configuration, in the folders and services that the environment names.
+
+    Args:
+        pipeline: the resolved configuration.
+        data_dir: folder with the catalogued data sets, instead of downloading them.
+        launch: in how many processes a training runs; None takes one.
+        begun: the pipeline that this is a part of.
+
+    Raises:
+        ConfigError: a worker does not say where outputs stay, or this machine cannot start so many processes.
+    """
     check_worker_home()
-    return Chain(pipeline, read_settings(), data_dir, progress_bar, parent_run_id)
+    launch = launch or Launch()
+    launch.check()
+    stages = Chain(pipeline, read_settings(), data_dir, progress_bar, begun.run_id if begun else None, launch)
+    stages.adopt(begun.made if begun else {})
+    return stages

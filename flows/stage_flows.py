@@ -1,17 +1,20 @@
 """One Prefect flow per stage. Each makes what it needs first, unless that exists.
 
-Between flows travel keys and small values: ``made`` names the outputs that an earlier flow has made already.
+Between flows travel keys and small values: ``begun`` names the outputs that earlier flows of a pipeline have made.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import Flow, flow
 
+from flows.launch import Launch
+from flows.machines import leading
 from flows.orchestration import publish_link
-from flows.request import OwnData, Preset, chain, configuration
+from flows.request import Begun, OwnData, Preset, chain, configuration
 
 Summary = dict[str, Any]
 """stage, key, path, seconds, cached, run_id of one stage's output."""
@@ -26,12 +29,12 @@ def _stage_flow(stage: str, description: str) -> Flow[..., Summary | None]:
         data: OwnData | None = None,
         data_dir: Path | None = None,
         force: bool = False,
-        made: dict[str, str] | None = None,
-        parent_run_id: str | None = None,
+        launch: Launch | None = None,
+        begun: Begun | None = None,
     ) -> Summary | None:
-        stages = chain(configuration(preset, overrides or [], data), data_dir=data_dir, parent_run_id=parent_run_id)
-        stages.adopt(made or {})
-        outcome = stages.ensure(stage, force=force)
+        stages = chain(configuration(preset, overrides or [], data), data_dir=data_dir, launch=launch, begun=begun)
+        with nullcontext() if begun else leading(stages.launch):
+            outcome = stages.ensure(stage, force=force)
         if outcome is None:
             return None
         publish_link(stage, stages.run_url(outcome))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PREFIX = "gptworks"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open an experiment with its table of runs; without it, it opens with pages for traces and prompts."""
 _MAX_TAG = 5000
 _PARAMS_PER_CALL = 100
 
@@ -142,7 +144,7 @@ def ensure_experiment(settings: Settings, client: MlflowClient, name: str) -> st
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(client.create_experiment(name, artifact_location=location))
+                return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
             except MlflowException:
                 found = client.get_experiment_by_name(name)  # a server's other client was faster
                 if found is None:

@@ -3,7 +3,7 @@
 A ``Batch`` is born aligned: its targets are already shifted, so nobody downstream shifts again. A ``Loss`` is a sum
 with its count, so that micro-batches and processes add up exactly and one division gives the mean.
 
-Shapes: B rows, T positions.
+Shapes: B rows, T positions, N positions of all packed rows together.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Batch:
     """What only the objective reads: ``labels`` (B, T) int64, ``IGNORED`` where no target, or ``classes`` (B,)."""
     n_tokens: int = 0
     """Real (not padding) input tokens, for throughput."""
+    lengths: tuple[int, ...] | None = None
+    """Where the B rows are packed, one after another in one row (1, N): the positions of each."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -35,6 +37,7 @@ class Batch:
             {k: v.to(**move) for k, v in self.inputs.items()},  # type: ignore[call-overload]
             {k: v.to(**move) for k, v in self.targets.items()},  # type: ignore[call-overload]
             self.n_tokens,
+            self.lengths,
         )
 
 

@@ -73,7 +73,10 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def set_by_path(config: Config, path: str, raw: Any) -> Config:
-    """A copy of ``config`` with the field at a dotted path replaced, as ``--set train.lr=1e-3`` does.
+    """A copy of ``config`` with the field at a dotted path replaced, as ``--set train.optimizer.lr=1e-3`` does.
+
+    Text in the place of a configuration names another kind of it, as in ``train.schedule=Constant``; the fields that
+    both kinds have keep their values.
 
     Raises:
         ConfigError: a part of the path is not a field, or the value does not fit the field's type.
@@ -88,9 +91,22 @@ def set_by_path(config: Config, path: str, raw: Any) -> Config:
             raise ConfigError(f"{type(config).__name__}.{head} has no fields of its own; cannot set {path!r}")
         value: Any = set_by_path(current, rest, raw)
     else:
-        hint = typing.get_type_hints(type(config))[head]
-        value = coerce(hint, raw, where=f"{type(config).__name__}.{head}")
+        hint, where = typing.get_type_hints(type(config))[head], f"{type(config).__name__}.{head}"
+        if isinstance(hint, type) and isinstance(current, Config) and isinstance(raw, str):
+            value = _as_kind(current, hint, raw, where)
+        else:
+            value = coerce(hint, raw, where=where)
     return dataclasses.replace(config, **{head: value})
+
+
+def _as_kind(config: Config, base: type[Config], kind: str, where: str) -> Config:
+    try:
+        target = _find_kind(base, kind)
+        names = {f.name for f in dataclasses.fields(target)} & {f.name for f in dataclasses.fields(config)}
+        built: Config = target(**{name: getattr(config, name) for name in names})
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return built
 
 
 def _to_json(value: Any) -> Any:

@@ -126,28 +126,45 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         with disk_errors(path):
             yield partial
-            files = sorted(p for p in partial.rglob("*") if p.is_file())
+            inside = sorted(partial.rglob("*"))
             entries = {
-                str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in files
+                str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
+                for p in inside
+                if p.is_file()
             }
-            for file in files:
-                sync(file)
+            for each in inside:  # folders too: a file whose entry is lost is lost
+                sync(each)
             write_json(partial / MANIFEST, {"files": entries})
             sync(partial)
-            _swap(partial, path)
+            old = _set_aside(path)
+            partial.rename(path)
             sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _swap(partial: Path, path: Path) -> None:
-    if not path.exists():
-        partial.rename(path)
-        return
+def remove_folder(path: Path) -> None:
+    """Delete a folder that may be absent; killed on the way, nothing is left under its name."""
+    shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed writers left in ``folder``; nobody else may be writing there."""
+    for path in [*folder.glob("*.tmp-*"), *folder.glob("*.old-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> Path:
+    """Where the folder, if there is one, waits to be deleted."""
     old = path.with_name(f"{path.name}.old-{os.getpid()}")
-    path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # of a killed process that had the same number
+    if path.exists():
+        path.rename(old)
+    return old
 
 
 def verify_folder(path: Path, error: type[GptcoreError]) -> str:
@@ -163,19 +180,21 @@ def verify_folder(path: Path, error: type[GptcoreError]) -> str:
     if not path.is_dir():
         raise error(f"{path} is not a folder; check the path")
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
+        entries = [(str(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed]
     except FileNotFoundError as cause:
         raise error(f"{path} has no {MANIFEST}: it was never finished, or is no folder of ours") from cause
-    except (ValueError, KeyError, TypeError) as cause:
-        raise error(f"{manifest} is damaged ({cause}); restore the folder or make it again") from cause
-    for name, entry in entries.items():
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise error(
+            f"{manifest} is damaged, or that of another kind of folder ({type(cause).__name__}: {cause}); "
+            "check the path, restore the folder or make it again"
+        ) from cause
+    for name, size, sha256 in entries:
         file = path / name
         if not file.is_file():
             raise error(f"{file} is missing; restore it or make {path.name} again")
-        if file.stat().st_size != entry["bytes"]:
-            raise error(
-                f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}; it is damaged"
-            )
-        if file_sha256(file) != entry["sha256"]:
+        if file.stat().st_size != size:
+            raise error(f"{file} has {file.stat().st_size:,} bytes, its manifest says {size:,}; it is damaged")
+        if file_sha256(file) != sha256:
             raise error(f"{file} does not match the sha256 in its manifest; it is damaged: restore it or make it again")
     return file_sha256(manifest)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from gptcore import checkpoint
+from gptcore.allocator import keep_freed_memory
 from gptcore.checkpoint import ModelSpec
 from gptcore.config import Config
 from gptcore.data.base import Data, Source
@@ -27,10 +28,11 @@ from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.surgery import count_parameters
 from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
-from gptcore.train.allocator import keep_freed_memory
 from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
+from gptcore.train.measure import EnergyMeter, energy_logged
 from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.state import FINISHED
 from gptcore.train.trainer import Progress, Trainer, TrainResult
 from gptcore.transforms.base import Transform
 
@@ -72,8 +74,9 @@ class Run(Config):
         *,
         on_progress: Callable[[Progress], None] | None = None,
         parallel: Kind = "ddp",
+        meter: EnergyMeter | None = None,
     ) -> TrainResult:
-        """Train, or go on where the same run stopped; leaves ``out/checkpoint``.
+        """Train, or go on where the same run stopped; leaves ``out/checkpoint``. A finished run is not trained again.
 
         Under torchrun every process calls this with the same ``out`` on a folder that all see; rank 0 writes and logs.
 
@@ -82,6 +85,7 @@ class Run(Config):
             log: where its numbers go.
             on_progress: called after each step.
             parallel: how several processes train together: ``ddp`` or ``fsdp``.
+            meter: counts the energy of rank 0's machine while it trains; without it none is told.
 
         Raises:
             LockedError: another process is training in ``out``.
@@ -93,11 +97,15 @@ class Run(Config):
         with joined(parallel) as members, self._alone(out, members):
             trainer = self.trainer(out, log, parallel=members)
             trainer.on_progress = on_progress if members.rank == 0 else None
+            if (metrics := trainer.state.finished()) is not None:
+                trainer.records.tell(metrics)
+                return TrainResult(out / FINISHED, metrics)
             trainer.resume()
             if members.rank == 0:
                 log.log_params(self._facts(trainer) | {"allocator": allocator})
                 write_json(out / "run.json", self.to_dict())  # only now: a refused run leaves the first one's settings
-            return trainer.fit()
+            with energy_logged(meter if members.rank == 0 else None, log):
+                return trainer.fit()
 
     @staticmethod
     def _alone(out: Path, members: Parallel) -> AbstractContextManager[Any]:
@@ -125,7 +133,7 @@ class Run(Config):
         tokenizer = Tokenizer.load(self.tokenizer)
         source = self.data.open()
         held_out = self.held_out.open() if self.held_out else None
-        model, spec = self._build(tokenizer)
+        model, spec, init = self._build(tokenizer)
         for part in filter(None, (source, held_out)):
             check_fit(part, model, tokenizer)
         return Trainer(
@@ -140,12 +148,15 @@ class Run(Config):
             out=out,
             log=log,
             parallel=parallel or Parallel(),
+            init=init,
         )
 
-    def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec]:
+    def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec, str | None]:
+        """The model, its spec, and the digest of the checkpoint it is from."""
+        digest = None
         if self.init is not None:
             loaded = checkpoint.load(self.init)
-            model, spec = loaded.model, loaded.spec
+            model, spec, digest = loaded.model, loaded.spec, loaded.digest
             if loaded.tokenizer.digest != tokenizer.digest and not tokenizer.extends(loaded.tokenizer):
                 raise TokenizerMismatch(
                     f"the checkpoint {self.init} was trained with tokenizer {loaded.tokenizer.name} "
@@ -158,12 +169,13 @@ class Run(Config):
             model = spec.build()
         for transform in self.transforms:
             model = transform.apply(model)
-        return model, dataclasses.replace(
+        spec = dataclasses.replace(
             spec,
             transforms=(*spec.transforms, *self.transforms),
             template=self.template or spec.template,
             tokenizer_digest=tokenizer.digest,
         )
+        return model, spec, digest
 
 
 def check_fit(source: Source, model: Model, tokenizer: Tokenizer) -> None:

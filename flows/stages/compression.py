@@ -37,7 +37,7 @@ def quantize(config: QuantizeStage, inputs: Inputs, context: Context) -> dict[st
     parent = "finetune-instruct" if "finetune-instruct" in inputs.folders else "pretrain"
     source = inputs.path(parent, CHECKPOINT)
     original = checkpoint.load(source)
-    held_out = _held_out(inputs, parent, original)
+    held_out, measured_on = _held_out(inputs, parent, original)
     variants = [_measured("fp32", source, original, held_out, config)]
     context.on_progress(Progress(1, 3, {}))
     for step, (name, transform, gate) in enumerate(
@@ -67,20 +67,21 @@ def quantize(config: QuantizeStage, inputs: Inputs, context: Context) -> dict[st
             f"{', '.join(failed)} lost too much quality\n{_as_text(variants)}\n"
             "raise quantize.max_increase_int8 or quantize.max_increase_int4, or lower quantize.group_size"
         )
-    return {"parent": parent, "variants": variants, "metrics": metrics}
+    return {"parent": parent, "measured_on": measured_on, "variants": variants, "metrics": metrics}
 
 
-def _held_out(inputs: Inputs, parent: str, original: Loaded) -> Source:
-    """What the model is made for: the responses of the held-out instructions, or the held-out corpus for a base model.
+def _held_out(inputs: Inputs, parent: str, original: Loaded) -> tuple[Source, str]:
+    """What the model is made for, and its name: the held-out instructions, or the held-out corpus for a base model.
 
     An instructed model has left the corpus behind; its perplexity there says little about what rounding costs it.
     """
     length = original.model.config.context_length
     if parent == "pretrain" or original.spec.template is None:
-        return TokenWindows(inputs.path("prepare-data", "corpus/val"), length).open()
+        return TokenWindows(inputs.path("prepare-data", "corpus/val"), length).open(), "the held-out part of the corpus"
     tokenizer = inputs.path(parent, CHECKPOINT) / "tokenizer"
     rows = inputs.path("prepare-data", "instruct/test.jsonl")
-    return Instructions(rows, tokenizer, original.spec.template, length, split="test").open()
+    source = Instructions(rows, tokenizer, original.spec.template, length, split="test").open()
+    return source, "the answers to the held-out instructions"
 
 
 _METRICS = ("bytes", "loss", "perplexity", "increase", "tokens_per_second")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.launch import Launch
 from flows.run_logger import MlflowLogger
 from flows.sources import Places
 from gptcore.errors import ConfigError
@@ -55,3 +56,5 @@ class Context:
     """Seed of everything that is drawn."""
     ollama_host: str
     """Address of the judge's server."""
+    launch: Launch = field(default_factory=Launch)
+    """In how many processes a training runs."""

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from eval.errors import JudgeUnavailable
-from eval.judge.assemble import ollama_judge
-from eval.judge.preflight import preflight
-from eval.run import judge_responses, score_responses
+from eval.judge.preflight import openai_preflight, preflight
+from eval.run import score_responses
 from eval.types import Report, Sample
 from flows.recipes import EvaluateStage
+from flows.stages import judging
 from flows.stages.context import Context, Inputs
 from gptcore.files import read_json_lines, write_json_lines
-from gptcore.train import Progress
-
-RESPONSES = {"instruct": "response", "base": "base", "lora": "response"}
 
 
 def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
     """Whether a judge answers, and which; part of the stage's key, so that a judge that comes later is asked.
 
+    Args:
+        config: the judge.
+        host: address of the Ollama server, unless the settings name another one.
+
     Raises:
         JudgeUnavailable: the judge is required and does not answer, or lacks the model.
+        EvalConfigError: the model does not fit the settings.
     """
     if config.judge == "off":
         return {"state": "off", "reason": "switched off by --judge off"}
+    spec = judging.judge_spec(config, host)
+    ask = preflight if spec.backend == "ollama" else openai_preflight
     try:
-        model = preflight(host, config.judge_model)
+        model = ask(spec.host, spec.model, options=spec.options)
     except JudgeUnavailable as error:
         if config.judge == "required":
             raise
@@ -36,56 +39,56 @@ def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
 
 
 def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, context: Context) -> dict[str, Any]:
-    """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for the fine-tuned one."""
+    """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for those of ``judge_models``."""
     rows = read_json_lines(inputs.path("finetune-instruct", "responses.jsonl"))
     samples = [Sample(str(i), row["instruction"], row.get("input", ""), row["output"]) for i, row in enumerate(rows)]
-    responses = {"": [row["response"] for row in rows], "base/": [row["base"] for row in rows]}
+    responses = {"instruct": [row["response"] for row in rows], "base": [row["base"] for row in rows]}
     if "lora" in inputs.folders and inputs.results["lora"].get("responses"):
-        responses["lora/"] = [row["response"] for row in read_json_lines(inputs.path("lora", "responses.jsonl"))]
+        responses["lora"] = [row["response"] for row in read_json_lines(inputs.path("lora", "responses.jsonl"))]
     metrics: dict[str, float] = {}
-    reports: dict[str, Report] = {}
-    for prefix, texts in responses.items():
-        reports[prefix] = score_responses(samples, texts)
-        metrics |= {f"{prefix}{name}": value for name, value in reports[prefix].metrics.items()}
-    verdicts: list[dict[str, Any]] = []
+    overlap: dict[str, Report] = {}
+    for name, texts in responses.items():
+        overlap[name] = score_responses(samples, texts)
+        prefix = "" if name == judging.MAIN else f"{name}/"
+        metrics |= {f"{prefix}{metric}": value for metric, value in overlap[name].metrics.items()}
     facts: dict[str, Any] = dict(judge)
+    judged: dict[str, Report] = {}
     if judge["state"] == "scored":
-        report = _judged(config, samples, responses[""], context)
-        verdicts, facts["provenance"] = report.rows, report.provenance
-        # a mean over nothing is no number; MLflow would show NaN as a point
-        metrics |= {name: value for name, value in report.metrics.items() if not math.isnan(value)}
-        facts |= {name.removeprefix("judge/"): value for name, value in report.metrics.items()}
-    scores = [
-        {
-            "id": sample.id,
-            "instruction": sample.instruction,
-            "input": sample.input,
-            "reference": sample.reference,
-            "base": row["base"],
-            "response": row["response"],
-            "rouge_l": reports[""].rows[i]["rouge_l"],
-            "exact": reports[""].rows[i]["exact_match"],
-            "judge_score": verdicts[i].get("score") if verdicts else None,
-            "judge_reason": (verdicts[i].get("reason") if verdicts else None) or judge["state"],
-            "judge_rationale": verdicts[i].get("rationale", "") if verdicts else "",
-        }
-        for i, (sample, row) in enumerate(zip(samples, rows, strict=True))
-    ]
+        found = judging.judge_models(config, samples, responses, context)
+        facts |= judging.facts(found)
+        judged, metrics = found.reports, metrics | judging.metrics(found)
+        judging.write_tables(found, context, summary=facts)
+        context.log.log_params({"judge": judging.params(found)})
+        context.log.set_tags(judging.tags(found))
+    scores = [_row(i, sample, responses, overlap, judged, facts) for i, sample in enumerate(samples)]
     write_json_lines(context.folder / "scores.jsonl", scores)
     context.log.log_table(scores, "scores.json")
-    context.log.set_tags({"gptworks.judge": f"{judge['state']} {judge['reason']}".strip()})
+    context.log.set_tags({"gptworks.judge": f"{facts['state']} {facts['reason']}".strip()})
     context.log.log_metrics(metrics)
     return {"judge": facts, "metrics": metrics}
 
 
-def _judged(config: EvaluateStage, samples: list[Sample], responses: list[str], context: Context) -> Report:
-    store = context.places.cache / "judge" / "answers.jsonl"
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with ollama_judge(context.ollama_host, config.judge_model, store=store) as (judge, _):
-        return judge_responses(
-            samples,
-            responses,
-            judge=judge,
-            on_progress=lambda progress: context.on_progress(Progress(progress.done, progress.total, {})),
-            concurrency=config.concurrency,
-        )
+def _row(
+    i: int,
+    sample: Sample,
+    responses: dict[str, list[str]],
+    overlap: dict[str, Report],
+    judged: dict[str, Report],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """One item with what was said of the responses to it."""
+    verdict: dict[str, Any] = judged[judging.MAIN].rows[i] if judged else {}
+    return {
+        "id": sample.id,
+        "instruction": sample.instruction,
+        "input": sample.input,
+        "reference": sample.reference,
+        "base": responses["base"][i],
+        "response": responses[judging.MAIN][i],
+        "rouge_l": overlap[judging.MAIN].rows[i]["rouge_l"],
+        "exact": overlap[judging.MAIN].rows[i]["exact_match"],
+        "judge_score": verdict.get("score"),
+        "judge_reason": verdict.get("reason") or facts["state"],
+        "judge_rationale": verdict.get("rationale", ""),
+        **{f"judge_score_{name}": report.rows[i]["score"] for name, report in judged.items() if name != judging.MAIN},
+    }

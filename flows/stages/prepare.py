@@ -14,6 +14,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from flows.recipes import PrepareStage
 from flows.sources import Row
 from flows.stages.context import Context
 from gptcore.data import (
+    Document,
     check_leakage,
     prepare_documents,
     prepare_rows,
@@ -32,13 +35,18 @@ from gptcore.data import (
 )
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
-from gptcore.files import read_json_lines, write_json_lines
+from gptcore.files import disk_errors, read_json_lines, write_json_lines
 from gptcore.tokenizer import Tokenizer, gpt2_tokenizer, train_bpe
 from gptcore.train import Progress
 
 SPLITS = ("train", "val", "test")
 _ROW_KEYS = {"classify": ("text", "label"), "instruct": ("instruction", "input", "output")}
 _IDENTITY = {"classify": ("text",), "instruct": ("instruction", "input")}
+"""What makes two rows equal."""
+_CONTENT = {"classify": ("text",), "instruct": ("instruction", "input", "output")}
+"""What makes two rows nearly equal: questions about different things are alike in their words, their answers differ."""
+_TEXT = ("text", "instruction", "input", "output")
+"""The keys whose values a base model may be trained on."""
 
 
 def run(config: PrepareStage, context: Context) -> dict[str, Any]:
@@ -58,7 +66,10 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
 
     texts = context.folder / "texts"
     shutil.rmtree(texts, ignore_errors=True)
-    _split_corpus(config, context, texts, ledger)
+    texts.mkdir(parents=True)
+    documents = config.source.documents(context.places, ledger)
+    if documents is not None:
+        _split_corpus(documents, config, texts, ledger)
     tell(1)
     parts: dict[str, dict[str, Any]] = {}
     for part, rows in (
@@ -68,7 +79,9 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
         if rows is not None:
             parts[part] = _prepare_part(part, rows, config, context.folder / part, ledger)
         tell(2 if part == "classify" else 3)
-    tokenizer = _tokenizer(config, context, texts, parts)
+    if documents is None:
+        _rows_as_corpus(config, context.folder, parts, texts, ledger)
+    tokenizer = _tokenizer(config, context, texts, parts, ledger)
     tokenizer.save(context.folder / "tokenizer")
     tell(4)
     tokens = {}
@@ -98,9 +111,9 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
     }
 
 
-def _split_corpus(config: PrepareStage, context: Context, texts: Path, ledger: Ledger) -> None:
+def _split_corpus(source: Iterator[Document], config: PrepareStage, texts: Path, ledger: Ledger) -> None:
     documents = prepare_documents(
-        config.source.documents(context.places, ledger),
+        source,
         min_chars=config.min_chars,
         ledger=ledger,
         stage="corpus: clean",
@@ -115,22 +128,47 @@ def _split_corpus(config: PrepareStage, context: Context, texts: Path, ledger: L
         stage="corpus: split",
         near_duplicate_threshold=None,
     )
-    texts.mkdir(parents=True)
-    files = {name: (texts / f"{name}.jsonl").open("w", encoding="utf-8") for name in SPLITS}
-    counts: Counter[str] = Counter()
-    try:
-        for name, document in split:
-            files[name].write(json.dumps(document.text, ensure_ascii=False) + "\n")
-            counts[name] += 1
-    finally:
-        for file in files.values():
-            file.close()
+    _write_texts(texts, ((name, document.text) for name, document in split))
     for name in ("train", "val"):
-        if not counts[name]:
+        if not ledger.total("kept", stage="corpus: split", split=name):
             raise DataError(
-                f"the corpus gives no {name} document ({sum(counts.values())} in all); "
-                "add text, or change prepare.corpus_split or prepare.min_chars"
+                f"the corpus gives no {name} document: {_fate(ledger, 'corpus')}; add text, or change "
+                "prepare.corpus_split, prepare.min_chars or prepare.near_duplicates"
             )
+
+
+def _rows_as_corpus(config: PrepareStage, folder: Path, parts: Iterable[str], texts: Path, ledger: Ledger) -> None:
+    """The rows' own texts, but not those of the tests: no base model has seen what it is asked in the end."""
+
+    def documents() -> Iterator[Document]:
+        for part in parts:
+            for name in ("train", "val"):
+                for row in read_json_lines(folder / part / f"{name}.jsonl"):
+                    text = _join(row, _TEXT)
+                    yield Document(text, f"corpus\n{text}")  # a split of its own: the text's hash put it here
+
+    train, val, _ = config.corpus_split
+    shares = (train / (train + val), 1 - train / (train + val), 0.0)
+    _split_corpus(documents(), replace(config, min_chars=1, corpus_split=shares), texts, ledger)
+
+
+def _write_texts(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
+    """One JSON text per line, in one file for each split."""
+    with ExitStack() as stack:
+        stack.enter_context(disk_errors(folder))
+        files = {name: stack.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8")) for name in SPLITS}
+        for name, text in texts:
+            files[name].write(json.dumps(text, ensure_ascii=False) + "\n")
+
+
+def _fate(ledger: Ledger, part: str) -> str:
+    """What became of a part of the data, in one line."""
+    dropped = Counter[str]()
+    for row in ledger.to_rows():
+        if row["outcome"] == "dropped" and row["stage"].startswith((f"{part}:", "leakage")):
+            dropped[row["reason"]] += row["n"]
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in dropped.most_common()) or "none"
+    return f"of {ledger.total('in', stage=f'{part}: clean'):,} that were read these were dropped: {reasons}"
 
 
 def _read_texts(path: Path) -> Iterator[str]:
@@ -140,10 +178,15 @@ def _read_texts(path: Path) -> Iterator[str]:
 
 
 def _prepare_part(part: str, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger) -> dict[str, Any]:
-    identity = _IDENTITY[part]
-    # questions about different things are alike in their words; only labelled texts have near duplicates that matter
-    near = config.near_duplicates if part == "classify" else None
-    clean = prepare_rows(rows, key=identity, ledger=ledger, stage=f"{part}: clean", near_duplicate_threshold=near)
+    identity, near = _IDENTITY[part], config.near_duplicates
+    clean = prepare_rows(
+        rows,
+        key=identity,
+        content=_CONTENT[part],
+        ledger=ledger,
+        stage=f"{part}: clean",
+        near_duplicate_threshold=near,
+    )
     fractions = config.classify_split if part == "classify" else config.instruct_split
     split: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for name, row in split_by_hash(
@@ -159,9 +202,16 @@ def _prepare_part(part: str, rows: Iterable[Row], config: PrepareStage, folder: 
     leaks = _remove_leaks(part, split, near, ledger)
     for name, kept in split.items():
         if not kept:
-            raise DataError(f"no {name} row is left for {part}; the ledger in {folder.parent} says why")
+            raise DataError(
+                f"no {name} row is left for {part}: {_fate(ledger, part)}; add rows, or change prepare.{part}_split or "
+                "prepare.near_duplicates"
+            )
         _write_rows(folder / f"{name}.jsonl", kept, keys=_ROW_KEYS[part])
-    facts: dict[str, Any] = {"rows": {name: len(kept) for name, kept in split.items()}, "leaks": leaks}
+    facts: dict[str, Any] = {
+        "rows": {name: len(kept) for name, kept in split.items()},
+        "train_chars": sum(len(_join(row, _CONTENT[part])) for row in split["train"]),
+        "leaks": leaks,
+    }
     if part == "classify":
         facts["labels"] = _labels(split)
     return facts
@@ -192,22 +242,22 @@ def _labels(split: Mapping[str, list[Row]]) -> list[str]:
 
 def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, ledger: Ledger) -> int:
     """Take out of val and test what stands in train; the number of rows that leaked."""
-    identity = _IDENTITY[part]
-    train = [_join(row, identity) for row in split["train"]]
     leaks = 0
-    for name in ("val", "test"):
-        report = check_leakage(train, (_join(row, identity) for row in split[name]), near_duplicate_threshold=near)
-        leaks += len(report.leaks)
-        if report.leaks:
-            kept = remove_leaks(
-                split[name],
-                train=train,
-                text=lambda row: _join(row, identity),
-                ledger=ledger,
-                split=name,
-                near_duplicate_threshold=near,
-            )
-            split[name] = list(kept)
+    for keys, threshold in ((_IDENTITY[part], None), (_CONTENT[part], near)):
+        train = [_join(row, keys) for row in split["train"]]
+        for name in ("val", "test"):
+            report = check_leakage(train, (_join(row, keys) for row in split[name]), near_duplicate_threshold=threshold)
+            leaks += len(report.leaks)
+            if report.leaks:
+                kept = remove_leaks(
+                    split[name],
+                    train=train,
+                    text=lambda row, keys=keys: _join(row, keys),  # type: ignore[misc]
+                    ledger=ledger,
+                    split=name,
+                    near_duplicate_threshold=threshold,
+                )
+                split[name] = list(kept)
     return leaks
 
 
@@ -228,18 +278,32 @@ def _balanced(rows: Iterable[Row], ledger: Ledger) -> list[Row]:
     return kept
 
 
-def _tokenizer(config: PrepareStage, context: Context, texts: Path, parts: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer(
+    config: PrepareStage, context: Context, texts: Path, parts: Mapping[str, Any], ledger: Ledger
+) -> Tokenizer:
     if config.tokenizer == "gpt2":
         tokenizer = gpt2_tokenizer()
     elif config.tokenizer == "bpe":
-        tokenizer = train_bpe(_training_texts(context.folder, texts, parts), vocab_size=config.vocab_size)
+        training = _training_texts(config, context.folder, texts, parts, ledger)
+        tokenizer = train_bpe(training, vocab_size=config.vocab_size)
     else:
         tokenizer = Tokenizer.load(local_checkpoint(config.tokenizer, context.places.cache) / "tokenizer")
     return tokenizer.with_special_tokens(config.special_tokens) if config.special_tokens else tokenizer
 
 
-def _training_texts(folder: Path, texts: Path, parts: Mapping[str, Any]) -> Iterator[str]:
-    yield from _read_texts(texts / "train.jsonl")
+def _training_texts(
+    config: PrepareStage, folder: Path, texts: Path, parts: Iterable[str], ledger: Ledger
+) -> Iterator[str]:
+    """What the tokenizer learns from: the rows, and of a large corpus a part, since its words are kept in memory."""
+    corpus = texts / "train.jsonl"
+    share = config.tokenizer_bytes / max(1, corpus.stat().st_size)
+    for text in _read_texts(corpus):
+        ledger.count("tokenizer", "in", unit="documents")
+        if share < 1 and int(_hash(text)[:8], 16) >= share * 2**32:
+            ledger.count("tokenizer", "dropped", reason="beyond its sample of the corpus", unit="documents")
+            continue
+        ledger.count("tokenizer", "kept", unit="documents")
+        yield text
     for part in parts:
         for row in read_json_lines(folder / part / "train.jsonl"):
             yield _join(row, _ROW_KEYS[part])

@@ -28,8 +28,8 @@ class Stage:
     """Fields of ``Pipeline`` that decide its output, its own first."""
     body: Callable[[Pipeline, Inputs, Context], dict[str, Any]]
     """Makes the output."""
-    part: str | None = None
-    """The part of the data it needs (``classify`` or ``instruct``); without it the stage is left out."""
+    parts: tuple[str, ...] = ()
+    """Parts of the data (``classify``, ``instruct``) of which it needs one; without any the stage is left out."""
 
     def config(self, pipeline: Pipeline) -> dict[str, Any]:
         """The configuration that decides the output, as JSON."""
@@ -60,7 +60,7 @@ def _evaluate(pipeline: Pipeline, inputs: Inputs, context: Context) -> dict[str,
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("prepare-data", "1", (), ("prepare",), lambda p, _, c: prepare.run(p.prepare, c)),
+        Stage("prepare-data", "2", (), ("prepare",), lambda p, _, c: prepare.run(p.prepare, c)),
         Stage(
             "pretrain",
             "1",
@@ -74,7 +74,7 @@ STAGES: dict[str, Stage] = {
             ("prepare-data", "pretrain"),
             ("classify",),
             lambda p, i, c: training.classify(p.classify, i, c),
-            part="classify",
+            parts=("classify",),
         ),
         Stage(
             "finetune-instruct",
@@ -82,7 +82,7 @@ STAGES: dict[str, Stage] = {
             ("prepare-data", "pretrain"),
             ("instruct",),
             lambda p, i, c: training.instruct(p.instruct, i, c),
-            part="instruct",
+            parts=("instruct",),
         ),
         Stage(
             "lora",
@@ -90,6 +90,7 @@ STAGES: dict[str, Stage] = {
             ("prepare-data", "pretrain"),
             ("lora", "classify", "instruct"),
             lambda p, i, c: training.lora(p.lora, p.classify, p.instruct, i, c),
+            parts=("classify", "instruct"),
         ),
         Stage(
             "quantize",
@@ -100,11 +101,11 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "evaluate",
-            "1",
+            "2",
             ("finetune-instruct", "lora"),
             ("evaluate",),
             _evaluate,
-            part="instruct",
+            parts=("instruct",),
         ),
     )
 }

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flows.figures import confusion_figure, loss_figure
 from flows.hub import local_checkpoint
+from flows.launcher import train as train_run
 from flows.recipes import ClassifyStage, InstructStage, LoraStage, PretrainStage
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
@@ -50,7 +53,20 @@ def pretrain(config: PretrainStage, inputs: Inputs, context: Context) -> dict[st
         seed=context.seed,
     )
     result = _execute(run, context)
-    return {"checkpoint": CHECKPOINT, "metrics": result.metrics, "samples": _samples(context.folder / "run")}
+    return {
+        "checkpoint": CHECKPOINT,
+        "model": _model_facts(result.path),
+        "metrics": result.metrics,
+        "samples": _samples(context.folder / "run"),
+    }
+
+
+def _model_facts(path: Path) -> dict[str, Any]:
+    """The sizes of a checkpoint's model and its number of parameters, without its weights."""
+    spec = read_spec(path)
+    with torch.device("meta"):
+        n_parameters = count_parameters(spec.model.build()).total
+    return {**spec.model.to_dict(), "n_parameters": n_parameters}
 
 
 def classify(config: ClassifyStage, inputs: Inputs, context: Context) -> dict[str, Any]:
@@ -69,9 +85,10 @@ def instruct(config: InstructStage, inputs: Inputs, context: Context) -> dict[st
     inputs.prepared("instruct")
     base = inputs.path("pretrain", CHECKPOINT)
     result = _instruct(config, (), config.train, inputs, context, folder="run")
-    test = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl"))[: config.max_responses]
+    test, ledger = _held_out_prompts(inputs, config)
     before = _respond(base, config, test, context, offset=0)
-    after = _respond(context.folder / CHECKPOINT, config, test, context, offset=len(test))
+    after = _respond(context.folder / CHECKPOINT, config, test, context, offset=len(test), ledger=ledger)
+    ledger.save(context.folder / "answers/ledger.json")
     rows = [{**row, "base": b, "response": a} for row, b, a in zip(test, before, after, strict=True)]
     _write_responses(context, rows)
     return {"checkpoint": CHECKPOINT, "responses": "responses.jsonl", "metrics": result.metrics}
@@ -99,7 +116,7 @@ def lora(
         )
         tasks["instruct"] = {"metrics": result.metrics, "checkpoint": "instruct/checkpoint"}
         tasks["instruct"] |= _save_adapter(context.folder, "instruct")
-        test = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl"))[: instruct_config.max_responses]
+        test, _ = _held_out_prompts(inputs, instruct_config)
         after = _respond(context.folder / "instruct/checkpoint", instruct_config, test, context, offset=0)
         _write_responses(context, [{**row, "response": text} for row, text in zip(test, after, strict=True)])
     for task, facts in tasks.items():
@@ -121,7 +138,7 @@ def _lora(config: LoraStage, also_train: tuple[str, ...]) -> LoRA:
 def _execute(run: Run, context: Context, *, folder: str = "run") -> TrainResult:
     out = context.folder / folder
     log = context.log if folder == "run" else PrefixedLogger(context.log, prefix=folder)
-    result = run.execute(out, log, on_progress=context.on_progress)
+    result = train_run(run, out, log, launch=context.launch, on_progress=context.on_progress)
     history = read_history(out / "metrics.jsonl")
     context.log.log_figure(loss_figure(history), f"figures/loss-{folder}.png")
     context.log.log_artifact(out / "run.json", folder)
@@ -235,8 +252,23 @@ def _save_adapter(folder: Path, task: str) -> dict[str, Any]:
     return {"adapter": f"{task}/adapter", "trained_share": counts.trainable / counts.total}
 
 
+def _held_out_prompts(inputs: Inputs, config: InstructStage) -> tuple[list[dict[str, str]], Ledger]:
+    """The rows that are answered, and a ledger of those that are not."""
+    rows, ledger = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl")), Ledger()
+    if n := len(rows[config.max_responses :]):
+        ledger.count("answer", "in", n=n, split="test")
+        ledger.count("answer", "dropped", n=n, reason="beyond instruct.max_responses", split="test")
+    return rows[: config.max_responses], ledger
+
+
 def _respond(
-    path: Path, config: InstructStage, rows: list[dict[str, str]], context: Context, *, offset: int
+    path: Path,
+    config: InstructStage,
+    rows: list[dict[str, str]],
+    context: Context,
+    *,
+    offset: int,
+    ledger: Ledger | None = None,
 ) -> list[str]:
     model = TextModel.load(path, template=config.template)
     total = offset + len(rows)
@@ -244,6 +276,7 @@ def _respond(
         [(row["instruction"], row.get("input", "")) for row in rows],
         sampling=Sampling(max_new_tokens=config.max_new_tokens),
         on_done=lambda done: context.on_progress(Progress(offset + done, total, {})),
+        ledger=ledger,
     )
 
 

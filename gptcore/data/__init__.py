@@ -21,7 +21,7 @@ from gptcore.data.instructions import Instructions
 from gptcore.data.json_rows import json_rows, jsonl_rows, parse_json
 from gptcore.data.labelled import LabelledText, LongInputs, cut_long, label_names
 from gptcore.data.ledger import FULLY_MASKED, Ledger, LedgerRow, Outcome
-from gptcore.data.near_duplicates import Match, Signature, TextIndex
+from gptcore.data.near_duplicates import Match, Signature, TextIndex, near_duplicate_groups
 from gptcore.data.readers import Document, numbered_rows, read_documents, read_labelled_tsv, read_rows, row_place
 from gptcore.data.rows import PaddedRows, RowClasses, RowTargets, TokenLabels
 from gptcore.data.tables import delimited_rows, parquet_rows
@@ -63,6 +63,7 @@ __all__ = [
     "json_rows",
     "jsonl_rows",
     "label_names",
+    "near_duplicate_groups",
     "normalise",
     "numbered_rows",
     "open_shards",

@@ -36,8 +36,11 @@ class Source(Protocol):
         """(n_samples,) a permutation of the samples; consecutive runs of ``batch_size`` form the steps' batches."""
         ...
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The named samples as one batch, padded on the right to the longest of them."""
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
+        """The named samples as one batch, padded on the right to the longest of them, or packed into one row.
+
+        Samples that are all equally long need no packing and are not packed.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """Cleaning: normal form, duplicates, splits, leakage.
 
-All of it streams: of a text that went by, only its hash and signature are kept. Every decision is a function of
-the texts and their order, and is counted in the ledger.
+All of it streams: of a text that went by, only its hash and signature are kept, and those in a file. Every decision is
+a function of the texts and their order, and is counted in the ledger.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def prepare_rows(
     rows: Iterable[Mapping[str, str]],
     *,
     key: Sequence[str],
+    content: Sequence[str] | None = None,
     ledger: Ledger,
     stage: str = "clean",
     near_duplicate_threshold: float | None = 0.8,
@@ -69,6 +70,8 @@ def prepare_rows(
     Args:
         rows: read lazily, once.
         key: what makes two rows the same: ``("text",)`` for labelled rows, ``("instruction", "input")`` for others.
+        content: what must resemble for near duplicates, if not the key: two questions may differ in one word and still
+            be about different things, as their answers show.
         ledger: counts in, kept and dropped (``empty``, ``duplicate``, ``near duplicate``) with the unit ``rows``.
         stage: name of this stage in the ledger.
         near_duplicate_threshold: see ``TextIndex``; None keeps near duplicates.
@@ -77,18 +80,19 @@ def prepare_rows(
     for number, row in enumerate(rows):
         ledger.count(stage, "in")
         clean = {name: normalise(value) for name, value in row.items()}
-        text = "\n".join(clean[name] for name in key)
-        reason = _reason_to_drop(text.strip(), index=index, number=number, min_chars=1)
+        text = "\n".join(clean[name] for name in key).strip()
+        similar = "\n".join(clean.get(name, "") for name in content) if content else None
+        reason = _reason_to_drop(text, index=index, number=number, min_chars=1, similar=similar)
         reason = "empty" if reason == "short" else reason
         ledger.count(stage, "dropped" if reason else "kept", reason=reason)
         if not reason:
             yield clean
 
 
-def _reason_to_drop(text: str, *, index: TextIndex, number: int, min_chars: int) -> str:
+def _reason_to_drop(text: str, *, index: TextIndex, number: int, min_chars: int, similar: str | None = None) -> str:
     if len(text) < max(1, min_chars):
         return "short"
-    signature = index.signature(text)
+    signature = index.signature(text, similar=similar)
     matches = index.find(signature)
     if not matches:
         index.add(signature, key=number)
@@ -125,18 +129,21 @@ def split_by_hash(
     """
     if min(fractions.values(), default=-1.0) < 0 or abs(sum(fractions.values()) - 1.0) > 1e-9:
         raise ConfigError(f"split fractions are {dict(fractions)}; they must not be negative and must add up to 1")
-    index, places = TextIndex(near_duplicate_threshold), dict[int, str]()
+    # equal texts have equal hashes, so without near duplicates nothing need be remembered
+    index = None if near_duplicate_threshold is None else TextIndex(near_duplicate_threshold)
+    names = list(fractions)
     for number, item in enumerate(items):
         value = text(item)
-        signature = index.signature(value)
-        found = {places[match.key] for match in index.find(signature)}
+        signature = index.signature(value) if index else None
+        # a text's number in the index also tells its split
+        found = {names[match.key % len(names)] for match in index.find(signature)} if index and signature else set()
         if len(found) > 1:
             ledger.count(stage, "in", unit=unit)
             ledger.count(stage, "dropped", reason="straddles splits", unit=unit)
             continue
         split = found.pop() if found else _split_of(value, fractions)
-        index.add(signature, key=number)
-        places[number] = split
+        if index and signature:
+            index.add(signature, key=number * len(names) + names.index(split))
         ledger.count(stage, "in", split=split, unit=unit)
         ledger.count(stage, "kept", split=split, unit=unit)
         yield split, item

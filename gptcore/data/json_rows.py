@@ -26,7 +26,7 @@ def jsonl_rows(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[
     for number, line in read_lines(path, max_line_bytes=max_line_bytes):
         if line.strip():
             where = f"{path}, line {number}"
-            row = parse_json(line, where=where)
+            row = parse_json(line.rstrip(), where=where)  # a fault at the end is in this line, not in a second one
             if not isinstance(row, dict):
                 raise DataError(f'{where}: a {_kind(row)}, not an object; write one {{"key": "value"}} per line')
             yield number, row

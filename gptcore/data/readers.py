@@ -23,8 +23,8 @@ TEXT_SUFFIXES = (".txt", ".md")
 """Files that are one document (a very large one: several)."""
 ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Files of rows."""
-MAX_DOCUMENT_BYTES = 1 << 23
-"""A text file above this size (8 MiB) is read as several documents, cut at line ends, so that memory stays bounded."""
+MAX_DOCUMENT_BYTES = 1 << 20
+"""A text file above this size (1 MiB) is read as several documents, cut at line ends, so that memory stays bounded."""
 
 
 class Document(NamedTuple):
@@ -47,7 +47,7 @@ def read_documents(
         paths: files or folders; folders are searched to the bottom, hidden files and folders left out.
         key: key or column of the text in files of rows.
         max_document_bytes: larger text files are read as several documents.
-        ledger: counts files of folders that were dropped because their kind is unknown or they are empty.
+        ledger: counts files: kept, dropped from a folder (unknown kind, empty), cut (read as several documents).
 
     Raises:
         DataError: a path is missing, unreadable, empty or of an unknown kind, or a file's content is broken.
@@ -56,6 +56,8 @@ def read_documents(
         for file in _files(path, ledger=ledger):
             if file.suffix.lower() in TEXT_SUFFIXES:
                 for i, text in enumerate(read_pieces(file, max_bytes=max_document_bytes)):
+                    if i == 1 and ledger is not None:
+                        ledger.count("read", "cut", reason="read in passages", unit="files")
                     yield Document(text, f"{file}#{i + 1}" if i else str(file))
             else:
                 for number, row in numbered_rows(file, required=(key,)):
@@ -143,6 +145,8 @@ def _text(value: Any, *, key: str, where: str, optional: bool) -> str:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if value is None:
+        raise DataError(f"{where}: {key!r} is null; it must be a text")
     if not isinstance(value, str):
         raise DataError(f"{where}: {key!r} is {str(value)[:40]!r} of type {type(value).__name__}; it must be a text")
     return check_surrogates(value, where=f"{where}, key {key!r}")
@@ -154,6 +158,9 @@ def _files(path: Path, *, ledger: Ledger | None) -> Iterator[Path]:
         check_file(path)
         if path.suffix.lower() not in known:
             raise DataError(f"{path}: documents are read from {', '.join(known)}; rename or convert it")
+        if ledger is not None:
+            ledger.count("read", "in", unit="files")
+            ledger.count("read", "kept", unit="files")
         yield path
         return
     n_used, skipped = 0, Ledger()

@@ -3,13 +3,13 @@
 Bucketing saves padding: rows are permuted by seed, sorted by length within chunks of 50 batches, and the batches
 are shuffled again. The order is a pure function of (seed, epoch, batch size), so a resumed run continues it.
 
-Shapes: B rows, T = the longest row of the batch.
+Shapes: B rows, T = the longest row of the batch, N = all its positions, without padding.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,18 +23,20 @@ from gptcore.errors import DataError
 from gptcore.tokenizer import Tokenizer
 
 Ids = NDArray[np.int64]
+Arrange = Callable[[Sequence[Ids], int], Tensor]
+"""Rows of token ids or labels, and what fills them up, to one tensor."""
 _CHUNK_BATCHES = 50
 
 
 class RowTargets(Protocol):
     """What the rows are trained for."""
 
-    def inputs(self, lengths: Ids) -> dict[str, Tensor]:
-        """Further model inputs for rows of these lengths (B,)."""
+    def inputs(self, last: Ids) -> dict[str, Tensor]:
+        """Further model inputs, from each row's last position (B,)."""
         ...
 
-    def targets(self, indices: Ids, *, width: int) -> dict[str, Tensor]:
-        """Targets of the named rows (B,), padded to ``width`` where they have positions."""
+    def targets(self, indices: Ids, *, arrange: Arrange) -> dict[str, Tensor]:
+        """Targets of the named rows (B,); ``arrange`` brings what has positions into the form of the tokens."""
         ...
 
     def content(self) -> bytes:
@@ -48,14 +50,14 @@ class TokenLabels:
     def __init__(self, labels: Sequence[Ids]) -> None:
         self._labels = labels
 
-    def inputs(self, lengths: Ids) -> dict[str, Tensor]:
+    def inputs(self, last: Ids) -> dict[str, Tensor]:
         """Nothing more than the tokens."""
-        del lengths
+        del last
         return {}
 
-    def targets(self, indices: Ids, *, width: int) -> dict[str, Tensor]:
-        """``labels`` (B, width) int64."""
-        return {"labels": _padded([self._labels[i] for i in indices], width=width, value=IGNORED)}
+    def targets(self, indices: Ids, *, arrange: Arrange) -> dict[str, Tensor]:
+        """``labels`` (B, T) int64, or (1, N)."""
+        return {"labels": arrange([self._labels[i] for i in indices], IGNORED)}
 
     def content(self) -> bytes:
         """All labels, one row after the other."""
@@ -68,13 +70,13 @@ class RowClasses:
     def __init__(self, classes: Ids) -> None:
         self._classes = classes
 
-    def inputs(self, lengths: Ids) -> dict[str, Tensor]:
+    def inputs(self, last: Ids) -> dict[str, Tensor]:
         """``last`` (B,) int64."""
-        return {"last": torch.from_numpy(lengths - 1)}
+        return {"last": torch.from_numpy(last)}
 
-    def targets(self, indices: Ids, *, width: int) -> dict[str, Tensor]:
+    def targets(self, indices: Ids, *, arrange: Arrange) -> dict[str, Tensor]:
         """``classes`` (B,) int64."""
-        del width
+        del arrange
         return {"classes": torch.from_numpy(self._classes[indices])}
 
     def content(self) -> bytes:
@@ -118,21 +120,32 @@ class PaddedRows:
         batches = np.concatenate(bucketed).reshape(-1, batch_size)
         return np.concatenate([rng.permutation(batches, axis=0).reshape(-1), order[n_even:]])
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Inputs ``tokens`` (B, T) int64, padded on the right with end-of-text, and those of the targets' kind."""
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
+        """Inputs ``tokens`` (B, T) int64, padded on the right with end-of-text, and those of the targets' kind.
+
+        Packed, the rows stand one after another: ``tokens`` (1, N).
+        """
         chosen = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[chosen]
-        width = int(lengths.max())
-        tokens = _padded([self._tokens[i] for i in chosen], width=width, value=self._pad)
+        arrange = _one_after_another if packed else _padded
+        last = lengths.cumsum() - 1 if packed else lengths - 1
         return Batch(
-            inputs={"tokens": tokens, **self._targets.inputs(lengths)},
-            targets=self._targets.targets(chosen, width=width),
+            inputs={"tokens": arrange([self._tokens[i] for i in chosen], self._pad), **self._targets.inputs(last)},
+            targets=self._targets.targets(chosen, arrange=arrange),
             n_tokens=int(lengths.sum()),
+            lengths=tuple(lengths.tolist()) if packed else None,
         )
 
 
-def _padded(rows: Sequence[Ids], *, width: int, value: int) -> Tensor:
-    out = np.full((len(rows), width), value, dtype=np.int64)
+def _padded(rows: Sequence[Ids], value: int) -> Tensor:
+    """(B, T) int64, filled up with ``value`` on the right."""
+    out = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.from_numpy(out)
+
+
+def _one_after_another(rows: Sequence[Ids], value: int) -> Tensor:
+    """(1, N) int64; nothing to fill up."""
+    del value
+    return torch.from_numpy(np.concatenate(rows)[None])

@@ -11,9 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gptcore.data.text_files import MAX_LINE_BYTES, check_file, read_lines
 from gptcore.errors import DataError
 
@@ -59,6 +56,9 @@ def parquet_rows(path: Path, *, columns: Sequence[str]) -> Iterator[tuple[int, d
     Raises:
         DataError: the file is not parquet, or is damaged.
     """
+    import pyarrow as pa  # 27 MB that training on other files does not need
+    import pyarrow.parquet as pq
+
     check_file(path)
     number = 0
     try:

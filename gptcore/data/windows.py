@@ -70,8 +70,9 @@ class WindowSource:
         del batch_size
         return seeded_order(self.n_samples, seed=seed, epoch=epoch)
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
         """Inputs ``tokens`` (B, T) int64, targets ``labels`` (B, T) int64: the next token of each."""
+        del packed  # windows are equally long
         length = self.context_length + 1
         rows = np.stack([self._read(int(i) * self.context_length, length) for i in indices])  # (B, T+1)
         tokens = torch.from_numpy(rows)

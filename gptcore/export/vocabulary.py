@@ -1,4 +1,4 @@
-"""A byte-level BPE as ``vocab.json`` and ``merges.txt``, and back.
+"""A byte-level BPE as ``vocab.json`` and ``merges.txt``, and back; also out of a ``tokenizer.json``.
 
 GPT-2's files write each byte as a printable letter (openai/gpt-2, ``encoder.py``, ``bytes_to_unicode``) and list the
 merges in the order in which they apply; tiktoken knows only the tokens' ranks, from which the merges follow.
@@ -7,6 +7,8 @@ merges in the order in which they apply; tiktoken knows only the tokens' ranks, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from gptcore.errors import CheckpointError
 from gptcore.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, byte_letters
@@ -42,6 +44,28 @@ def _last_merge(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[by
             )
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts[0], parts[1]
+
+
+def tokenizer_json(data: Mapping[str, Any], *, path: Path) -> tuple[dict[str, int], list[str]]:
+    """Vocabulary and merges out of a ``tokenizer.json``, https://huggingface.co/docs/tokenizers/api/models.
+
+    Raises:
+        CheckpointError: it is damaged, or describes another kind of tokenizer than GPT-2's byte-level BPE.
+    """
+    try:
+        model, before = data["model"], data.get("pre_tokenizer") or {}
+        kinds = (model.get("type", "BPE"), before.get("type"), bool(data.get("normalizer")))
+        if kinds != ("BPE", "ByteLevel", False) or before.get("add_prefix_space"):
+            raise CheckpointError(
+                f"{path} describes another tokenizer than GPT-2's byte-level BPE (model {kinds[0]}, pre-tokenizer "
+                f"{kinds[1]}); only that can be run"
+            )
+        special = {token["content"]: int(token["id"]) for token in data.get("added_tokens", ())}
+        # versions of the format differ: ["a", "b"] or "a b"
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        return {**model["vocab"], **special}, merges
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as a tokenizer ({type(error).__name__}: {error})") from error
 
 
 def tokenizer_of(name: str, *, vocabulary: Mapping[str, int], merges: Sequence[str]) -> Tokenizer:

@@ -1,11 +1,14 @@
 """What every model family offers to the rest of gptcore.
 
-Shapes: B rows, T positions, C width, V outputs (vocabulary, or classes after a head was swapped).
+Shapes: B rows, T positions, C width, V outputs (vocabulary, or classes after a head was swapped), N positions of all
+packed rows together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +37,41 @@ class Model(nn.Module):
     config: ModelConfig
     blocks: nn.ModuleList
     head: nn.Module
+    one_tied_gradient: bool = True
+    """Whether a tied head and the embedding may share one gradient (``gptcore.nn.tied``)."""
 
-    def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """(B, T) int64 token ids to (B, T, C) normalised features; with a cache, its positions are continued."""
+    def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+        """(B, T) int64 token ids to (B, T, C) normalised features.
+
+        Args:
+            tokens: the rows, padded on the right; or, with ``lengths``, (1, N): the rows one after another.
+            cache: its positions are continued.
+            lengths: positions of each packed row; each row's positions begin anew and see that row alone.
+        """
         raise NotImplementedError
 
-    def features_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(B, T) int64 token ids to the features (B, C) at one position of each row, (B,) int64.
+    def features_and_head(
+        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``features``, and the weights (V, C) of a linear head without bias, for a loss that never makes all logits.
+
+        The loss must use these weights and not ``head.weight``. None if the head is of another kind.
+        """
+        plain = isinstance(self.head, nn.Linear) and self.head.bias is None
+        return self.features(tokens, lengths=lengths), cast(nn.Linear, self.head).weight if plain else None
+
+    def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
+        """The features (B, C) at one position of each row.
 
         Equal to picking them from ``features``; a family may save what the other positions' last block would cost.
+
+        Args:
+            tokens: (B, T) int64; or, with ``lengths``, (1, N) int64: the rows one after another.
+            positions: (B,) int64, below T; with ``lengths`` the last position of each row, below N.
+            lengths: positions of each packed row.
         """
+        if lengths is not None:
+            return self.features(tokens, lengths=lengths)[0, positions]
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.features(tokens)[rows, positions]
 

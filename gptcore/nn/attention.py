@@ -3,17 +3,19 @@
 "Attention Is All You Need", https://arxiv.org/abs/1706.03762, in GPT-2's arrangement: one fused projection for queries,
 keys and values, one output projection.
 
-Shapes: B rows, T positions, C width, H heads, D = C / H, K keys.
+Shapes: B rows, T positions, C width, H heads, D = C / H, N positions of all packed rows together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.nn.kv_cache import LayerCache
+from gptcore.nn.mixing import Mix, at_ends, causal
 
 
 class CausalSelfAttention(nn.Module):
@@ -33,47 +35,41 @@ class CausalSelfAttention(nn.Module):
         self.qkv: nn.Module = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.out: nn.Module = nn.Linear(width, width)
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        cache: LayerCache | None = None,
-        start: int | None = None,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        n_keys: int | None = None,
-    ) -> Tensor:
-        """Attend within ``x`` (B, T, C), or to a cache that first takes up ``x``'s keys at ``positions`` (B, T)."""
-        n_rows, length, width = x.shape
-        qkv = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads)  # (B, T, 3, H, D)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, D)
-        dropout = self.dropout if self.training else 0.0
-        if cache is None:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
-        else:
-            assert positions is not None  # the model always passes both
-            cache.write(keys, values, start=start, positions=positions)
-            seen_keys, seen_values = cache.keys[:, :, :n_keys], cache.values[:, :, :n_keys]  # (B, H, K, D)
-            mixed = F.scaled_dot_product_attention(queries, seen_keys, seen_values, attn_mask=mask)
-        y: Tensor = self.out(mixed.transpose(1, 2).reshape(n_rows, length, width))
+    def forward(self, x: Tensor, *, mix: Mix = causal) -> Tensor:
+        """Map (B, T, C) to (B, T, C); ``mix`` says which positions see which."""
+        queries, keys, values = self._projected(x)
+        mixed = mix(queries, keys, values, self._dropped)
+        y: Tensor = self.out(mixed.transpose(1, 2).reshape(x.shape))
         return F.dropout(y, self.dropout, self.training)
 
-    def at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What ``forward`` gives at one position of each row, without computing the others' queries: (B, 1, C).
+    def at(self, x: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
+        """What ``forward`` gives at one position of each row, without the others' queries: (B, 1, C).
 
         Args:
-            x: (B, T, C).
-            positions: (B,) int64, each below T.
+            x: (B, T, C); with ``lengths`` (1, N, C), the rows one after another.
+            positions: (B,) int64, each below T; with ``lengths`` the last position of each row, below N.
+            lengths: positions of each of the B packed rows.
         """
+        queries, keys, values = self._projected(x)
+        if lengths is None:
+            rows = torch.arange(len(x), device=x.device)
+            chosen = queries[rows, :, positions].unsqueeze(2)  # (B, H, 1, D)
+            mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
+            mixed = F.scaled_dot_product_attention(
+                chosen, keys, values, attn_mask=mask[:, None, None, :], dropout_p=self._dropped
+            )  # (B, H, 1, D)
+        else:
+            mixed = at_ends(lengths)(queries[:, :, positions], keys, values, self._dropped)  # (1, H, B, D)
+        y: Tensor = self.out(mixed.transpose(1, 2).reshape(len(positions), 1, x.shape[2]))
+        return F.dropout(y, self.dropout, self.training)
+
+    @property
+    def _dropped(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, T, D)."""
         n_rows, length, width = x.shape
         qkv = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads)  # (B, T, 3, H, D)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, D)
-        rows = torch.arange(n_rows, device=x.device)
-        chosen = queries[rows, :, positions].unsqueeze(2)  # (B, H, 1, D)
-        mask = torch.arange(length, device=x.device) <= positions[:, None]  # (B, T)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            chosen, keys, values, attn_mask=mask[:, None, None, :], dropout_p=dropout
-        )  # (B, H, 1, D)
-        y: Tensor = self.out(mixed.transpose(1, 2).reshape(n_rows, 1, width))
-        return F.dropout(y, self.dropout, self.training)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return queries, keys, values

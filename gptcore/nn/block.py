@@ -8,7 +8,7 @@ Shapes: B rows, T positions, C width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gptcore.nn.attention import CausalSelfAttention
-from gptcore.nn.kv_cache import LayerCache
+from gptcore.nn.mixing import Mix, causal
 from gptcore.nn.recompute import through
 
 
@@ -61,18 +61,9 @@ class Block(nn.Module):
         """
         self.checkpointed, self.feedforward.lean = True, False
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        cache: LayerCache | None = None,
-        start: int | None = None,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        n_keys: int | None = None,
-    ) -> Tensor:
-        """Map (B, T, C) to (B, T, C); the keywords are those of ``CausalSelfAttention.forward``."""
-        attention = partial(self.attention, cache=cache, start=start, positions=positions, mask=mask, n_keys=n_keys)
+    def forward(self, x: Tensor, *, mix: Mix = causal) -> Tensor:
+        """Map (B, T, C) to (B, T, C); ``mix`` says which positions see which."""
+        attention = partial(self.attention, mix=mix)
         if self.checkpointed and torch.is_grad_enabled():
             y: Tensor = checkpoint(self._mapped, x, attention, use_reentrant=False)
             return y
@@ -83,9 +74,9 @@ class Block(nn.Module):
         x = x + through(attention, self.norm_1, x, lean=lean)
         return x + through(self.feedforward, self.norm_2, x, lean=lean)
 
-    def at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What ``forward`` gives at one position of each row: (B, T, C) and (B,) int64 to (B, 1, C)."""
-        rows = torch.arange(len(x), device=x.device)
-        chosen = x[rows, positions].unsqueeze(1) + self.attention.at(self.norm_1(x), positions)
+    def at(self, x: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
+        """What ``forward`` gives at one position of each row: (B, 1, C); arguments as of ``CausalSelfAttention.at``."""
+        rows = torch.arange(len(x), device=x.device) if lengths is None else 0
+        chosen = x[rows, positions].unsqueeze(1) + self.attention.at(self.norm_1(x), positions, lengths=lengths)
         y: Tensor = chosen + self.feedforward(self.norm_2(chosen))
         return y

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 10_000_000
-"""Logits held at a time: 40 MB of fp32."""
+CHUNK_ELEMENTS = 20_000_000
+"""Logits held at a time: 80 MB of fp32. Half of it costs the products of GPT-2's head a fifth of their speed."""
 _ALIGNED_ROWS = 64
 
 

@@ -38,6 +38,6 @@ class Classify(Objective):
 
 def class_logits(model: Model, batch: Batch) -> Tensor:
     """(B, K) fp32 logits of the classes, read at each row's last real token."""
-    hidden = model.features_at(batch.inputs["tokens"], batch.inputs["last"])  # (B, C)
+    hidden = model.features_at(batch.inputs["tokens"], batch.inputs["last"], lengths=batch.lengths)  # (B, C)
     logits: Tensor = model.head(hidden)
     return logits.float()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from gptcore.batch import IGNORED, Batch, Loss
 from gptcore.models.base import Model
@@ -27,13 +26,14 @@ class NextToken(Objective):
     def __call__(self, model: Model, batch: Batch) -> Loss:
         """Head and cross-entropy are computed at target positions only."""
         labels = batch.targets["labels"].flatten()  # (B * T,)
-        hidden = model.features(batch.inputs["tokens"]).flatten(0, 1)  # (B * T, C)
+        features, head = model.features_and_head(batch.inputs["tokens"], lengths=batch.lengths)
+        hidden = features.flatten(0, 1)  # (B * T, C)
         wanted = labels != IGNORED
         if not bool(wanted.all()):
             chosen = wanted.nonzero().squeeze(1)  # (N,)
             hidden, labels = hidden.index_select(0, chosen), labels.index_select(0, chosen)
-        if isinstance(model.head, nn.Linear) and model.head.bias is None:
-            total = linear_cross_entropy(hidden, model.head.weight, labels)
+        if head is not None:
+            total = linear_cross_entropy(hidden, head, labels)
         else:
             total = torch.nn.functional.cross_entropy(model.head(hidden).float(), labels, reduction="sum")
         return Loss(total=total, count=len(labels), sums={})

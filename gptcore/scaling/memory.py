@@ -101,7 +101,7 @@ def memory(job: Job) -> Memory:
     # Three moments in turn: the head (logits), a block's backward pass, the embedding's. What one has freed, the next
     # takes; behind checkpoints also autocast's copies of the other blocks are free by then.
     block = _block_working_bytes(job) - (copies if half and job.checkpoint_activations else 0)
-    last = 2 * 4 * embedding - activations
+    last = (8 if job.sharded else 4) * embedding - activations  # one gradient of embedding and head, or two
     return Memory(
         weights=copies if half else 4 * spread,
         masters=4 * spread if half else 0,

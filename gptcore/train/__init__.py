@@ -4,6 +4,7 @@ from gptcore.train.config import TrainConfig
 from gptcore.train.guard import SpikePolicy
 from gptcore.train.held_out import HeldOut, evaluate
 from gptcore.train.logger import JsonlLogger, MemoryLogger, RunLogger
+from gptcore.train.muon import Muon
 from gptcore.train.optim import OptimizerConfig
 from gptcore.train.schedule import Constant, Cosine, Schedule
 from gptcore.train.trainer import Progress, Trainer, TrainResult
@@ -14,6 +15,7 @@ __all__ = [
     "HeldOut",
     "JsonlLogger",
     "MemoryLogger",
+    "Muon",
     "OptimizerConfig",
     "Progress",
     "RunLogger",

@@ -82,13 +82,13 @@ class TrainConfig(Config):
             raise ConfigError(f"precision is {self.precision!r}; it must be 'fp32', 'bf16' or 'fp16'")
 
 
-RUNTIME = {
-    "micro_batch_size": None,
-    "packed": False,
-    "checkpoint_activations": False,
-    "log_every": 1,
-    "checkpoint_every": 1,
-    "keep_last": 1,
-    "keep_every": None,
-}
-"""What may change between two starts of one run: the fields, and one value to compare by."""
+RUNTIME = (
+    "micro_batch_size",
+    "packed",
+    "checkpoint_activations",
+    "log_every",
+    "checkpoint_every",
+    "keep_last",
+    "keep_every",
+)
+"""Fields that may change between two starts of one run."""

@@ -90,6 +90,7 @@ class Sharded(_Distributed):
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         low = DTYPES.get(precision)
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        model.one_tied_gradient = False  # FSDP gathers parameters again for the backward pass, and would not this view
         for block in model.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -137,8 +138,11 @@ class Sharded(_Distributed):
 def group(kind: Kind) -> Iterator[Parallel]:
     """Join the processes that torchrun has started; the group ends with the block."""
     store, rank, world_size = next(rendezvous("env://"))
-    # The store outlives groups and restarted processes: without names of their own a group reads the last one's keys.
-    name = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/group-{next(_GROUPS)}"
+    # The store outlives groups and, where torchrun keeps it, restarted processes: without names of their own a group
+    # reads the last one's keys. Where it is new with each attempt, machines that joined late count other restarts.
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
+    name = f"attempt-{attempt}/group-{next(_GROUPS)}"
     dist.init_process_group(
         "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo",
         store=PrefixStore(name, store),

@@ -62,6 +62,11 @@ class Feed:
         """Steps that see every sample once; the last one may be smaller."""
         return math.ceil(self.source.n_samples / self.batch_size)
 
+    @property
+    def n_rows(self) -> int:
+        """Samples of a step over all processes; an epoch's last step may have fewer."""
+        return min(self.batch_size, self.source.n_samples)
+
     def indices(self, step: int) -> NDArray[np.int64]:
         """The samples of a step over all processes: a function of seed, step and batch size alone."""
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -90,7 +95,7 @@ class Feed:
         micros = []
         for start in range(0, largest, size):
             chosen = own[start : start + size]
-            batch = self.source.batch(chosen if len(chosen) else indices[:1])
+            batch = self.source.batch(chosen if len(chosen) else indices[:1], packed=self.packed)
             micros.append(Micro(batch, real=bool(len(chosen))))
         real = [micro.batch for micro in micros if micro.real]
         return Share(micros, sum(map(self.objective.count, real)), sum(batch.n_tokens for batch in real))

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptcore.files import write_text
-
 
 class RunLogger(Protocol):
     """The three things a run says about itself."""
@@ -78,19 +76,11 @@ class PrefixedLogger:
 
 
 class JsonlLogger:
-    """Appends every metric as a JSON line: the run's own history, independent of any server.
-
-    A run that resumes from step n first drops the lines after it, so the file reads as if nothing had happened.
-    """
+    """Appends every metric as a JSON line: the run's own history, independent of any server."""
 
     def __init__(self, path: Path) -> None:
         """Append to ``path``."""
         self.path = path
-
-    def truncate(self, step: int) -> None:
-        """Drop lines of steps after ``step``, and a torn last line."""
-        kept = [line for line in read_history(self.path) if line["step"] <= step]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Add one line."""

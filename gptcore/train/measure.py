@@ -1,10 +1,17 @@
-"""Speed and memory of a run."""
+"""Time, memory and energy of a run."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol
+
+from gptcore.train.logger import RunLogger
+from gptcore.train.utilization import Work
 
 
 def peak_rss_mb() -> float:
@@ -13,29 +20,118 @@ def peak_rss_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-class Throughput:
-    """Tokens per second between two readings, on the monotonic clock."""
+@dataclass
+class _Spent:
+    """What some steps took, and what was done in them."""
 
-    def __init__(self) -> None:
-        """Start counting now."""
-        self.started = time.monotonic()
-        self.n_tokens = 0
-        self._since = self.started
-        self._tokens_since = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    computing: float = 0.0
+    n_tokens: int = 0
+    flop: float = 0.0
 
-    def add(self, n_tokens: int) -> None:
-        """Count tokens."""
-        self.n_tokens += n_tokens
-        self._tokens_since += n_tokens
+    def add(self, other: _Spent) -> None:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
-    def read(self) -> float:
-        """Tokens per second since the last reading; starts the next interval."""
-        now = time.monotonic()
-        rate = self._tokens_since / max(1e-9, now - self._since)
-        self._since, self._tokens_since = now, 0
-        return rate
+    def metrics(self, ceiling: float | None) -> dict[str, float]:
+        if self.seconds <= 0:
+            return {}
+        told = {
+            "perf/tokens_per_second": self.n_tokens / self.seconds,
+            "perf/data_wait_share": self.waiting / self.seconds,
+            "perf/overhead_share": 1 - self.computing / self.seconds,
+        }
+        return told if ceiling is None else told | {"perf/mfu": self.flop / self.seconds / ceiling}
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.started
+
+class StepClock:
+    """Where the time of the steps goes, on the monotonic clock of this process; costs microseconds a step."""
+
+    def __init__(self, work: Work, *, now: Callable[[], float] = time.monotonic) -> None:
+        """For steps of this work, by the clock ``now`` (seconds); ``start`` comes before the first."""
+        self._work, self._now = work, now
+        self.start()
+
+    def start(self, *, ceiling: float | None = None) -> None:
+        """Begin anew.
+
+        Args:
+            ceiling: FLOP/s of which a utilization is a share; without it there is none.
+        """
+        self._ceiling = ceiling
+        self._started = self._since = self._now()
+        self._interval, self._all = _Spent(), _Spent()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the step's batch is waited for."""
+        begun = self._now()
+        yield
+        self._interval.waiting += self._now() - begun
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside is a forward pass, a backward pass or the optimizer's update."""
+        begun = self._now()
+        yield
+        self._interval.computing += self._now() - begun
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside is no step: an evaluation."""
+        begun = self._now()
+        yield
+        self._since += self._now() - begun
+
+    def add(self, *, n_tokens: int, n_items: int, n_rows: int) -> None:
+        """Count a step over all processes: input tokens, items of the loss, samples."""
+        self._interval.n_tokens += n_tokens
+        self._interval.flop += self._work.flop(n_tokens=n_tokens, n_items=n_items, n_rows=n_rows)
+
+    def read(self) -> dict[str, float]:
+        """Metrics of the steps since the last reading; the next interval begins."""
+        now = self._now()
+        self._interval.seconds = now - self._since
+        told = self._interval.metrics(self._ceiling)
+        self._all.add(self._interval)
+        self._since, self._interval = now, _Spent()
+        return told
+
+    def summary(self) -> dict[str, float]:
+        """Metrics of all steps that were read, the seconds since the start and the most memory held."""
+        told = self._all.metrics(self._ceiling)
+        if self._ceiling is not None:
+            told["perf/gemm_gflops"] = self._ceiling / 1e9
+        return told | {"perf/seconds": self._now() - self._started, "perf/peak_rss_mb": peak_rss_mb()}
+
+
+class EnergyMeter(Protocol):
+    """Reads or estimates the energy that the machine takes; what can is outside of this package."""
+
+    source: Literal["measured", "estimated"]
+    """Whether every part is read from a counter; known after ``start``."""
+
+    def start(self) -> None:
+        """Begin to count."""
+        ...
+
+    def stop(self) -> float | None:
+        """The kWh since ``start``; None if they are not known after all."""
+        ...
+
+
+@contextmanager
+def energy_logged(meter: EnergyMeter | None, log: RunLogger) -> Iterator[None]:
+    """Tell the log what energy the block takes, also one that is stopped: ``perf/energy_kwh``, and ``energy``."""
+    if meter is None:
+        yield
+        return
+    meter.start()
+    try:
+        yield
+    finally:
+        kwh = meter.stop()
+        if kwh is not None:
+            log.log_params({"energy": meter.source})
+            log.log_metrics({"perf/energy_kwh": kwh})

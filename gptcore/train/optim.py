@@ -1,11 +1,12 @@
-"""AdamW with decay only where it helps: matrices decay, biases and norms do not.
+"""AdamW, what all optimizers share, and their state on its way to a checkpoint.
 
-"Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101. The fused kernel is used: on a CPU the
-default one takes four times as long.
+"Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101. Decay only where it helps: matrices decay,
+biases and norms do not. The fused kernel is used: on a CPU the default one takes four times as long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,15 @@ from torch import Tensor, nn
 
 from gptcore.config import Config
 from gptcore.errors import CheckpointError, ConfigError
+from gptcore.models.base import Model
+
+LR_SCALE = "lr_scale"
+"""Key of a parameter group whose rate is not the run's own, but so many times it."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Config):
-    """Settings of AdamW."""
+    """Settings of AdamW; the base of the other optimizers, which use it for what they do not treat themselves."""
 
     lr: float = 6e-4
     """Peak learning rate."""
@@ -34,21 +39,40 @@ class OptimizerConfig(Config):
         if not self.lr > 0:
             raise ConfigError(f"lr is {self.lr}; it must be above 0")
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """AdamW over the trained parameters, in two groups.
+    def build(self, model: Model) -> torch.optim.Optimizer:
+        """An optimizer of the trained parameters.
 
         Raises:
             ConfigError: every parameter is frozen.
         """
-        trained = [p for p in model.parameters() if p.requires_grad]
-        if not trained:
-            raise ConfigError("every parameter is frozen; nothing would be trained")
+        return self.adamw(trained_parameters(model))
+
+    def adamw(self, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+        """AdamW over at least one parameter, in two groups."""
         groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
         filled = [group for group in groups if group["params"]]
         return torch.optim.AdamW(filled, lr=self.lr, betas=(self.beta_1, self.beta_2), fused=True)
+
+
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen.
+
+    Raises:
+        ConfigError: every one is.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError("every parameter is frozen; nothing would be trained")
+    return trained
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the rate of the current step, times its own ``LR_SCALE`` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(LR_SCALE, 1.0)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

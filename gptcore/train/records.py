@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptcore.files import disk_errors, sync
 from gptcore.generate import Sampling, generate
 from gptcore.models.base import Model
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.logger import JsonlLogger, RunLogger
+
+logger = logging.getLogger(__name__)
+_METRICS, _SAMPLES = "metrics.jsonl", "samples.jsonl"
+
+
+def written(out: Path) -> dict[str, int]:
+    """Bytes of each record until now: a position holds them, and what came later is dropped when a run returns to it.
+
+    By bytes, not by the steps in the lines: a step may have a line from before a rollback to it and one from after.
+    """
+    return {path.name: path.stat().st_size for path in _files(out) if path.exists()}
+
+
+def flush(out: Path) -> None:
+    """Put the records on the disk, before a position that counts on them."""
+    for path in _files(out):
+        if path.exists():
+            sync(path)
+
+
+def _files(out: Path) -> tuple[Path, Path]:
+    return out / _METRICS, out / _SAMPLES
 
 
 @dataclass(frozen=True)
@@ -21,16 +46,23 @@ class Records:
     log: RunLogger
     main: bool
 
-    def truncate(self, step: int) -> None:
-        """Drop what was written after ``step``."""
-        if self.main:
-            JsonlLogger(self.out / "metrics.jsonl").truncate(step)
-            JsonlLogger(self.out / "samples.jsonl").truncate(step)
+    def restore(self, sizes: Mapping[str, int]) -> None:
+        """Go back to what was ``written`` before, by default nothing."""
+        if not self.main:
+            return
+        for path in _files(self.out):
+            path.touch()
+            size, wanted = path.stat().st_size, sizes.get(path.name, 0)
+            if size < wanted:
+                logger.warning("%s has %d bytes, but had %d at this step: lines are lost", path, size, wanted)
+                wanted = path.read_bytes().rfind(b"\n") + 1
+            os.truncate(path, wanted)
 
     def add(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Add a line to the run's own history, if there is something to say."""
         if self.main and metrics:
-            JsonlLogger(self.out / "metrics.jsonl").append(metrics, step=step)
+            with disk_errors(self.out / _METRICS):
+                JsonlLogger(self.out / _METRICS).append(metrics, step=step)
 
     def tell(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         """Tell the tracker; also what differs between two equal runs, such as speed."""
@@ -44,5 +76,5 @@ class Records:
             answer = generate(model, [prompt_ids], Sampling(max_new_tokens=40), end_token=tokenizer.end_of_text)
             line = {"step": step, "prompt": prompt, "text": tokenizer.decode(answer[0])}
             if self.main:
-                with (self.out / "samples.jsonl").open("a", encoding="utf-8") as file:
+                with disk_errors(self.out / _SAMPLES), (self.out / _SAMPLES).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")

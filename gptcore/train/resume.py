@@ -2,14 +2,20 @@
 
 <out>/checkpoints/step-00000120/     model, optimizer, position; the newest ``keep_last`` are kept, and each
                                      ``keep_every`` steps one for good
+<out>/checkpoints/stop-00000131/     the same where a run was stopped between two of them; the next one replaces it
 <out>/best-00000100/                 the model with the lowest held-out loss so far
+
+A rollback returns to a ``step-`` alone: where a run was stopped must not decide where it goes back to.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gptcore.data.base import Source
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.files import verify_folder
+from gptcore.files import clear_leftovers, remove_folder, verify_folder
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +58,10 @@ class Position:
     """Each return to an earlier checkpoint: ``at`` and ``to`` (steps), ``reason``."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the loss scaling, where precision is fp16."""
-    identity: dict[str, str] = field(default_factory=dict)
-    """Digests of what must not change between two starts: data, tokenizer, configuration."""
+    written: dict[str, int] = field(default_factory=dict)
+    """Bytes of the run's own history and samples until here, by file name."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What must not change between two starts: data, tokenizer, initial weights, configuration."""
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -67,24 +76,66 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(first << 31 ^ second)
 
 
-def check_identity(saved: dict[str, str], now: dict[str, str], *, folder: Path) -> None:
+def told_of(source: Source | None) -> dict[str, Any] | None:
+    """What is remembered of data."""
+    if source is None:
+        return None
+    return {"fingerprint": source.fingerprint, "samples": source.n_samples, "context_length": source.context_length}
+
+
+def check_identity(saved: dict[str, Any], now: dict[str, Any], *, folder: Path) -> None:
     """Refuse to go on with something else than before.
 
     Raises:
-        ConfigError: names every part that differs.
+        ConfigError: names every value that differs, as it was and as it is.
     """
-    changed = [name for name in now if saved.get(name) != now[name]]
+    changed = list(_differences(saved, now))
     if changed:
-        parts = "; ".join(f"{name} was {saved.get(name, 'absent')[:12]}, is {now[name][:12]}" for name in changed)
+        more = f"; and {len(changed) - _MAX_TOLD} more" if len(changed) > _MAX_TOLD else ""
         raise ConfigError(
-            f"the run in {folder} was started with other settings: {parts}. "
+            f"the run in {folder} was started with other settings: {'; '.join(changed[:_MAX_TOLD])}{more}. "
             "Choose another output folder, or delete this one to start afresh"
         )
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged ones are set aside under ``.damaged`` with a warning."""
+_MAX_TOLD = 8
+
+
+def _differences(saved: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Each innermost value that differs; one that is absent counts as none."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for key in {**now, **saved}:
+            yield from _differences(saved.get(key), now.get(key), f"{name}.{key}".removeprefix("."))
+    elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
+        for i, (one, other) in enumerate(zip(saved, now, strict=True)):
+            yield from _differences(one, other, f"{name}[{i}]")
+    elif saved != now:
+        yield f"{name} was {_shown(saved)}, is {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = json.dumps(value, ensure_ascii=False)
+    text = re.sub('"([0-9a-f]{12})[0-9a-f]{52}"', r"\1", text)  # of a digest the beginning is enough
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def checkpoint_folder(out: Path, step: int, *, regular: bool) -> Path:
+    """Where the checkpoint of a step is written; ``regular`` where every run writes one, stopped or not."""
+    return out / "checkpoints" / f"{'step' if regular else 'stop'}-{step:08d}"
+
+
+def newest_checkpoint(folder: Path, *, regular: bool = False) -> Path | None:
+    """The newest checkpoint that verifies; damaged ones are set aside under ``.damaged`` with a warning.
+
+    Args:
+        folder: that of all checkpoints.
+        regular: pass over those that only stopped runs write.
+    """
     for path in reversed(_finished(folder)):
+        if regular and path.name.startswith("stop-"):
+            continue
         try:
             verify_folder(path, CheckpointError)
             return path
@@ -96,19 +147,49 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def forget_after(path: Path) -> None:
+    """Delete the checkpoints that were written after one: a rollback to it makes them the past of another run."""
+    for each in _finished(path.parent):
+        if _place(each) > _place(path):
+            remove_folder(each)
+
+
 def prune(out: Path, *, keep_last: int, best_step: int | None, keep_every: int | None = None) -> None:
-    """Delete checkpoints that are neither the newest, nor the best, nor for good, and what a killed write left."""
-    for path in _finished(out / "checkpoints")[: -keep_last or None]:
-        if keep_every is None or int(path.name.removeprefix("step-")) % keep_every:
-            shutil.rmtree(path)
+    """Delete checkpoints that are neither the newest, nor for good, weights that are not the best, and leftovers.
+
+    Args:
+        out: the run's folder.
+        keep_last: how many regular checkpoints stay; 0 also drops the one of a stopped run.
+        best_step: of which step weights stay.
+        keep_every: which regular checkpoints stay for good.
+    """
+    found = _finished(out / "checkpoints")
+    regular = [path for path in found if path.name.startswith("step-")]
+    kept = {path for path in regular if keep_every and _step(path) % keep_every == 0}
+    if keep_last:
+        kept |= {*regular[-keep_last:], *found[-1:]}
+    for path in found:
+        if path not in kept:
+            remove_folder(path)
     for path in out.glob("best-*"):
         if best_step is None or path.name != f"best-{best_step:08d}":
-            shutil.rmtree(path)
+            remove_folder(path)
     for folder in (out, out / "checkpoints"):
-        for path in [*folder.glob("*.tmp-*"), *folder.glob("*.old-*")]:
-            shutil.rmtree(path, ignore_errors=True)
+        clear_leftovers(folder)
 
 
 def _finished(folder: Path) -> list[Path]:
     """Checkpoints under their final names, oldest first; not what a killed write left beside them."""
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted((path for path in folder.glob("st*-*") if _NAME.fullmatch(path.name)), key=_place)
+
+
+_NAME = re.compile(r"(?:step|stop)-\d+")
+
+
+def _step(path: Path) -> int:
+    return int(path.name[len("step-") :])
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """By which checkpoints are sorted: of one step, the regular one first."""
+    return _step(path), path.name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +29,14 @@ from gptcore.train.feed import Feed, Share
 from gptcore.train.held_out import HeldOut, evaluate
 from gptcore.train.interrupt import StopRequest, stop_requests
 from gptcore.train.logger import RunLogger
-from gptcore.train.measure import Throughput, peak_rss_mb
+from gptcore.train.measure import StepClock
+from gptcore.train.optim import set_rate
 from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
-from gptcore.train.resume import Position, seed_step
+from gptcore.train.resume import Position, seed_step, told_of
 from gptcore.train.state import RunState
 from gptcore.train.update_size import copied_sample, update_ratio
+from gptcore.train.utilization import Work, ceiling
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ class Trainer:
     log: RunLogger
     on_progress: Callable[[Progress], None] | None = None
     parallel: Parallel = field(default_factory=Parallel)
+    init: str | None = None
+    """Digest of the checkpoint that the weights are from."""
 
     def __post_init__(self) -> None:
         """Place the model, build the optimizer, begin to make batches."""
@@ -96,7 +100,7 @@ class Trainer:
             self.model, self.spec, self.tokenizer, self.optimizer, config, parallel, self.out, self._identity
         )
         self.records = Records(self.out, self.log, main=parallel.rank == 0)
-        self.speed = Throughput()
+        self.clock = StepClock(Work.of(self.model))
         self.stop = StopRequest()
         self._all_asked = self._in_update = False
         self._fault = ""
@@ -124,7 +128,7 @@ class Trainer:
             if self.position.scaler:
                 self._scaler.load_state_dict(self.position.scaler)
             logger.info("resuming %s at step %d of %d", self.out, self.position.step, self.n_steps)
-        self.records.truncate(self.position.step)
+        self.records.restore(self.position.written)
 
     def fit(self) -> TrainResult:
         """Train to the end, or to a stop; ``resume`` comes first. A new process goes on with what is left undone.
@@ -135,7 +139,7 @@ class Trainer:
             OutOfDiskError: a checkpoint could not be written.
         """
         self.model.train()
-        self.speed = Throughput()
+        self.clock.start(ceiling=ceiling(self.parallel, precision=self.config.precision))
         try:
             with stop_requests(patient=self.parallel.world_size > 1) as self.stop:
                 while self.position.step < self.n_steps:
@@ -185,12 +189,14 @@ class Trainer:
         self.state.saver.check()
         position, parallel = self.position, self.parallel
         data_step = position.step + position.data_offset
-        share = self.feed.take(data_step)
+        with self.clock.waiting():
+            share = self.feed.take(data_step)
         count = int(parallel.sum([share.n_items])[0])
         if count == 0:
             raise DataError(f"the batch of step {position.step} has no target at all; check the data's ledger")
         seed_step(self.seed, data_step, parallel.rank)
-        own = self._backward(share, count)
+        with self.clock.computing():
+            own = self._backward(share, count)
         self._scaler.unscale_(self.optimizer)
         norm = parallel.clip(self._trained, self.config.clip)
         asked = float(self.stop.signal_name is not None)
@@ -204,7 +210,7 @@ class Trainer:
         position.n_tokens += int(n_tokens)
         position.step += 1
         self._all_asked = stopped > 0
-        self.speed.add(int(n_tokens))
+        self.clock.add(n_tokens=int(n_tokens), n_items=count, n_rows=self.feed.n_rows)
         return total / count, norm
 
     @cached_property
@@ -230,10 +236,10 @@ class Trainer:
         position, policy = self.position, self.config.spikes
         fault = policy.fault(loss, norm, recent=position.recent_losses)
         if fault is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
+            set_rate(self.optimizer, self.learning_rate)
             before = copied_sample(self._trained) if self._reports_next else None
-            self.optimizer.step()
+            with self.clock.computing():
+                self.optimizer.step()
             if before is not None:
                 self._update_ratio = update_ratio(self._trained, before, self.parallel)
             policy.remember(position.recent_losses, loss)
@@ -271,7 +277,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         speed: dict[str, float] = {}
         if step % config.log_every == 0 or last:  # as `_reports_next` foretold
-            speed = {"perf/tokens_per_second": self.speed.read()}
+            speed = self.clock.read()
             metrics |= {"train/lr": rate, "train/grad_norm": norm, "train/tokens": float(position.n_tokens)}
             if position.window_count:
                 metrics["train/loss"] = position.window_total / position.window_count
@@ -280,7 +286,8 @@ class Trainer:
                 metrics["train/update_ratio"] = self._update_ratio
             position.window_total, position.window_count = 0.0, 0
         if self.held_out is not None and step % config.eval_every == 0 and not last:
-            metrics |= self._evaluate()
+            with self.clock.paused():
+                metrics |= self._evaluate()
         self.records.add(metrics, step=step)
         self._in_update = False  # before this line a saved state would lack what the history says of its step
         if metrics:
@@ -301,7 +308,7 @@ class Trainer:
         self.state.saver.wait()
         self.parallel.wait()
         report = f"{policy.patience} updates in a row were skipped, the last at step {lost.step - 1}: {self._fault}"
-        path = self.state.newest()
+        path = self.state.newest(regular=True)
         if path is None or len(lost.rollbacks) >= policy.max_rollbacks:
             before = "; ".join(f"from {r['at']} to {r['to']}" for r in lost.rollbacks) or "none"
             raise DivergedError(
@@ -310,13 +317,13 @@ class Trainer:
                 + f". Lower train.optimizer.lr (now {self.config.optimizer.lr}), train longer warm-up, or look at "
                 f"the data of batch {lost.step + lost.data_offset - policy.patience} and after"
             )
-        self.state.load(path)
+        self.state.return_to(path)
         position = self.position
         position.data_offset = lost.step + lost.data_offset - position.step
         position.rollbacks = [*lost.rollbacks, {"at": lost.step, "to": position.step, "reason": self._fault}]
-        position.skipped, position.skipped_in_row = lost.skipped, 0
+        position.skipped, position.skipped_in_row, position.scaler = lost.skipped, 0, lost.scaler
         logger.warning("%s; back to step %d, the data between is passed over", report, position.step)
-        self.records.truncate(position.step)
+        self.records.restore(position.written)
         event = {"train/rollbacks": float(len(position.rollbacks)), "train/skipped_steps": float(position.skipped)}
         self.records.add(event, step=position.step)
         self.records.tell(event, step=position.step)
@@ -333,7 +340,6 @@ class Trainer:
                 self.state.save_best()
         if self.parallel.sharded or self.parallel.rank == 0:
             self.records.sample(self.model, self.tokenizer, config.sample_prompts, step=position.step)
-        self.speed.read()  # a new interval: evaluating is not training time
         return {f"val/{name}": value for name, value in result.metrics.items()}
 
     def _measured(self, max_samples: int | None) -> HeldOut:
@@ -350,15 +356,17 @@ class Trainer:
             )
 
     @cached_property
-    def _identity(self) -> dict[str, str]:
-        fixed = replace(self.config, **RUNTIME)  # type: ignore[arg-type]
+    def _identity(self) -> dict[str, Any]:
+        spec, train = self.spec.to_dict(), self.config.to_dict()
         return {
-            "data": self.source.fingerprint,
-            "tokenizer": self.tokenizer.digest,
-            "model": self.spec.digest(),
-            "training": fixed.digest(),
-            "objective": self.objective.digest(),
-            "seed": str(self.seed),
+            "data": told_of(self.source),
+            "held_out": told_of(self.held_out),
+            "tokenizer": {"name": self.tokenizer.name, "digest": self.tokenizer.digest},
+            "init": self.init,
+            **{name: spec[name] for name in ("model", "transforms", "template")},
+            "train": {name: value for name, value in train.items() if name not in RUNTIME},
+            "objective": self.objective.to_dict(),
+            "seed": self.seed,
         }
 
     def _finish(self) -> TrainResult:
@@ -370,11 +378,7 @@ class Trainer:
             metrics |= {f"val/{name}": value for name, value in self._measured(None).metrics.items()}
             self.records.add(metrics, step=self.position.step)
             self.records.tell(metrics, step=self.position.step)
-        path = self.state.save_final()
-        perf = {
-            "perf/seconds": self.speed.seconds,
-            "perf/tokens_per_second": self.speed.n_tokens / max(1e-9, self.speed.seconds),
-            "perf/peak_rss_mb": peak_rss_mb(),
-        }
+        perf = self.clock.summary()
+        path = self.state.save_final(metrics | perf)
         self.records.tell(perf)
         return TrainResult(path, metrics | perf)

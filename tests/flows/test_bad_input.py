@@ -128,7 +128,7 @@ def test_a_broken_line_is_named_by_its_number(home: Path, tmp_path: Path, capsys
     lines[16] = '{"text": "cut off'
     path.write_text("\n".join(lines))
     told = prepare(capsys, home, "--labelled", str(path))
-    assert f"{path}, line 17: broken JSON at column 18 (Invalid control character at); correct or remove it" in told
+    assert f"{path}, line 17: broken JSON at column 10 (Unterminated string starting at); correct or remove it" in told
 
 
 def test_rows_without_the_needed_keys_are_told_with_the_keys_they_have(

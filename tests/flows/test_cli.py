@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import typer.main
 
 from flows.cli import app, main
+from flows.cli_examples import EXAMPLES
+from flows.recipes import resolve
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig
@@ -18,7 +21,7 @@ from gptcore.tokenizer import train_bpe
 
 FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize",
          "evaluate")  # fmt: skip
-OTHERS = ("generate", "chat", "export", "runs", "plan", "fake-ollama", "doctor")
+OTHERS = ("join", "generate", "chat", "export", "runs", "plan", "judge", "fake-ollama", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +61,22 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in (*FLOWS, *OTHERS))
 
 
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_every_example_in_the_help_is_a_command_that_would_run(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    shown = told(capsys, name, "--help")
+    command = typer.main.get_group(app).commands[name]
+    for line in EXAMPLES[name]:
+        assert " ".join(line.split()) in shown
+        program, called, *arguments = shlex.split(line)
+        assert (program, called) == ("gptworks", name)
+        given = command.make_context(name, arguments).params  # refuses an unknown option or a missing argument
+        resolve(given.get("preset") or "demo", overrides=given.get("sets") or [])
+
+
+def test_every_command_has_examples() -> None:
+    assert set(EXAMPLES) == set(typer.main.get_group(app).commands)
+
+
 def test_every_option_of_every_command_has_a_help_text() -> None:
     group = typer.main.get_group(app)
     assert set(group.commands) == {*FLOWS, *OTHERS}
@@ -70,7 +89,8 @@ def test_every_option_of_every_command_has_a_help_text() -> None:
 def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "pipeline", "--help")
     for option in ("--preset", "--set", "--data-dir", "--corpus", "--labelled", "--instructions", "--init", "--judge",
-                   "--judge-model", "--seed", "--force", "--dry-run"):  # fmt: skip
+                   "--judge-model", "--optimizer", "--seed", "--force", "--dry-run", "--nproc", "--parallel",
+                   "--nnodes", "--rdzv", "--max-restarts"):  # fmt: skip
         assert option in text
 
 
@@ -81,7 +101,15 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pipeline", "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'? (known: book, demo, tiny)"),
         (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
         (("pretrain", "--judge", "perhaps"), "EvaluateStage.judge is 'perhaps'; it must be one of 'auto', 'required'"),
+        (("pretrain", "--optimizer", "moun"), "unknown optimizer 'moun'; did you mean 'muon'? (known: adamw, muon)"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
+        (("pretrain", "--nproc", "0"), "Invalid value for '--nproc'"),
+        (("lora", "--parallel", "tensor"), "'tensor' is not one of 'ddp', 'fsdp'"),
+        (("lora", "--parallel", "fsdp"), "ConfigError: --parallel is 'fsdp', but there is one process"),
+        (("pipeline", "--nnodes", "2"), "ConfigError: --nnodes is 2, but no --rdzv says where the machines meet"),
+        (("pipeline", "--nproc", "2", "--rdzv", "a:1"), "ConfigError: --rdzv is 'a:1', but --nnodes is 1"),
+        (("prepare-data", "--nproc", "2"), "No such option: --nproc"),
+        (("join", "node1"), "ConfigError: --rdzv is 'node1'; it must be HOST:PORT"),
         (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
     ],
 )
@@ -109,8 +137,30 @@ def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
     assert '"seed": 7' in text
     assert '"init": "hf:openai-community/gpt2"' in text
     assert "prepare-data will run" in text
-    assert "pretrain will run known once the data is prepared" in text
+    assert "each training: 1 process" in text
+    assert re.search(r"prepare-data will run about \d+\.\d M characters \d+ s ", text)
+    # 6 steps of 4 samples, with the sizes of what --init names: 124 M parameters in windows of 1,024
+    assert re.search(r"pretrain will run about 0\.02 M tokens, 18\.2 TFLOP \d+ (s|min)", text)
+    assert re.search(r"about \d+ (s|min) in all on the processors of this machine", text)
     assert not home.exists()
+
+
+def test_an_optimizer_may_be_chosen_and_its_own_settings_set(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    changes = ("--set", "pretrain.train.optimizer.momentum=0.9", "--optimizer", "muon")
+    text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *changes)
+    assert text.count('"kind": "Muon"') == 5
+    assert text.count('"momentum": 0.9,') == 1
+    assert not home.exists()
+
+
+def test_a_dry_run_says_in_how_many_processes_each_training_would_run(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    options = ("--nproc", "8", "--nnodes", "2", "--rdzv", "node1:29500", "--parallel", "fsdp", "--max-restarts", "3")
+    text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *options)
+    machines = "2 machines that meet at node1:29500, here 8 processes, fsdp, restarted up to 3 times"
+    assert f"each training: {machines}" in text
+    assert "each training" not in told(capsys, "prepare-data", "--preset", "tiny", "--dry-run")
 
 
 def test_generate_continues_a_prompt_the_same_way_each_time(capsys: pytest.CaptureFixture[str], trained: Path) -> None:

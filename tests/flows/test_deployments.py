@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -152,15 +153,16 @@ def test_a_watched_run_ends_completed_and_what_cannot_be_is_refused_before_a_run
     run = prefect("deployment", "run", "pipeline/demo")
     refused = [
         begin([*run, "-p", wrong], services.environment, services.settings.home.parent / f"refused-{i}.log")
-        for i, wrong in enumerate(("presett=tiny", "preset=tinny"))
+        for i, wrong in enumerate(("presett=tiny", "preset=tinny", 'launch={"nproc": 0}'))
     ]
     for process in refused:
         process.wait(120)
-    texts = [(services.settings.home.parent / f"refused-{i}.log").read_text() for i in range(2)]
-    assert [process.returncode for process in refused] == [1, 1], texts
+    texts = [(services.settings.home.parent / f"refused-{i}.log").read_text() for i in range(3)]
+    assert [process.returncode for process in refused] == [1, 1, 1], texts
     assert "presett" in texts[0]
     assert "preset" in texts[0].replace("presett", "")
     assert "'tinny' is not one of ['demo', 'book', 'tiny']" in " ".join(texts[1].split())
+    assert "0 is less than the minimum of 1" in " ".join(texts[2].split())
     assert ask(f"{services.api}/flow_runs/filter", {}) == []
 
     watched = subprocess.run(
@@ -191,7 +193,9 @@ def check_tracking(settings: Settings, flow_runs: set[str]) -> None:
     parent = by_stage["pipeline"].info.run_id
     for stage, run in by_stage.items():
         assert run.info.status == "FINISHED", stage
-        assert run.data.tags["prefect.flow_run_id"] in flow_runs, stage
+        flow_run = run.data.tags["prefect.flow_run_id"]
+        assert flow_run in flow_runs, stage
+        assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/\S+/{flow_run}", run.data.tags["prefect.flow_run_url"]), stage
         assert run.data.tags.get("mlflow.parentRunId") == (None if stage == "pipeline" else parent), stage
         assert run.data.params["seed"] == "1", stage
         assert run.data.metrics["perf/seconds"] > 0, stage
@@ -204,7 +208,7 @@ def check_artifacts(api: str) -> None:
     artifacts = {artifact["key"]: artifact for artifact in ask(f"{api}/artifacts/filter", {})}
     assert {f"mlflow-{stage}" for stage in STAGES} | {"pipeline-summary"} <= set(artifacts)
     assert "/#/" in artifacts["mlflow-pretrain"]["data"]
-    assert "| pretrain |" in artifacts["pipeline-summary"]["data"]
+    assert "| [pretrain](" in artifacts["pipeline-summary"]["data"]
 
 
 @pytest.mark.timeout(30)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
+from eval.errors import JudgeUnavailable
 from flows.engine import Chain, Outcome
 from flows.progress import progress_bar
 from flows.recipes import Pipeline, resolve, with_own_data
@@ -19,6 +21,11 @@ from flows.settings import Settings, read_settings
 from flows.stages.compression import QualityGateError
 from flows.stages.registry import STAGES
 from flows.tracking import connect
+from gptcore import checkpoint
+from gptcore.data.ledger import Ledger
+from gptcore.errors import DataError
+from gptcore.export.vocabulary import merges_of, vocabulary_of
+from gptcore.tokenizer import train_bpe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,6 +85,16 @@ def test_stages_whose_rows_are_not_given_are_left_out(whole: dict[str, Outcome |
     assert made(whole, "quantize").result["parent"] == "finetune-instruct"
 
 
+def test_a_corpus_alone_gives_no_stage_that_needs_rows(config: Pipeline, settings: Settings, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a line of text\n" * 99)
+    alone = Chain(with_own_data(resolve("tiny"), corpus=[text]), settings, None, progress_bar)
+    assert [name for name, stage in STAGES.items() if alone.applies(stage)] == ["prepare-data", "pretrain", "quantize"]
+    assert alone.wanting(STAGES["lora"]) == (
+        "the data has no labelled rows (--labelled) and no instruction rows (--instructions)"
+    )
+
+
 def test_each_run_tells_its_inputs_figures_and_ancestors(
     whole: dict[str, Outcome | None], client: MlflowClient
 ) -> None:
@@ -114,7 +131,46 @@ def test_what_exists_is_not_made_again_and_what_is_forced_is(
     assert not forced.cached
     assert forced.key == made(whole, "evaluate").key
     assert forced.run_id != made(whole, "evaluate").run_id
-    assert forced.result["metrics"] == made(whole, "evaluate").result["metrics"]
+    assert scores(forced) == scores(made(whole, "evaluate"))
+
+
+def scores(outcome: Outcome) -> dict[str, float]:
+    """The metrics without those of time and memory."""
+    return {name: value for name, value in outcome.result["metrics"].items() if not name.startswith("perf/")}
+
+
+def test_every_run_has_its_time_and_memory_the_same_in_result_and_tracking(
+    whole: dict[str, Outcome | None], client: MlflowClient
+) -> None:
+    for name, outcome in whole.items():
+        if outcome is not None and outcome.run_id is not None:
+            tracked, kept = client.get_run(outcome.run_id).data.metrics, outcome.result["metrics"]
+            assert tracked["perf/seconds"] == kept["perf/seconds"] > 0, name
+            assert tracked["perf/peak_rss_mb"] == kept["perf/peak_rss_mb"] > 10, name
+
+
+def test_the_judge_is_no_data_set(whole: dict[str, Outcome | None], client: MlflowClient) -> None:
+    run = client.get_run(made(whole, "evaluate").run_id)
+    assert run.data.tags["gptworks.input.judge"] == "skipped"
+    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"finetune-instruct", "lora"}
+
+
+def test_answered_and_unanswered_prompts_are_in_the_ledger(whole: dict[str, Outcome | None]) -> None:
+    ledger = Ledger.load(made(whole, "finetune-instruct").path / "answers/ledger.json")
+    there = made(whole, "prepare-data").result["instruct"]["rows"]["test"]
+    assert ledger.total("in", stage="answer", split="test") == there
+    assert ledger.total("kept", stage="answer") == 4
+    assert ledger.total("dropped", stage="answer", reason="beyond instruct.max_responses") == there - 4
+
+
+def test_what_a_later_stage_would_refuse_is_refused_at_once(config: Pipeline, settings: Settings) -> None:
+    required = replace(config, evaluate=replace(config.evaluate, judge="required"))
+    with pytest.raises(JudgeUnavailable, match="no Ollama at"):
+        Chain(required, settings, None, progress_bar).check()
+    missing = replace(config, pretrain=replace(config.pretrain, init="no/such/folder"))
+    with pytest.raises(DataError, match="--init no/such/folder: no such folder"):
+        Chain(missing, settings, None, progress_bar).check()
+    Chain(config, settings, None, progress_bar).check()
 
 
 def test_without_a_judge_the_scores_say_so_in_result_and_tracked_run(
@@ -145,6 +201,37 @@ def test_a_gate_that_is_not_passed_fails_the_stage_and_its_run_with_the_table(
     assert run.info.status == "FAILED"
     assert run.data.tags["gptworks.failure"].startswith("QualityGateError: int4 lost too much quality")
     assert "quantization.json" in {each.path for each in client.list_artifacts(run.info.run_id)}
+
+
+def test_any_fine_tuning_starts_from_what_transformers_wrote(
+    settings: Settings, client: MlflowClient, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = train_bpe((f"a row about {i} and {3 * i}" for i in range(99)), vocab_size=300)
+    vocabulary, merges = vocabulary_of(tokenizer), [tuple(merge.split()) for merge in merges_of(tokenizer)]
+    folder, rows = tmp_path / "theirs", tmp_path / "rows.jsonl"
+    transformers.GPT2Tokenizer(vocab=vocabulary, merges=merges).save_pretrained(folder)
+    sizes = transformers.GPT2Config(vocab_size=len(vocabulary), n_positions=48, n_embd=16, n_layer=2, n_head=2)
+    theirs = transformers.GPT2LMHeadModel(sizes)
+    theirs.save_pretrained(folder)
+    lines = [{"text": f"a row about {i} and {i * 7919}", "label": "ab"[i % 2]} for i in range(120)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    overrides = [f"pretrain.init={folder}", "pretrain.train.steps=0", "prepare.near_duplicates=none"]
+    chain = Chain(with_own_data(resolve("tiny", overrides=overrides), labelled=rows), settings, None, progress_bar)
+
+    base = chain.ensure("pretrain")
+    assert base is not None
+    assert base.run_id is not None
+    loaded = checkpoint.load(base.path / base.result["checkpoint"])
+    assert loaded.tokenizer.digest == tokenizer.digest
+    assert loaded.model.config.context_length == 48
+    weights = theirs.state_dict()["transformer.wpe.weight"]
+    assert torch.equal(loaded.model.get_parameter("position_embedding.weight"), weights)
+    assert client.get_run(base.run_id).data.tags["gptworks.parent_checkpoint"] == str(folder)
+    for stage in ("finetune-classifier", "lora"):
+        tuned = chain.ensure(stage)
+        assert tuned is not None
+        assert chain.outcomes["pretrain"].key == base.key
 
 
 OTHER_PROCESS = """

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.hub import REVISIONS, local_checkpoint, starting_digest
+from flows.hub import REVISIONS, local_checkpoint, model_folder, starting_digest
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
-from gptcore.errors import DataError
+from gptcore.errors import ConfigError, DataError
 from gptcore.export import export_hf
 from gptcore.files import MANIFEST
 from gptcore.models import GPTConfig
@@ -71,6 +71,24 @@ def test_folders_of_one_name_are_not_confused(trained: Path, tmp_path: Path) -> 
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     first, second = (local_checkpoint(str(folder), tmp_path / "cache") for folder in folders)
     assert first != second
+
+
+def test_a_model_is_found_where_a_user_points(trained: Path, tmp_path: Path) -> None:
+    cache, stage = tmp_path / "cache", tmp_path / "pretrain/key"
+    shutil.copytree(trained, stage / "run/checkpoint")
+    assert model_folder(str(trained), cache) == trained
+    assert model_folder(str(stage), cache) == stage / "run/checkpoint"
+    assert model_folder(str(tmp_path / "none"), cache) == tmp_path / "none"
+    foreign(trained, tmp_path / "hub")
+    assert checkpoint.load(model_folder(str(tmp_path / "hub"), cache)).spec == checkpoint.load(trained).spec
+    shutil.copytree(trained, stage / "int8")
+    with pytest.raises(ConfigError, match=r"key holds several checkpoints; give one of .*/int8, .*/run/checkpoint"):
+        model_folder(str(stage), cache)
+    adapter = tmp_path / "lora/adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"adapter is an adapter alone; give the checkpoint beside it, .*/checkpoint"):
+        model_folder(str(adapter), cache)
 
 
 def test_the_name_of_starting_weights_follows_their_content(trained: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import psutil
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
@@ -97,10 +98,22 @@ def table(out: str) -> Table:
     return Table({stage: rest for stage, *rest in cells if stage}, Path(report[1]))
 
 
-def newest(client: MlflowClient, stage: str) -> Run:
+def all_runs(client: MlflowClient, stage: str) -> list[Run]:
+    """Newest first."""
     experiment = client.get_experiment_by_name(f"gptworks/{stage}")
     assert experiment is not None
-    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]))
+
+
+def newest(client: MlflowClient, stage: str) -> Run:
+    return all_runs(client, stage)[0]
+
+
+def runs_of(client: MlflowClient, stage: str, parent: str) -> list[Run]:
+    experiment = client.get_experiment_by_name(f"gptworks/{stage}")
+    assert experiment is not None
+    query = f"tags.`mlflow.parentRunId` = '{parent}'"
+    return list(client.search_runs([experiment.experiment_id], filter_string=query))
 
 
 def manifests(settings: Settings) -> dict[Path, int]:
@@ -134,11 +147,20 @@ def test_the_parent_run_holds_every_headline_and_the_report(first: Ran, client: 
     shown = table(first.out)
     for stage, (*_, run_id) in shown.rows.items():
         assert parent.data.tags[f"gptworks.run.{stage}"] == run_id
-        assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent.info.run_id
+        tags = client.get_run(run_id).data.tags
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert f"[{stage}](#/runs/{run_id})" in parent.data.tags["mlflow.note.content"]
+        # the server that the command starts for itself has no pages that a link could lead to
+        assert "prefect.flow_run_id" in tags
+        assert "prefect.flow_run_url" not in tags
     assert {"pretrain/val/perplexity", "finetune-classifier/test/accuracy", "evaluate/test/rouge_l"} <= set(
         parent.data.metrics
     )
+    assert parent.data.tags["gptworks.preset"] == "tiny"
     assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    # the time of a stage is the same figure in its own run and in the parent's
+    pretrained = client.get_run(shown.rows["pretrain"][3]).data.metrics["perf/seconds"]
+    assert parent.data.metrics["pretrain/perf/seconds"] == pretrained
 
 
 def test_without_a_judge_table_and_mlflow_say_so(first: Ran, settings: Settings, client: MlflowClient) -> None:
@@ -170,14 +192,15 @@ def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
 ) -> None:
     planned = run(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--set", "quantize.group_size=16").out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in planned.splitlines() if "│" in line]
-    states = {stage: state for stage, state, _ in cells}
+    states = {stage: state for stage, state, *_ in cells}
     assert {stage for stage, state in states.items() if state == "exists"} == set(STAGES) - {"quantize"}
     assert states["quantize"] == "will run"
     listed = run(capsys, "runs", "--stage", "pretrain").out
     assert newest(client, "pretrain").info.run_id[:8] in listed
     assert "FINISHED" in listed
-    none = run(capsys, "runs", "--stage", "no").out
-    assert "stages with runs: evaluate, finetune-classifier" in " ".join(none.split())
+    mistyped = run(capsys, "runs", "--stage", "pretrian")
+    assert mistyped.code == 2
+    assert "there is no stage 'pretrian'; did you mean 'pretrain'? (known: evaluate, finetune-" in mistyped.err
 
 
 def test_doctor_finds_everything_but_the_judge(
@@ -206,6 +229,32 @@ def test_force_makes_one_stage_anew_with_the_same_key_and_figures(
     assert re.search(rf"^pretrain: \S+ \(\d+\.\d s\), MLflow run {new.info.run_id}$", forced.out, re.MULTILINE)
 
 
+def test_two_processes_make_the_same_output_under_the_same_key_in_one_tracked_run(
+    first: Ran, settings: Settings, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, old, runs = manifests(settings), newest(client, "pretrain"), len(all_runs(client, "pretrain"))
+    together = run(capsys, "pretrain", "--preset", "tiny", "--force", "--nproc", "2")
+    assert together.code == 0, together.err
+    assert "pretrain: 6/6 train/loss" in together.err
+    after = manifests(settings)
+    assert before.keys() == after.keys()
+    assert [path.parent.parent.name for path in after if after[path] != before[path]] == ["pretrain"]
+    assert len(all_runs(client, "pretrain")) == runs + 1
+    new = newest(client, "pretrain")
+    assert (new.info.status, new.data.params["n_processes"], old.data.params["n_processes"]) == ("FINISHED", "2", "1")
+    assert set(new.data.metrics) == set(old.data.metrics)
+    for name in new.data.metrics:
+        if not name.startswith("perf/"):
+            assert new.data.metrics[name] == pytest.approx(old.data.metrics[name], rel=1e-5), name
+            points = [
+                [point.step for point in client.get_metric_history(each.info.run_id, name)] for each in (old, new)
+            ]
+            assert points[0] == points[1], name
+            assert len(points[1]) == len(set(points[1])), name
+    assert newest(client, "pretrain").data.tags["gptworks.attempt"] == "1"
+    assert not list(settings.store.rglob("*.launch"))
+
+
 def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that_mends_it(
     client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +267,10 @@ def test_a_required_judge_that_does_not_answer_is_an_error_with_the_command_that
     parent = newest(client, "pipeline")
     assert parent.info.status == "FAILED"
     assert parent.data.tags["gptworks.failure"].startswith("JudgeUnavailable: no Ollama at")
+    # told before the first stage, not after the last training
+    assert "JudgeUnavailable: no Ollama" in " ".join(run(capsys, "runs", "--limit", "1").out.split())
+    children = [run for stage in STAGES for run in runs_of(client, stage, parent.info.run_id)]
+    assert children == []
 
 
 def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
@@ -234,7 +287,7 @@ def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
     unscored = evaluated.data.metrics["judge/unscored"]
     assert unscored < 4
     assert evaluated.data.metrics["judge/mean"] == 70
-    assert "judge: 70.0 of 100" in shown.rows["evaluate"][1]
+    assert "judge not validated: identity_mean 70" in shown.rows["evaluate"][1]  # it says 70 to everything
     assert newest(client, "pipeline").data.metrics["evaluate/judge/mean"] == 70
 
 
@@ -243,29 +296,35 @@ def _first_metrics(settings: Settings) -> str:
     return "".join(path.read_text() for path in settings.store.glob("pretrain/*.work/run/metrics.jsonl"))
 
 
+def stopped_by(number: signal.Signals, command: list[str], settings: Settings, folder: Path) -> tuple[int, str]:
+    """Exit code and words of a command that got a signal when its training had begun."""
+    with (folder / "err").open("w") as err:
+        process = subprocess.Popen([sys.executable, "-m", "flows", *command], stdout=err, stderr=err, cwd=folder)
+        try:
+            deadline = time.monotonic() + 150
+            while not _first_metrics(settings) and process.poll() is None:
+                assert time.monotonic() < deadline, (folder / "err").read_text()
+                time.sleep(0.05)
+            process.send_signal(number)
+            code = process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+    told = " ".join((folder / "err").read_text().split())
+    assert "Traceback" not in told
+    return code, told
+
+
 def test_an_interrupted_stage_goes_on_in_the_same_run(
     client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     steps = ("--set", "pretrain.train.steps=400", "--set", "pretrain.train.checkpoint_every=1000000")
     command = ["pretrain", "--preset", "tiny", *steps]
-    with (tmp_path / "err").open("w") as err:
-        process = subprocess.Popen([sys.executable, "-m", "flows", *command], stdout=err, stderr=err, cwd=tmp_path)
-        try:
-            deadline = time.monotonic() + 150
-            while not _first_metrics(settings) and process.poll() is None:
-                assert time.monotonic() < deadline, (tmp_path / "err").read_text()
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            code = process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
-    told = " ".join((tmp_path / "err").read_text().split())
+    code, told = stopped_by(signal.SIGINT, command, settings, tmp_path)
     assert code == 75, told
     stopped = re.search(r"stopped by SIGINT after step (\d+) of 400", told)
     assert stopped, told
     assert "run the same command again to go on" in told
-    assert "Traceback" not in told
     begun = newest(client, "pretrain")
     assert begun.info.status == "KILLED"
     assert begun.data.tags["gptworks.failure"].startswith("InterruptedRun: stopped by SIGINT")
@@ -282,3 +341,24 @@ def test_an_interrupted_stage_goes_on_in_the_same_run(
     logged = [point.step for point in points]
     assert logged == sorted(set(logged))
     assert logged[-1] == 400
+
+
+def test_sigterm_ends_all_processes_of_a_training_after_saving(
+    client: MlflowClient, settings: Settings, tmp_path: Path
+) -> None:
+    steps = ("--set", "pretrain.train.steps=1500", "--set", "pretrain.train.checkpoint_every=1000000")
+    command = ["pretrain", "--preset", "tiny", "--nproc", "2", *steps]
+    code, told = stopped_by(signal.SIGTERM, command, settings, tmp_path)
+    assert code == 75, told
+    assert "error: InterruptedRun: pretrain was stopped; the same command goes on with what is left undone" in told
+    [work] = settings.store.glob("pretrain/*.work")
+    assert len(list((work / "run/checkpoints").iterdir())) == 1
+    begun = newest(client, "pretrain")
+    assert begun.info.status == "KILLED"
+    assert begun.data.tags["gptworks.key"] == work.stem
+    left = [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if str(work) in " ".join(process.info["cmdline"] or [])
+    ]
+    assert left == []

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipes import PIPELINES, Pipeline, resolve, with_own_data
+from flows.recipes import OPTIMIZERS, PIPELINES, TRAININGS, Pipeline, optimizer_overrides, resolve, with_own_data
 from flows.request import OwnData, configuration
 from flows.sources import Book, Demo, Files
 from flows.stages.registry import STAGES
 from gptcore.config import Config
 from gptcore.errors import ConfigError
+from gptcore.train import Muon, OptimizerConfig, TrainConfig
 
 
 @pytest.mark.parametrize("preset", sorted(PIPELINES))
@@ -72,6 +73,20 @@ def test_overrides_reach_every_depth_in_their_order() -> None:
         ("classify.tune=some", "ClassifyStage.tune is 'some'; it must be one of 'head', 'last_blocks', 'all'"),
         ("prepare.corpus_split=0.5,0.5", "PrepareStage.corpus_split has 2 values; it must have 3"),
         ("prepare.balance=perhaps", "PrepareStage.balance is 'perhaps'; it must be of type bool"),
+        ("prepare.corpus_split=0.5,0.6,0.1", "prepare.corpus_split is (0.5, 0.6, 0.1); the shares of train, val and"),
+        ("prepare.corpus_split=0.9,0,0.1", "must add up to 1, and none may be 0 but the last"),
+        ("prepare.classify_split=0.9,0.1,0", "prepare.classify_split is (0.9, 0.1, 0.0); the shares of train, val"),
+        ("prepare.vocab_size=256", "PrepareStage.vocab_size is 256; it must be at least 257"),
+        ("prepare.near_duplicates=8", "prepare.near_duplicates is 8.0; it must lie between 0 and 1, or be none"),
+        ("classify.dropout=1", "probability is 1.0; it must be at least 0 and below 1"),
+        ("classify.label_smoothing=-1", "label_smoothing is -1.0; it must be at least 0 and below 1"),
+        ("instruct.template=alpacca", "unknown template 'alpacca'; did you mean 'alpaca'?"),
+        ("instruct.max_responses=0", "InstructStage.max_responses is 0; it must be at least 1"),
+        ("lora.rank=0", "rank is 0; it must be at least 1"),
+        ("lora.targets=qvk", "lora.targets names 'qvk', no linear layer of a block; did you mean 'qkv'? (known: down,"),
+        ("lora.targets=", "lora.targets is empty; name one or more of down, out, qkv, up"),
+        ("quantize.group_size=0", "QuantizeStage.group_size is 0; it must be at least 1"),
+        ("evaluate.concurrency=0", "EvaluateStage.concurrency is 0; it must be at least 1"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> None:
@@ -85,6 +100,34 @@ def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
         resolve("bok")
 
 
+def trainings(config: Config, path: str = "") -> dict[str, TrainConfig]:
+    """Every training in a configuration by its path, however deep."""
+    if isinstance(config, TrainConfig):
+        return {path: config}
+    found: dict[str, TrainConfig] = {}
+    for name, value in vars(config).items():
+        if isinstance(value, Config):
+            found |= trainings(value, f"{path}.{name}".removeprefix("."))
+    return found
+
+
+def test_an_optimizer_is_chosen_for_every_training_and_the_rates_stay() -> None:
+    before = trainings(resolve("book"))
+    after = trainings(resolve("book", overrides=optimizer_overrides("muon")))
+    assert set(before) == set(after) == set(TRAININGS)
+    for path, train in after.items():
+        assert train.optimizer == Muon(lr=before[path].optimizer.lr), path
+        assert train.schedule == before[path].schedule, path
+    assert trainings(resolve("book", overrides=optimizer_overrides("adamw"))) == before
+
+
+def test_every_optimizer_has_a_name_and_an_unknown_one_names_the_nearest() -> None:
+    kinds = {OptimizerConfig, *OptimizerConfig.__subclasses__()}
+    assert sorted(OPTIMIZERS.values()) == sorted(kind.__name__ for kind in kinds)
+    with pytest.raises(ConfigError, match=r"unknown optimizer 'moun'; did you mean 'muon'\? \(known: adamw, muon\)"):
+        optimizer_overrides("moun")
+
+
 def test_own_data_takes_the_place_of_the_source_and_nothing_else() -> None:
     rows, texts = Path("rows.jsonl"), Path("texts")
     config = configuration("tiny", ["seed=3"], OwnData(corpus=[texts], labelled=rows))
@@ -92,6 +135,15 @@ def test_own_data_takes_the_place_of_the_source_and_nothing_else() -> None:
     assert config.prepare.source.parts == ("classify",)
     assert (config.seed, config.pretrain) == (3, resolve("tiny").pretrain)
     assert with_own_data(resolve("tiny")) == resolve("tiny")
+
+
+def test_own_texts_leave_nothing_to_tests_that_are_not_made_from_them() -> None:
+    texts, rows = Path("texts"), Path("rows.jsonl")
+    assert resolve("demo").prepare.corpus_split == (0.8, 0.03, 0.17)
+    assert with_own_data(resolve("demo"), corpus=[texts]).prepare.corpus_split == (0.97, 0.03, 0.0)
+    assert with_own_data(resolve("demo"), labelled=rows).prepare.corpus_split == (0.8, 0.03, 0.17)
+    chosen = resolve("demo", overrides=["prepare.corpus_split=0.5,0.25,0.25"])
+    assert with_own_data(chosen, corpus=[texts]).prepare.corpus_split == (0.5, 0.25, 0.25)
 
 
 def test_own_data_without_any_path_is_refused() -> None:

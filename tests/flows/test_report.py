@@ -110,7 +110,15 @@ def test_headlines_fall_back_where_a_figure_is_missing(make_report: MakeReport) 
         ({"state": "off", "reason": "switched off by --judge off"}, "judge: off"),
         ({"state": "scored", "reason": "", "mean": 61.25, "unscored": 1.0}, "judge: 61.2 of 100"),
         (
-            {"state": "scored", "reason": "", "mean": float("nan"), "unscored": 30.0},
+            {"state": "scored", "reason": "", "mean": 61.25, "ci_low": 57.0, "ci_high": 65.12},
+            "judge: 61.2 of 100 (57.0 to 65.1)",
+        ),
+        (
+            {"state": "judge not validated", "reason": "auc 0.5, must be >= 0.95: why; empty_mean 40", "mean": 61.25},
+            "judge not validated: auc 0.5, must be >= 0.95: why; 61.2 of 100",
+        ),
+        (
+            {"state": "scored", "reason": "", "mean": None, "unscored": 30.0},
             "judge: nothing scored, 30 unscored",
         ),
     ],
@@ -285,13 +293,29 @@ def test_quantization_evaluation_and_lora_are_tables(page: str) -> None:
     quantization = part(page, "quantization")
     assert "int8 1.02 MB 30.0% 3.411 30.34 +0.12% +0.50% 812 passed" in quantization
     assert "int4 680.0 kB 20.0% 3.541 34.27 +13.10% +12.00% 812 failed" in quantization
+    assert quantization.endswith(
+        "Loss and perplexity of the model of finetune-instruct on the answers to the held-out instructions."
+    )
     evaluation = part(page, "evaluation")
     assert "base 0.061 0.6% 6.1 0.0%" in evaluation
     assert "Judge: skipped no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve" in evaluation
     lora = part(page, "lora")
     assert "classify accuracy 84.1% 85.3% -1.2 points" in lora
     assert "instruct held-out loss 1.31 1.24 +0.070" in lora
+    assert "instruct ROUGE-L 0.397 0.412 -0.015" in lora
     assert "classify 4.21% 84.0 kB 3.40 MB" in lora
+
+
+def test_the_size_of_the_model_stands_beside_its_data(page: str) -> None:
+    assert "1,234,500 parameters: 4 layers, 2 heads, width 96, context 160" in part(page, "data")
+
+
+def test_large_figures_are_written_out(make_report: MakeReport, tmp_path: Path) -> None:
+    report = make_report(only=("quantize",))
+    (stage,) = report.stages
+    fast = [{**variant, "tokens_per_second": 26_268.5} for variant in stage.result["variants"]]
+    quick = replace(report, stages=(replace(stage, result={**stage.result, "variants": fast}),))
+    assert "26,268 passed" in part(written(quick, tmp_path)[0], "quantization")
 
 
 def test_the_ledger_tells_counts_and_reasons(page: str) -> None:
@@ -316,7 +340,8 @@ def test_stages_that_the_data_has_nothing_for_are_told(make_report: MakeReport, 
     assert "finetune-classifier (the data has no labelled rows)" in part(page, "summary")
     assert part(page, "classification").endswith("Left out: the data has no labelled rows.")
     assert part(page, "responses").endswith("Left out: the data has no instruction rows.")
-    assert part(page, "lora").endswith("Left out: it was not part of this run.")
+    assert part(page, "lora").endswith("Left out: the data has no labelled rows and no instruction rows.")
+    assert part(page, "quantization").endswith("Left out: it was not part of this run.")
 
 
 def test_a_run_without_any_stage_still_gives_a_page(make_report: MakeReport, tmp_path: Path) -> None:

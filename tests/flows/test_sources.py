@@ -11,6 +11,7 @@ import pytest
 from flows.catalogue import DATA_SETS
 from flows.docstrings import LIBRARIES
 from flows.sources import Book, Demo, Files, Places
+from gptcore.data import TextIndex
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
 
@@ -35,6 +36,7 @@ def test_the_demo_is_the_same_documents_under_three_views(demo: Demo, places: Pl
     documents = [document.source for document in demo.documents(places, ledger)]
     rows = list(demo.labelled(places))
     assert [row["document"] for row in rows] == documents
+    assert ledger.total("kept", stage="read") == len(documents)
     assert {label for label, n in Counter(row["label"] for row in rows).items() if n >= 20} == set(LIBRARIES)
     questions = list(demo.instructions(places))
     assert 0 < len(questions) <= 40
@@ -94,12 +96,59 @@ def test_own_files_are_named_by_their_contents(places: Places, tmp_path: Path) -
         Files(corpus=(tmp_path / "none",)).digests(places)
 
 
-def test_without_a_corpus_the_rows_are_the_texts(places: Places, tmp_path: Path) -> None:
+def test_docstrings_that_are_nearly_the_same_are_one_document_to_the_split(demo: Demo, places: Places) -> None:
+    texts: dict[str, list[str]] = {}
+    for document in Demo(docstrings_per_library=150).documents(places, Ledger()):
+        texts.setdefault(document.source, []).append(document.text.partition("\n\n")[2])
+    grouped = {source: group for source, group in texts.items() if len(group) > 1}
+    assert grouped, "no two of these docstrings are alike; the test needs more of them"
+    assert len(grouped) < len(texts) / 10
+    index, sources = TextIndex(0.8), [source for source, group in texts.items() for _ in group]
+    for number, text in enumerate(text for group in texts.values() for text in group):
+        signature = index.signature(text)
+        assert {sources[match.key] for match in index.find(signature)} <= {sources[number]}
+        index.add(signature, key=number)
+
+
+def test_one_large_text_is_read_in_passages_and_small_ones_are_not(places: Places, tmp_path: Path) -> None:
+    lines = [f"line {i} of a text that is one file" for i in range(30_000)]
+    large, folder = tmp_path / "large.txt", tmp_path / "texts"
+    large.write_text("\n".join(lines))
+    folder.mkdir()
+    for i in range(400):
+        (folder / f"{i:03d}.txt").write_text("\n".join(lines[i * 75 : (i + 1) * 75]))
+    ledger = Ledger()
+    passages = list(Files(corpus=(large,)).documents(places, ledger) or ())
+    assert 150 <= len(passages) <= 250
+    assert "".join(passage.text for passage in passages) == large.read_text()
+    assert ledger.total("cut", stage="read", reason="read in passages") == 1
+    ledger.check()
+    whole = list(Files(corpus=(folder,)).documents(places, Ledger()) or ())
+    assert [Path(document.source).name for document in whole] == [f"{i:03d}.txt" for i in range(400)]
+
+
+def test_what_is_expected_is_near_what_there_is(shared_data: Path, demo: Demo, places: Places, tmp_path: Path) -> None:
+    book = Places(shared_data, tmp_path / "cache")
+    for source, where in ((Book(), book), (demo, places)):
+        told = source.expected(where)
+        corpus = sum(len(document.text) for document in source.documents(where, Ledger()) or ())
+        assert told.corpus_chars == pytest.approx(corpus, rel=0.3)
+        for part, rows in (("classify", source.labelled(where)), ("instruct", source.instructions(where))):
+            if part == "classify" and isinstance(source, Book):
+                continue  # most of the messages are dropped to balance the classes
+            found = [[text for key, text in row.items() if key not in ("document", "label")] for row in rows or ()]
+            assert told.rows[part] == pytest.approx(len(found), rel=0.1)
+            assert told.row_chars[part] == pytest.approx(sum(len(text) for row in found for text in row), rel=0.4)
+    rows = write_rows(tmp_path / "l.jsonl", [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}])
+    assert Files(labelled_rows=rows).expected(places) == (9, {"classify": 2}, {"classify": 9}, 0.0)
+
+
+def test_without_a_corpus_there_are_only_rows(places: Places, tmp_path: Path) -> None:
     labelled = write_rows(tmp_path / "l.jsonl", [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}])
     asked = write_rows(tmp_path / "i.jsonl", [{"instruction": "Add.", "input": "1 1", "output": "2"}])
     source = Files(labelled_rows=labelled, instruction_rows=asked)
     assert source.parts == ("classify", "instruct")
-    assert [document.text for document in source.documents(places, Ledger())] == ["good", "bad", "Add.\n1 1\n2"]
+    assert source.documents(places, Ledger()) is None
     assert Files(labelled_rows=labelled).instructions(places) is None
     assert Files(instruction_rows=asked).labelled(places) is None
     assert Files(instruction_rows=asked).parts == ("instruct",)

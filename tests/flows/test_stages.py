@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +25,11 @@ from flows.stages import evaluation, prepare
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
 from flows.stages.registry import STAGES
-from gptcore.data import read_manifest
+from gptcore.data import open_shards, read_manifest
 from gptcore.data.ledger import Ledger
-from gptcore.errors import ConfigError
-from gptcore.tokenizer import Tokenizer
+from gptcore.errors import ConfigError, DataError
+from gptcore.files import read_json_lines
+from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 from gptcore.train import Progress
 
 WORDS = ("red", "green", "blue", "round", "flat", "heavy", "light", "old", "new", "small", "large", "warm", "cold")
@@ -103,6 +105,77 @@ def test_preparation_writes_tokenizer_shards_rows_and_a_ledger_that_adds_up(rows
     assert len(set(written)) == len(written) == 116
     assert not (tmp_path / "texts").exists()
     assert told[-1].step == told[-1].n_steps
+
+
+def test_rows_without_a_corpus_are_one_but_for_those_of_the_tests(rows: Path, tmp_path: Path) -> None:
+    """What a model is asked in the end must not stand in the texts that its base was trained on."""
+    prepare.run(own(rows, "prepare.tokenizer=gpt2").prepare, context(tmp_path, []))
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    texts: dict[str, list[str]] = {}
+    for split in ("train", "val"):
+        (array,) = open_shards(tmp_path / "corpus" / split).arrays
+        texts[split] = tokenizer.decode(array.tolist()).split(END_OF_TEXT)[:-1]
+    asked = [row["text"] for row in read_json_lines(tmp_path / "classify/test.jsonl")]
+    known = [row["text"] for name in ("train", "val") for row in read_json_lines(tmp_path / f"classify/{name}.jsonl")]
+    assert sorted(texts["train"] + texts["val"]) == sorted(known)
+    assert set(known).isdisjoint(asked)
+    assert 5 < len(texts["val"]) < len(texts["train"]) / 3
+
+
+def test_one_file_of_text_is_enough_for_a_corpus(tmp_path: Path) -> None:
+    text = tmp_path / "novel.txt"
+    text.write_text("\n".join(f"{WORDS[i % 13]} {WORDS[i * 5 % 11]} {i} {hex(i * 7919)}" for i in range(9_000)))
+    facts = prepare.run(with_own_data(resolve("tiny"), corpus=[text]).prepare, context(tmp_path, []))
+    assert facts["parts"] == []
+    assert 0.03 < facts["tokens"]["val"] / facts["tokens"]["train"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("n", "overrides", "message"),
+    [
+        (3, (), "no test row is left for classify: of 3 that were read these were dropped: none; add rows, or"),
+        (60, ("prepare.near_duplicates=0.01",), r"of 60 that were read these were dropped: near duplicate 5\d; add"),
+    ],
+)
+def test_too_few_rows_are_told_with_what_became_of_them(
+    tmp_path: Path, n: int, overrides: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"text": f"one row like any other, number {i} of these", "label": "ab"[i % 2]} for i in range(n)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = with_own_data(resolve("tiny", overrides=overrides), labelled=path)
+    with pytest.raises(DataError, match=message):
+        prepare.run(config.prepare, context(tmp_path, []))
+
+
+def texts_of(path: Path, n: int) -> Path:
+    lines = [{"text": " ".join(f"{WORDS[(i * j) % 13]} {hex(i * 7919 + j)}" for j in range(1, 20))} for i in range(n)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_the_tokenizer_of_a_large_corpus_learns_from_a_part_of_it(tmp_path: Path) -> None:
+    corpus = texts_of(tmp_path / "texts.jsonl", 400)
+    limit = corpus.stat().st_size // 4
+    config = with_own_data(resolve("tiny", overrides=[f"prepare.tokenizer_bytes={limit}"]), corpus=[corpus])
+    prepare.run(config.prepare, context(tmp_path, []))
+    ledger = Ledger.load(tmp_path / "ledger.json")
+    there = ledger.total("kept", stage="corpus: split", split="train")
+    assert ledger.total("in", stage="tokenizer") == there
+    assert 0.15 < ledger.total("kept", stage="tokenizer") / there < 0.45
+    assert ledger.total("dropped", reason="beyond its sample of the corpus") > 0
+
+
+def test_a_larger_corpus_needs_no_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for n in (1_000, 4_000):
+        (folder := tmp_path / str(n)).mkdir()
+        config = with_own_data(resolve("tiny"), corpus=[texts_of(tmp_path / f"{n}.jsonl", n)])
+        tracemalloc.start()
+        prepare.run(config.prepare, context(folder, []))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 200_000
 
 
 def test_preparation_is_the_same_each_time(rows: Path, tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def open_failing(settings: Settings, key: str, error: BaseException) -> None:
         raise error
 
 
+def test_an_experiment_opens_with_its_table_of_runs(settings: Settings, client: MlflowClient) -> None:
+    with stage_run(settings, stage="quantize", name="q", key="kind", params={}):
+        pass
+    experiment = client.get_experiment_by_name("gptworks/quantize")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_a_run_tells_what_was_run_on_what_with_which_result(
     settings: Settings, client: MlflowClient, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,21 @@ def gpt() -> Callable[..., GPT]:
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> dict[int, os.stat_result]:
+    """What was flushed to the disk, by inode, as it was then."""
+    found: dict[int, os.stat_result] = {}
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flush(descriptor)
+        told = os.fstat(descriptor)
+        found[told.st_ino] = told
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
 
 
 @dataclass(frozen=True)

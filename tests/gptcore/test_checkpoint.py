@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pickle
@@ -181,6 +182,21 @@ def test_a_pickle_is_never_read(save: Callable[..., Path], tmp_path: Path) -> No
     assert not sprung.exists()
     pickle.loads(trap.read_bytes())
     assert sprung.exists()  # the trap works
+
+
+def test_nothing_in_gptcore_can_unpickle() -> None:
+    modules = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    readers = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "torch.jit.load", "torch.package"}
+    found = []
+    for path in Path(checkpoint.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {alias.name.split(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                names = {str(node.module).split(".")[0]}
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in readers:
+                names = modules
+            found += [f"{path}:{node.lineno}" for _ in names & modules]
+    assert found == []
 
 
 def test_weights_that_do_not_fit_the_spec_are_refused(save: Callable[..., Path]) -> None:

@@ -27,7 +27,7 @@ from gptcore.generate import Sampling
 from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.objectives import Classify, NextToken, Objective
 from gptcore.run import Run
-from gptcore.train import Constant, Cosine, OptimizerConfig, Schedule, SpikePolicy, TrainConfig
+from gptcore.train import Constant, Cosine, Muon, OptimizerConfig, Schedule, SpikePolicy, TrainConfig
 from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
 
 LORA = LoRA(rank=4, targets=("qkv",), also_train=("head",))
@@ -43,6 +43,7 @@ VALUES: list[Config] = [
     NextToken(),
     Classify(label_smoothing=0.1),
     OptimizerConfig(lr=1e-3),
+    Muon(lr=1e-3, momentum=0.9, matrix_lr_scale=2.0),
     Constant(),
     Cosine(warmup=0.2, final=0.0),
     SpikePolicy(sigma=None, window=64, patience=2, max_rollbacks=1),
@@ -223,6 +224,9 @@ def test_a_value_that_does_not_fit_is_refused_by_name(path: str, raw: Any, messa
         (lambda: GPTConfig(dropout=1.0), "dropout is 1.0; it must be at least 0 and below 1"),
         (lambda: OptimizerConfig(lr=0.0), "lr is 0.0; it must be above 0"),
         (lambda: OptimizerConfig(lr=float("nan")), "lr is nan; it must be above 0"),
+        (lambda: Muon(lr=-1.0), "lr is -1.0; it must be above 0"),
+        (lambda: Muon(momentum=1.0), "momentum is 1.0; it must be at least 0 and below 1"),
+        (lambda: Muon(matrix_lr_scale=0.0), "matrix_lr_scale is 0.0; it must be above 0"),
         (lambda: TrainConfig(batch_size=0), "batch_size is 0; it must be at least 1"),
         (lambda: TrainConfig(micro_batch_size=-1), "micro_batch_size is -1; it must be at least 1"),
         (lambda: TrainConfig(steps=-1), "steps is -1; it must be at least 0"),
@@ -239,6 +243,30 @@ def test_a_value_that_does_not_fit_is_refused_by_name(path: str, raw: Any, messa
 def test_impossible_values_are_refused_when_they_are_made(build: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+def test_the_name_of_another_kind_keeps_what_both_have() -> None:
+    before = TrainConfig(
+        steps=3, optimizer=OptimizerConfig(lr=1e-3, beta_2=0.9), schedule=Cosine(warmup=0.2, final=0.3)
+    )
+    after = set_by_path(set_by_path(before, "optimizer", "Muon"), "schedule", "Constant")
+    assert after == dataclasses.replace(before, optimizer=Muon(lr=1e-3, beta_2=0.9), schedule=Constant(warmup=0.2))
+    assert set_by_path(
+        set_by_path(after, "optimizer", "OptimizerConfig"), "schedule.warmup", 0.1
+    ) == dataclasses.replace(before, schedule=Constant(warmup=0.1))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "message"),
+    [
+        ("optimizer", "Muom", r"TrainConfig\.optimizer: unknown OptimizerConfig kind 'Muom'; did you mean 'Muon'\?"),
+        ("optimizer", "Constant", r"TrainConfig\.optimizer: unknown OptimizerConfig kind 'Constant'"),
+        ("schedule", "Muon", r"TrainConfig\.schedule: unknown Schedule kind 'Muon'"),
+    ],
+)
+def test_the_name_of_no_kind_is_refused(path: str, kind: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        set_by_path(TrainConfig(), path, kind)
 
 
 def test_a_template_survives_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from gptcore.errors import CheckpointError, DataError, OutOfDiskError
 from gptcore.files import (
     MANIFEST,
+    clear_leftovers,
     disk_errors,
     file_sha256,
     free_bytes,
     is_disk_full,
+    remove_folder,
     verify_folder,
     whole_folder,
     write_json,
@@ -94,6 +97,46 @@ def test_an_error_while_writing_leaves_the_older_folder_and_nothing_else(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, flushed: dict[int, os.stat_result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, seen = os.rename, []
+
+    def renamed(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "out":
+            assert (Path(source) / MANIFEST).is_file()
+            for path in (Path(source), *Path(source).rglob("*")):
+                assert flushed[path.stat().st_ino].st_mtime_ns == path.stat().st_mtime_ns, path
+                seen.append(path.name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    make_folder(tmp_path / "out")
+    assert {"a.txt", "sub", "b.bin", MANIFEST} < set(seen)
+    assert flushed[tmp_path.stat().st_ino].st_mtime_ns == tmp_path.stat().st_mtime_ns
+
+
+def test_a_folder_is_replaced_where_a_killed_process_of_the_same_number_left_the_older_one(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", "hello")
+    make_folder(tmp_path / f"out.old-{os.getpid()}", "older")
+    make_folder(tmp_path / f"out.tmp-{os.getpid()}", "half")
+    make_folder(tmp_path / "out", "other")
+    assert (tmp_path / "out" / "a.txt").read_text() == "other"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_leftovers_of_killed_writers_are_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("out", "out.tmp-1", "out.old-2"):
+        make_folder(tmp_path / name)
+    for name in ("a.json", "a.json.tmp-77"):
+        (tmp_path / name).write_text("{}")
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "out"]
+    remove_folder(tmp_path / "out")
+    remove_folder(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 @pytest.mark.parametrize("name", ["a.txt", "sub/b.bin"])
 def test_one_flipped_bit_is_noticed_and_the_file_named(tmp_path: Path, name: str) -> None:
     file = make_folder(tmp_path / "out") / name
@@ -114,6 +157,11 @@ def test_other_damage_is_named_too(tmp_path: Path) -> None:
         verify_folder(folder, DataError)
     (folder / MANIFEST).write_text('{"files": ')
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        verify_folder(folder, DataError)
+    (folder / MANIFEST).write_text('{"files": {"a.txt": {"size": 5}}}')
+    with pytest.raises(
+        DataError, match=r"manifest\.json is damaged, or that of another kind of folder \(KeyError: 'by"
+    ):
         verify_folder(folder, DataError)
     (folder / MANIFEST).unlink()
     with pytest.raises(DataError, match=r"has no manifest\.json: it was never finished"):

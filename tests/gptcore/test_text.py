@@ -10,12 +10,13 @@ import torch
 
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
-from gptcore.data import template_by_name
+from gptcore.data import Ledger, template_by_name
 from gptcore.errors import ConfigError
 from gptcore.generate import Sampling, generate
 from gptcore.models import GPT
 from gptcore.text import TextModel
 from gptcore.tokenizer import Tokenizer
+from gptcore.transforms import Classifier
 
 Build = Callable[..., GPT]
 GREEDY = Sampling(max_new_tokens=10)
@@ -97,6 +98,28 @@ def test_a_prompt_that_is_too_long_loses_its_front_with_a_warning(
     answer = model.respond([(long, "")], sampling=GREEDY)
     assert caplog.messages == [f"a prompt of {len(ids)} tokens was cut to its last 22"]
     assert answer == model.complete([ids[-22:]], sampling=GREEDY) != model.complete([ids[:22]], sampling=GREEDY)
+
+
+def test_a_long_answer_does_not_cost_the_question(gpt: Build, tokenizer: Tokenizer) -> None:
+    model = TextModel(gpt(tied_head=False), tokenizer)
+    ids = tokenizer.encode("and saw four ships")
+    assert len(ids) < 16
+    asked = Sampling(max_new_tokens=5_000)
+    assert model.respond([("and saw four ships", "")], sampling=asked) == model.complete([ids], sampling=asked)
+
+
+def test_what_is_cut_is_in_the_ledger(gpt: Build, tokenizer: Tokenizer) -> None:
+    ledger = Ledger()
+    TextModel(gpt(), tokenizer).respond([("fog", ""), ("word " * 40, "")], sampling=GREEDY, ledger=ledger)
+    ledger.check()
+    assert (ledger.total("kept", stage="answer"), ledger.total("cut", stage="answer")) == (2, 1)
+
+
+def test_a_classifier_does_not_answer(gpt: Build, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    spec = ModelSpec(gpt().config, (Classifier(labels=("a", "b")),), tokenizer_digest=tokenizer.digest)
+    checkpoint.save(tmp_path / "c", model=spec.build(), spec=spec, tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match="c is a classifier, which has classes in the place of words; give the"):
+        TextModel.load(tmp_path / "c")
 
 
 def test_an_empty_prompt_starts_from_end_of_text(gpt: Build, tokenizer: Tokenizer) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gptcore.config import Config, set_by_path
 from gptcore.errors import ConfigError
 from gptcore.models import GPTConfig
-from gptcore.train import Constant, Cosine, OptimizerConfig, TrainConfig
+from gptcore.train import Constant, Cosine, Muon, OptimizerConfig, TrainConfig
 from gptcore.transforms import LoRA, Quantize
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -22,7 +22,8 @@ CONFIGS = st.one_of(
     st.builds(
         TrainConfig,
         steps=st.none() | st.integers(1, 10**9),
-        optimizer=st.builds(OptimizerConfig, lr=st.floats(1e-9, 1e9), weight_decay=FINITE),
+        optimizer=st.builds(OptimizerConfig, lr=st.floats(1e-9, 1e9), weight_decay=FINITE)
+        | st.builds(Muon, momentum=SHARE, matrix_lr_scale=st.floats(1e-9, 1e9)),
         schedule=st.builds(Constant, warmup=SHARE) | st.builds(Cosine, warmup=SHARE, final=SHARE),
         sample_prompts=st.lists(st.text()).map(tuple),
     ),

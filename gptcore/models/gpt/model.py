@@ -9,7 +9,9 @@ Shapes: B rows, T positions, C width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from gptcore.errors import ConfigError
 from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
+from gptcore.nn.mixing import cached, causal, packed
+from gptcore.nn.tied import tied_lookup
 
 
 @dataclass(frozen=True)
@@ -109,48 +113,76 @@ class GPT(Model):
         assert isinstance(self.head, nn.Linear)
         self.head.weight = self.token_embedding.weight
 
-    def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """(B, T) int64 token ids to (B, T, C) normalised features; with a cache, its positions are continued.
+    def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+        """(B, T) int64 token ids to (B, T, C) normalised features; the keywords are those of ``Model.features``.
 
         Raises:
             ConfigError: more positions than ``context_length`` (or than the cache) can hold.
         """
-        length = tokens.shape[1]
         if cache is None:
-            x = self._embedded(tokens)
-            for block in self.blocks:
-                x = block(x)
-        else:
-            positions = cache.positions(length)  # (B, T)
-            mask, n_keys = cache.mask(positions)
-            self._check_length(n_keys, cache.capacity)
-            x = self.token_embedding(tokens) + self.position_embedding(positions)
-            for block, layer in zip(self.blocks, cache.layers, strict=True):
-                x = block(x, cache=layer, start=cache.common_length, positions=positions, mask=mask, n_keys=n_keys)
+            return self._features(self.token_embedding(tokens), lengths)
+        y: Tensor = self.norm(self._continued(tokens, cache))
+        return y
+
+    def features_and_head(
+        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``Model.features_and_head``; a tied head and the embedding share one gradient, too.
+
+        Raises:
+            ConfigError: more positions than ``context_length``.
+        """
+        shared: Tensor | None = getattr(self.token_embedding, "weight", None)
+        tied = getattr(self.head, "weight", None) is shared and self.one_tied_gradient
+        if shared is None or not (tied and shared.requires_grad):
+            return super().features_and_head(tokens, lengths=lengths)
+        looked_up, head = tied_lookup(shared, tokens)
+        return self._features(looked_up, lengths), head
+
+    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        x = self._placed(looked_up, lengths)
+        mix = causal if lengths is None else packed(lengths)
+        for block in self.blocks:
+            x = block(x, mix=mix)
         y: Tensor = self.norm(x)
         return y
 
-    def features_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(B, T) int64 token ids to the features (B, C) at one position of each row, (B,) int64.
+    def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
+        """Features (B, C) at one position of each row; arguments as of ``Model.features_at``.
 
         The last block is computed at those positions alone: with few blocks that is nearly half of the work.
 
         Raises:
             ConfigError: more positions than ``context_length``.
         """
-        x = self._embedded(tokens)
+        x = self._placed(self.token_embedding(tokens), lengths)
+        mix = causal if lengths is None else packed(lengths)
         *below, last = self.blocks
         for block in below:
-            x = block(x)
+            x = block(x, mix=mix)
         assert isinstance(last, Block)
-        y: Tensor = self.norm(last.at(x, positions)).squeeze(1)
+        y: Tensor = self.norm(last.at(x, positions, lengths=lengths)).squeeze(1)
         return y
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        length = tokens.shape[1]
-        self._check_length(length, self.config.context_length)
-        x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
-        return F.dropout(x, self.config.dropout, self.training)
+    def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        positions = cache.positions(tokens.shape[1])  # (B, T)
+        mask, n_keys = cache.mask(positions)
+        self._check_length(n_keys, cache.capacity)
+        x: Tensor = self.token_embedding(tokens) + self.position_embedding(positions)
+        seen: dict[str, Any] = {"start": cache.common_length, "positions": positions, "mask": mask, "n_keys": n_keys}
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, mix=cached(layer, **seen))
+        return x
+
+    def _placed(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """The tokens' embeddings (B, T, C) with those of their positions."""
+        table, length = self.position_embedding.weight, looked_up.shape[1]
+        self._check_length(max(lengths) if lengths else length, self.config.context_length)
+        if lengths is None:
+            placed = table[:length]
+        else:
+            placed = table[torch.cat([torch.arange(n, device=table.device) for n in lengths])]
+        return F.dropout(looked_up + placed, self.config.dropout, self.training)
 
     def checkpoint_activations(self) -> None:
         """From now on compute each block's activations again in the backward pass instead of keeping them."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +24,7 @@ from gptcore.data.clean import (
     split_by_hash,
 )
 from gptcore.data.ledger import Ledger
-from gptcore.data.near_duplicates import TextIndex
+from gptcore.data.near_duplicates import N_PERMUTATIONS, Signature, TextIndex, near_duplicate_groups
 from gptcore.data.readers import Document
 from gptcore.errors import ConfigError
 
@@ -128,6 +133,92 @@ def test_instructions_that_differ_in_their_input_are_kept() -> None:
         {"instruction": "Add.", "input": "3 4", "output": "7"},
     ]
     assert list(prepare_rows(rows, key=("instruction", "input"), ledger=Ledger())) == rows
+
+
+def test_questions_alike_in_their_words_are_near_duplicates_only_if_their_answers_are_too() -> None:
+    def row(name: str, answer: str) -> dict[str, str]:
+        question = f"Write in one sentence and in your own plain words what the function called {name} does for us."
+        return {"instruction": question, "input": "", "output": answer}
+
+    answer = _text(1, 40)
+    rows = [row("mean", answer), row("median", _text(2, 40)), row("average", answer)]
+    keys = {"key": ("instruction", "input"), "content": ("instruction", "input", "output")}
+    ledger = Ledger()
+    assert list(prepare_rows(rows, **keys, ledger=ledger)) == rows[:2]
+    assert ledger.total("dropped", reason="near duplicate") == 1
+    assert list(prepare_rows(rows, **keys, ledger=Ledger(), near_duplicate_threshold=None)) == rows
+
+
+def test_groups_are_closed_over_likeness() -> None:
+    base = _text(5, 300)
+    chain = [base, _varied(base, 30), _varied(base, 60), _text(6, 300)]  # 79% of the shingles, 65% between the ends
+    index = TextIndex(0.7)
+    index.add(index.signature(chain[0]), key=0)
+    assert index.find(index.signature(chain[2])) == []  # the ends are not alike; the one between is like both
+    assert near_duplicate_groups(chain, near_duplicate_threshold=0.7) == [0, 0, 0, 3]
+    ends_first = [chain[0], chain[2], chain[3], chain[1]]
+    assert near_duplicate_groups(ends_first, near_duplicate_threshold=0.7) == [0, 0, 2, 0]
+    assert near_duplicate_groups([base, base.upper(), "other"]) == [0, 0, 2]
+
+
+def test_the_index_does_not_grow_in_memory() -> None:
+    """Each text of its own takes far less than its signature of 256 bytes."""
+    index = TextIndex(0.8)
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    for number in range(5_000):
+        minhash = rng.integers(1 << 32, size=N_PERMUTATIONS, dtype=np.uint32)
+        signature = Signature(number.to_bytes(32), minhash)
+        assert index.find(signature) == []
+        index.add(signature, key=number)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 5_000 * 20
+    assert index.find(signature) == [(4_999, 1.0, True)]
+
+
+def test_a_long_text_needs_no_more_memory_than_its_words() -> None:
+    words = _text(9, 200_000)
+    index = TextIndex(0.8)
+    tracemalloc.start()
+    index.signature(words)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * len(words)  # all permutations of all shingles at once would take 500 bytes for each word
+
+
+FULL_DISK = """
+import resource
+import numpy as np
+from gptcore.data.near_duplicates import N_PERMUTATIONS, Signature, TextIndex
+from gptcore.errors import OutOfDiskError
+import signal
+index, rng = TextIndex(0.8, memory_mb=1), np.random.default_rng(0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+try:
+    for number in range(50_000):
+        minhash = rng.integers(1 << 32, size=N_PERMUTATIONS, dtype=np.uint32)
+        index.add(Signature(number.to_bytes(32), minhash), key=number)
+except OutOfDiskError as error:
+    print(error)
+"""
+
+
+def test_a_full_folder_for_temporary_files_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("the index of texts could not be written (")
+    assert (
+        f"free some space in the folder for temporary files, {tmp_path}, or name another one by TMPDIR" in done.stdout
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def _split(texts: list[str], ledger: Ledger | None = None) -> list[tuple[str, str]]:

@@ -75,6 +75,21 @@ def test_rows_are_padded_on_the_right_to_the_longest_of_the_batch() -> None:
     assert batch.n_tokens == 6
 
 
+def test_packed_rows_stand_one_after_another_without_padding() -> None:
+    batch = _classed([3, 1, 2, 9]).batch([0, 1, 2], packed=True)
+    assert batch.inputs["tokens"].tolist() == [[1, 2, 3, 1, 1, 2]]
+    assert batch.lengths == (3, 1, 2)
+    assert batch.inputs["last"].tolist() == [2, 3, 5]
+    assert batch.targets["classes"].tolist() == [0, 1, 2]
+    labelled = PaddedRows(
+        [np.array([1, 2]), np.array([4])],
+        TokenLabels([np.array([IGNORED, 3]), np.array([5])]),
+        tokenizer=TOKENIZER,
+        ledger=Ledger(),
+    )
+    assert labelled.batch([1, 0], packed=True).targets["labels"].tolist() == [[5, IGNORED, 3]]
+
+
 def test_labels_are_ignored_on_padding() -> None:
     tokens = [np.array([1, 2, 3]), np.array([4])]
     labels = [np.array([IGNORED, 3, 9]), np.array([5])]

@@ -94,6 +94,75 @@ def test_the_tokenizers_files_give_the_same_ids_in_transformers(
     assert len(theirs) == tokenizer.vocab_size
 
 
+def test_a_tokenizer_that_transformers_wrote_gives_the_same_ids_here(
+    saved: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = export_hf(saved(), tmp_path / "hf")
+    transformers.GPT2Tokenizer.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
+    transformers.GPT2LMHeadModel.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
+    assert "vocab.json" not in {path.name for path in (tmp_path / "theirs").iterdir()}
+    loaded = checkpoint.load(import_hf(tmp_path / "theirs", tmp_path / "back"))
+    assert loaded.tokenizer.digest == tokenizer.digest
+
+
+def test_a_model_without_a_tokenizer_is_taken_for_gpt_2_by_its_vocabulary_alone(
+    tmp_path: Path, shared_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    for n_words, folder in ((50_257, tmp_path / "gpt2"), (300, tmp_path / "other")):
+        config = transformers.GPT2Config(vocab_size=n_words, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+        transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    assert checkpoint.load(import_hf(tmp_path / "gpt2", tmp_path / "c")).tokenizer.name == "gpt2"
+    assert any("has no tokenizer; its 50257 words are taken for GPT-2's" in text for text in caplog.messages)
+    with pytest.raises(
+        CheckpointError, match=r"other has no tokenizer, neither .*; save it there, too: tokenizer\.save"
+    ):
+        import_hf(tmp_path / "other", tmp_path / "d")
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"model": {"type": "WordPiece"}, "pre_tokenizer": BYTE_LEVEL},
+            r"another tokenizer .* \(model WordPiece, pre-",
+        ),
+        ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, r"pre-tokenizer Metaspace\); only that"),
+        (
+            {"model": {"type": "BPE"}, "pre_tokenizer": BYTE_LEVEL},
+            r"cannot be read as a tokenizer \(KeyError: 'merges'",
+        ),
+        ({}, r"cannot be read as a tokenizer \(KeyError: 'model'"),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_refused(
+    saved: Callable[..., Path], tmp_path: Path, content: dict[str, Any], message: str
+) -> None:
+    folder = export_hf(saved(), tmp_path / "hf")
+    for name in ("manifest.json", "vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        import_hf(folder, tmp_path / "back")
+
+
+def test_an_export_replaces_an_export_and_nothing_else(saved: Callable[..., Path], tmp_path: Path) -> None:
+    source, folder = saved(), tmp_path / "hf"
+    folder.mkdir()
+    export_hf(source, folder)
+    export_hf(source, folder)
+    (folder / "notes.txt").write_text("mine")
+    for place in (folder, source, tmp_path, folder / "notes.txt"):
+        with pytest.raises(ConfigError, match=f"{place.name} exists and is no earlier export, so it is not replaced"):
+            export_hf(source, place)
+    assert (folder / "notes.txt").read_text() == "mine"
+    checkpoint.load(source)
+
+
 def test_model_and_tokenizer_survive_the_way_there_and_back(saved: Callable[..., Path], tmp_path: Path) -> None:
     source = saved(tied_head=False)
     before = checkpoint.load(source)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gptcore.run import Run
-from gptcore.train import MemoryLogger
+from gptcore.train import MemoryLogger, Muon
 from gptcore.train.logger import read_history
 from gptcore.train.sharded import SHARDS
 
@@ -114,6 +114,17 @@ def test_ddp_and_fsdp_end_where_one_process_ends_and_each_resumes_the_other(prep
     assert_same_training(tmp_path / "one", tmp_path / "stopped")
     torchrun(tmp_path, [{"run": run.to_dict(), "out": tmp_path / "stopped_ddp", "parallel": "fsdp"}])
     assert_same_training(tmp_path / "one", tmp_path / "stopped_ddp")
+
+
+def test_muon_ends_where_one_process_ends_also_where_its_matrices_are_spread(prepared: Any, tmp_path: Path) -> None:
+    run = without_dropout(prepared, optimizer=Muon(lr=3e-3, matrix_lr_scale=2.0))
+    run.execute(tmp_path / "one", MemoryLogger())
+    jobs = [{"run": run.to_dict(), "out": tmp_path / kind, "parallel": kind} for kind in ("ddp", "fsdp")]
+    stopped = {"run": run.to_dict(), "out": tmp_path / "stopped", "parallel": "fsdp", "stop_at": 6}
+    torchrun(tmp_path, [*jobs, stopped])
+    run.execute(tmp_path / "stopped", MemoryLogger())  # shards of two processes, read by one
+    for name in ("ddp", "fsdp", "stopped"):
+        assert_same_training(tmp_path / "one", tmp_path / name)
 
 
 def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(prepared: Any, tmp_path: Path) -> None:

@@ -6,69 +6,25 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from gptcore import checkpoint
-from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError, DivergedError
-from gptcore.models import GPTConfig
-from gptcore.tokenizer import Tokenizer
+from gptcore.run import Run
 from gptcore.train import MemoryLogger, SpikePolicy
-from gptcore.train.feed import Feed
 from gptcore.train.logger import read_history
 
+Faulty = Callable[..., tuple[Run, int]]
 N_STEPS = 16
 
 
-def poisoned(prepared: Any, path: Path) -> Path:
-    """A checkpoint whose embedding of one token is not a number; that token stands in one window alone."""
-    torch.manual_seed(0)
-    config = GPTConfig(vocab_size=300, context_length=32, width=16, n_layers=2, n_heads=2, tied_head=False)
-    model, tokenizer = config.build(), Tokenizer.load(prepared.tokenizer)
-    with torch.no_grad():
-        model.token_embedding.weight[rare(prepared)] = math.nan
-    spec = ModelSpec(config, tokenizer_digest=tokenizer.digest)
-    checkpoint.save(path, model=model, spec=spec, tokenizer=tokenizer)
-    return path
-
-
-def rare(prepared: Any) -> int:
-    source = prepared.train.open()
-    rows = [source.batch([i]).inputs["tokens"][0] for i in range(source.n_samples)]
-    return next(t for t in range(300) if sum(int((row == t).any()) for row in rows) == 1)
-
-
-def seed_with_a_late_fault(prepared: Any) -> tuple[int, int]:
-    """A seed whose first epoch meets that window late, and the step."""
-    source = prepared.train.open()
-    bad = next(i for i in range(source.n_samples) if bool((source.batch([i]).inputs["tokens"] == rare(prepared)).any()))
-    for seed in range(1, 50):
-        feed = Feed(source, prepared.run().objective, batch_size=4, seed=seed)
-        step = next(s for s in range(feed.steps_per_epoch) if bad in feed.indices(s))
-        feed.close()
-        if step >= 3:
-            return seed, step
-    raise AssertionError("no seed")
-
-
-def run_with_faults(prepared: Any, tmp_path: Path, *, max_rollbacks: int, patience: int = 1) -> tuple[Any, int]:
-    seed, step = seed_with_a_late_fault(prepared)
-    train = {
-        "steps": N_STEPS,
-        "log_every": 1,
-        "checkpoint_every": 1,
-        "keep": "last",
-        "spikes": SpikePolicy(patience=patience, max_rollbacks=max_rollbacks),
-    }
-    return prepared.run(init=poisoned(prepared, tmp_path / "poisoned"), held_out=None, seed=seed, train=train), step
-
-
-def test_after_skips_in_a_row_the_run_goes_back_and_passes_over_that_data(prepared: Any, tmp_path: Path) -> None:
-    run, step = run_with_faults(prepared, tmp_path, max_rollbacks=5)
+def test_after_skips_in_a_row_the_run_goes_back_and_passes_over_that_data(
+    prepared: Any, faulty: Faulty, tmp_path: Path
+) -> None:
+    run, step = faulty(steps=N_STEPS, max_rollbacks=5)
     log = MemoryLogger()
     run.execute(tmp_path / "out", log)
     history = read_history(tmp_path / "out" / "metrics.jsonl")
@@ -81,23 +37,50 @@ def test_after_skips_in_a_row_the_run_goes_back_and_passes_over_that_data(prepar
     assert sum(1 for line in history if "train/loss" in line) == N_STEPS
 
 
-def test_a_run_that_is_stopped_after_a_rollback_ends_with_the_same_bits(prepared: Any, tmp_path: Path) -> None:
-    run, step = run_with_faults(prepared, tmp_path, max_rollbacks=5)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_run_that_is_stopped_before_or_after_a_rollback_ends_with_the_same_bits(
+    faulty: Faulty, tmp_path: Path, after: int
+) -> None:
+    run, step = faulty(steps=N_STEPS, max_rollbacks=5)
     run.execute(tmp_path / "whole", MemoryLogger())
 
     def stop(progress: Any) -> None:
-        if progress.step == step + 2:
+        if progress.step == step + after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run.execute(tmp_path / "out", MemoryLogger(), on_progress=stop)
     run.execute(tmp_path / "out", MemoryLogger())
-    for name in ("metrics.jsonl", "checkpoint/model.safetensors"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert left_by(tmp_path / "out") == left_by(tmp_path / "whole")
 
 
-def test_too_many_rollbacks_stop_the_run_with_a_report(prepared: Any, tmp_path: Path) -> None:
-    run, step = run_with_faults(prepared, tmp_path, max_rollbacks=1)
+def test_a_rollback_returns_to_where_it_would_have_without_a_stop(faulty: Faulty, tmp_path: Path) -> None:
+    """The stop leaves a newer checkpoint, just before the fault."""
+    _, step = faulty(max_rollbacks=5)
+    run, same = faulty(steps=N_STEPS, max_rollbacks=5, checkpoint_every=step - 1, keep_last=1)
+    assert same == step
+    run.execute(tmp_path / "whole", MemoryLogger())
+    steps: list[int] = []
+
+    def stop(progress: Any) -> None:
+        steps.append(progress.step)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.execute(tmp_path / "out", MemoryLogger(), on_progress=stop)
+    assert (tmp_path / f"out/checkpoints/stop-{step:08d}").is_dir()
+    run.execute(tmp_path / "out", MemoryLogger(), on_progress=stop)
+    assert steps[step] == step  # the fault itself is not told: the run has gone back and takes this step again
+    assert left_by(tmp_path / "out") == left_by(tmp_path / "whole")
+
+
+def left_by(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in ("metrics.jsonl", "checkpoint/model.safetensors")]
+
+
+def test_too_many_rollbacks_stop_the_run_with_a_report(faulty: Faulty, tmp_path: Path) -> None:
+    run, step = faulty(steps=N_STEPS, max_rollbacks=1)
     with pytest.raises(DivergedError, match=rf"1 updates in a row were skipped.*Rollbacks before: from {step + 1} to "):
         run.execute(tmp_path / "out", MemoryLogger())
 

@@ -63,20 +63,21 @@ def flat(model: GPT) -> torch.Tensor:
     return torch.cat([p.detach().double().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("micro", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("split", [{"micro_batch_size": n} for n in (1, 2, 3, 4, 6)])
+@pytest.mark.parametrize("packed", [False, True])
 def test_any_split_of_a_batch_gives_the_same_update(
-    gpt: Build, ragged: Source, trainer: Callable[..., Trainer], micro: int
+    gpt: Build, ragged: Source, trainer: Callable[..., Trainer], split: dict[str, int], packed: bool
 ) -> None:
     counts = [NextToken().count(ragged.batch([i])) for i in range(7)]
     assert len(set(counts)) > 3  # a mean of means would differ
     found = []
     config = {"batch_size": 7, "schedule": Constant(0.0), "optimizer": OptimizerConfig(lr=1e-4)}
-    for size in (None, micro):
-        one = trainer(gpt(context_length=128), ragged, f"out-{size}", micro_batch_size=size, **config)
+    for name, how in (("whole", {}), ("split", {**split, "packed": packed})):
+        one = trainer(gpt(context_length=128), ragged, name, **how, **config)
         loss, norm = one.train_step()
         found.append((flat(one.model), loss, norm))
-    (whole, loss, norm), (split, split_loss, split_norm) = found
-    assert float((split - whole).norm() / whole.norm()) < 1e-6
+    (whole, loss, norm), (parts, split_loss, split_norm) = found
+    assert float((parts - whole).norm() / whole.norm()) < 1e-6
     assert split_loss == pytest.approx(loss, rel=1e-6)
     assert split_norm == pytest.approx(norm, rel=1e-5)
     assert float((whole - flat(gpt(context_length=128))).norm() / whole.norm()) > 1e-4  # a step was taken
@@ -150,7 +151,7 @@ def test_the_best_weights_are_kept_or_the_last(prepared: Any, tmp_path: Path) ->
     assert best == pytest.approx(min(history), rel=1e-6)
     assert best < found["last"][0] - 0.01
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [
-        "checkpoint", "metrics.jsonl", "run.json", "run.lock", "samples.jsonl",
+        "checkpoint", "metrics.jsonl", "result.json", "run.json", "run.lock", "samples.jsonl",
     ]  # fmt: skip
 
 
@@ -219,7 +220,7 @@ class NothingToLearn:
     def order(self, **_: int) -> Any:
         return torch.arange(4).numpy()
 
-    def batch(self, indices: Any) -> Batch:
+    def batch(self, indices: Any, **_: bool) -> Batch:
         empty = torch.full((len(indices), 4), IGNORED)
         return Batch({"tokens": torch.zeros_like(empty)}, {"labels": empty})
 

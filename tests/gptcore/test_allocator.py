@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 PROGRAM = """
 import resource, sys
 import torch
-from gptcore.train.allocator import keep_freed_memory
+from gptcore.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     print(keep_freed_memory())
 else:
@@ -40,3 +42,20 @@ def test_freed_blocks_are_not_faulted_in_again_at_each_step() -> None:
         told[mode] = (name, int(faults))
     assert told["kept"][0] == "glibc, freed memory kept"
     assert told["kept"][1] < 0.1 * told["default"][1]
+
+
+def test_a_program_starts_again_with_huge_pages_once_and_with_its_own_arguments() -> None:
+    program = "import os, sys; from gptcore.allocator import restart_with_huge_pages as again; again(); " + (
+        "print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:])"
+    )
+
+    def told(**environment: str) -> str:
+        kept = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        command = [sys.executable, "-c", program, "a b", "--c=d"]
+        done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.strip()
+
+    choice = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    fits = choice.exists() and "[madvise]" in choice.read_text() and platform.libc_ver()[0] == "glibc"
+    assert told() == f"{'glibc.malloc.hugetlb=1' if fits else None} ['a b', '--c=d']"
+    assert told(GLIBC_TUNABLES="glibc.malloc.check=0") == "glibc.malloc.check=0 ['a b', '--c=d']"

@@ -1,0 +1,145 @@
+"""A judge against people's scores: agreement beside baselines that read nothing, and whether the judge is accepted."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+from eval.digest import digest
+from eval.errors import EvalDataError
+from eval.exact import is_exact
+from eval.stats import (
+    Acceptance,
+    AgreementReport,
+    Calibration,
+    Check,
+    CorrectedMean,
+    ItemScores,
+    Validity,
+    accept,
+    baseline_scores,
+    calibrate,
+    prediction_powered_mean,
+)
+from eval.stats.correction import MIN_LABELS
+from flows.judge_labels import Labels
+from flows.judge_runs import JudgedRun
+from flows.settings import Settings
+from flows.tracking import PREFIX, stage_run
+
+CALIBRATED = "judge-calibrate"
+"""The experiment of calibrations."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What people's scores say of a judge."""
+
+    calibration: Calibration
+    acceptance: Acceptance
+    corrected: CorrectedMean | None
+    """The run's mean moved to where the labels put it; None without a run or with too few labels."""
+    has_controls: bool
+    """Whether the demands on the controls were among the checks."""
+    has_texts: bool
+    """Whether answers and references were known: without them there are no baselines and no hard items."""
+
+
+def calibrate_labels(labels: Labels, *, run: JudgedRun | None, seed: int) -> Calibrated:
+    """Compare a judge's scores, those of a run or those in the labels' file, with people's.
+
+    Raises:
+        EvalDataError: neither a run nor a column of the judge's scores; labels that cannot be used.
+        UnpairableError: a label is of an item that the run does not have.
+    """
+    ids = tuple(labels.human)
+    judge, texts = _judge_scores(labels, run), _texts(labels, run)
+    names = [name for name in ids if name in texts]
+    by_rule = baseline_scores([texts[name][0] for name in names], [texts[name][1] for name in names])
+    found = calibrate(
+        ItemScores(tuple(judge), tuple(judge.values())),
+        ItemScores(ids, tuple(labels.human.values())),
+        baselines={rule: ItemScores(tuple(names), tuple(scores)) for rule, scores in by_rule.items()} if names else {},
+        is_reference={name: bool(texts) and is_exact(*texts[name]) for name in judge},
+        seed=seed,
+    )
+    checks = tuple(_check(one) for one in run.facts["checks"]) if run else ()
+    controls = Validity(all(one.passed for one in checks), checks, ())
+    corrected = None
+    if run is not None and len(ids) >= MIN_LABELS:
+        corrected = prediction_powered_mean(run.scores, labels.human)
+    return Calibrated(found, accept(found, controls=controls), corrected, bool(checks), bool(texts))
+
+
+def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, labels: Labels, seed: int) -> str:
+    """Keep a calibration as a tracked run below the evaluation's; its id.
+
+    Raises TrackingError if the tracking store cannot be reached.
+    """
+    facts = {"run": run.run_id, "model": run.model, "labels": digest(labels.human), "n": len(labels.human)}
+    tags = {
+        f"{PREFIX}.judge.accepted": str(result.acceptance.accepted).lower(),
+        f"{PREFIX}.judge.group": run.facts["provenance"]["comparable_group"],
+        f"{PREFIX}.run.evaluate": run.run_id,
+    }
+    name = f"{run.facts['model']} against {len(labels.human)} labels"
+    with stage_run(
+        settings,
+        stage=CALIBRATED,
+        name=name,
+        key=digest({**facts, "seed": seed})[:16],
+        params={**facts, "seed": seed},
+        tags=tags,
+        parent_run_id=run.run_id,
+    ) as log:
+        numbers = _numbers("all", result.calibration.judge)
+        if result.calibration.judge_hard is not None:
+            numbers |= _numbers("hard", result.calibration.judge_hard)
+        for rule, report in result.calibration.baselines.items():
+            numbers |= _numbers(f"baseline/{rule}", report)
+        numbers["judge/accepted"] = float(result.acceptance.accepted)
+        log.log_metrics(numbers)
+        whole = {"calibration": asdict(result.calibration), "acceptance": asdict(result.acceptance)}
+        log.log_text(json.dumps(whole, indent=1), "calibration.json")
+        return log.run_id
+
+
+def _numbers(prefix: str, report: AgreementReport) -> dict[str, float]:
+    shown = {"spearman": report.spearman, "kendall": report.kendall, "pass_kappa": report.pass_kappa,
+             "kappa": report.kappa, "same_side": report.same_side}  # fmt: skip
+    found: dict[str, float] = {}
+    for name, one in shown.items():
+        found |= {f"{prefix}/{name}": one.mean, f"{prefix}/{name}_low": one.low, f"{prefix}/{name}_high": one.high}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _judge_scores(labels: Labels, run: JudgedRun | None) -> dict[str, float | None]:
+    if run is None:
+        if labels.judge is None:
+            raise EvalDataError(
+                "the labels have no column 'judge', so there is nothing to compare them with; add the judge's scores,"
+                " or name the evaluation that has them: --run RUN"
+            )
+        return labels.judge
+    given = {str(row["id"]): row["score"] for row in run.rows}
+    # an item that the run does not have stays out here, and is refused with its name where the two are paired
+    return {name: given[name] for name in labels.human if name in given}
+
+
+def _texts(labels: Labels, run: JudgedRun | None) -> dict[str, tuple[str, str]]:
+    if run is not None:
+        texts = {str(row["id"]): (str(row["response"]), str(row["reference"])) for row in run.rows}
+        return {name: texts[name] for name in labels.human if name in texts}
+    return labels.texts or {}
+
+
+def _check(kept: dict[str, object]) -> Check:
+    value = kept["value"]
+    return Check(
+        str(kept["name"]),
+        math.nan if value is None else float(str(value)),
+        "<=" if kept["relation"] == "<=" else ">=" if kept["relation"] == ">=" else ">",
+        float(str(kept["bound"])),
+        str(kept["meaning"]),
+    )
