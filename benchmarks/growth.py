@@ -150,7 +150,7 @@ def draw(rounds: Rounds, path: Path) -> None:
             found = [spread([value(m) for m in rounds[name_of(axis, factor)]]) for factor in factors]
             below, above = [s.median - s.low for s in found], [s.high - s.median for s in found]
             axes.errorbar(factors, [s.median for s in found], yerr=(below, above), label=axis, marker="o", capsize=3)
-        axes.set(xlabel="times the first case", ylabel=label, ylim=(0, None))
+        axes.set(xlabel="times the first case", ylabel=label, ylim=(0, 1.08 * axes.dataLim.ymax))
         axes.set_xscale("log", base=2)
         axes.set_xticks((1, *FACTORS), [str(factor) for factor in (1, *FACTORS)])
         axes.grid(alpha=0.3)
