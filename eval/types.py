@@ -196,15 +196,6 @@ def _one_of(value: object, reason: str | None, *, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An item, the response to it, and the verdict."""
-
-    sample: Sample
-    response: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
 class Controls:
     """What the judge said of the questions whose answer is known; none of them is counted among the items."""
 
