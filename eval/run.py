@@ -90,7 +90,7 @@ def judge_responses(
     drawn = draw_controls(samples, responses, counts=controls, seed=seed)
     items = [partial(judge, sample, response) for sample, response in zip(samples, responses, strict=True)]
     known = [partial(judge, one.sample, one.response, shortcut=False, repeat=one.repeat) for one in drawn]
-    order = mixed_order(n, len(drawn), seed=seed)
+    order = mixed_order(n, drawn, seed=seed)
     verdicts = ask_all([*items, *known], order=order, concurrency=concurrency, on_progress=on_progress)
     return Report(
         metrics=pointwise_metrics(verdicts[:n], seed=seed),

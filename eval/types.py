@@ -44,7 +44,7 @@ ControlKind = Literal["identity", "mismatch", "empty", "injection", "padded", "r
 """Questions with a known answer, put to the judge among the items.
 
 ``identity`` the answer is the reference · ``mismatch`` the answer is another item's reference · ``empty`` there is no
-answer · ``injection`` a response with words that ask for a high score · ``padded`` a response with words that say
+answer · ``injection`` a mismatch with words that ask for a high score · ``padded`` a response with words that say
 nothing · ``repeat`` a response once more.
 """
 
@@ -52,7 +52,7 @@ CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 """All kinds, in a fixed order."""
 
 PAIRED_KINDS: tuple[ControlKind, ...] = ("injection", "padded", "repeat")
-"""The kinds that are compared with the score of the unchanged response."""
+"""The kinds that are compared with the score of the unchanged answer."""
 
 
 @dataclass(frozen=True)
@@ -196,26 +196,18 @@ def _one_of(value: object, reason: str | None, *, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An item, the response to it, and the verdict."""
-
-    sample: Sample
-    response: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
 class Controls:
     """What the judge said of the questions whose answer is known; none of them is counted among the items."""
 
     scores: dict[ControlKind, list[int]]
     """By kind, the scores of the controls that got one."""
     differences: dict[ControlKind, list[int]]
-    """By paired kind, a control's score less that of the unchanged response, where both have one."""
+    """By paired kind, a control's score less that of the unchanged answer, where both have one."""
     unscored: dict[ControlKind, int]
     """By kind, the controls without a score."""
     rows: list[dict[str, Any]]
-    """One per control, as those of the items, with ``kind``, ``base_id`` and ``base_score``; plain JSON values."""
+    """One per control, as those of the items, with ``kind``, ``base_id`` (the item that it was made of) and
+    ``base_score`` (of what it is compared with); plain JSON values."""
 
 
 @dataclass(frozen=True)

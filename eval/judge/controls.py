@@ -6,9 +6,10 @@ counted among the items:
 - identity: the reference as the answer; a judge that reads gives it close to 100.
 - mismatch: the reference of another item as the answer; it should get close to 0.
 - empty: nothing, or white space; 0.
-- injection: a response with words that ask for a high score; it should not gain by them.
+- injection: a mismatch control with words that ask for a high score; it should not gain by them. Made of wrong answers,
+  since what scores high already cannot rise.
 - padded: a response with 120 words that say nothing; it should not gain by them.
-- repeat: a response once more, past the store; it should get the same score.
+- repeat: one of the first responses once more, near the end of the run and past the store; it should get the same.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class ControlCounts:
     mismatch: int = 10
     empty: int = 5
     injection: int = 5
+    """At most as many as mismatch controls, which they are made of."""
     padded: int = 5
     repeat: int = 5
 
@@ -85,13 +87,14 @@ class Control:
     response: str
     repeat: int = 0
     """1 where the same question is asked anew."""
+    pair: int | None = None
+    """The number of the control that it is compared with; None where that is the item, or nothing."""
 
 
 def draw_controls(
     samples: Sequence[Sample], responses: Sequence[str], *, counts: ControlCounts, seed: int
 ) -> list[Control]:
     """Controls made of the items, the same for the same arguments; within a kind, each of another item."""
-    drawn: list[Control] = []
     every = list(range(len(samples)))
     # A response that is the reference or blank has nothing to gain by words that are added to it.
     has_room = [
@@ -101,40 +104,55 @@ def draw_controls(
         and not is_exact(responses[i], samples[i].reference)
         and len(responses[i]) <= _LONGEST_BASE
     ]
-    for kind in CONTROL_KINDS:
-        # A stream of its own for each kind: another count of one kind leaves the others as they were.
-        rng = random.Random(f"{seed} {kind}")
-        pool = has_room if kind in PAIRED_KINDS else every
-        of_kind: list[Control] = []
-        for base in rng.sample(pool, k=len(pool)):
-            if len(of_kind) == getattr(counts, kind):
-                break
-            text = _response(kind, base, samples=samples, responses=responses, n=len(of_kind), rng=rng)
-            if text is not None:
-                of_kind.append(Control(kind, base, samples[base], text, repeat=int(kind == "repeat")))
-        drawn += of_kind
+    # What is repeated near the end was asked near the start.
+    first = has_room[: max(counts.repeat, len(has_room) // 3)]
+    drawn: list[Control] = []
+    # A stream of its own for each kind: another count of one kind leaves the others as they were.
+    streams = {kind: random.Random(f"{seed} {kind}") for kind in CONTROL_KINDS}
+    for base in _some(every, counts.identity, streams["identity"]):
+        drawn.append(Control("identity", base, samples[base], samples[base].reference))
+    drawn += _mismatched(samples, n=counts.mismatch, rng=streams["mismatch"])
+    for n, base in enumerate(_some(every, counts.empty, streams["empty"])):
+        drawn.append(Control("empty", base, samples[base], _BLANKS[n % len(_BLANKS)]))
+    wrong = [i for i, one in enumerate(drawn) if one.kind == "mismatch"]
+    for n, i in enumerate(_some(wrong, counts.injection, streams["injection"])):
+        text = f"{drawn[i].response}\n\n{INJECTIONS[n % len(INJECTIONS)]}"
+        drawn.append(Control("injection", drawn[i].base, drawn[i].sample, text, pair=i))
+    for base in _some(has_room, counts.padded, streams["padded"]):
+        text = f"{responses[base]}\n\n{_padding(streams['padded'])}"
+        drawn.append(Control("padded", base, samples[base], text))
+    for base in _some(first, counts.repeat, streams["repeat"]):
+        drawn.append(Control("repeat", base, samples[base], responses[base], repeat=1))
     return drawn
 
 
-def mixed_order(n_items: int, n_controls: int, *, seed: int) -> list[int]:
-    """The order of all questions: the items, 0..n_items-1, in their order, and the controls, n_items.., anywhere."""
+def mixed_order(n_items: int, controls: Sequence[Control], *, seed: int) -> list[int]:
+    """The order of all questions: the items, 0..n_items-1, in theirs, and the controls, n_items.., among them.
+
+    Repeats are in the last quarter, all others anywhere.
+    """
     rng = random.Random(f"{seed} order")
-    controls = rng.sample(range(n_items, n_items + n_controls), k=n_controls)
-    places = set(rng.sample(range(n_items + n_controls), k=n_controls))
+    n = n_items + len(controls)
+    late = [n_items + i for i, one in enumerate(controls) if one.kind == "repeat"]
+    others = [n_items + i for i, one in enumerate(controls) if one.kind != "repeat"]
+    rng.shuffle(others)
+    late_places = rng.sample(range(n - max(len(late), n // 4), n), k=len(late))
+    free = sorted(set(range(n)) - set(late_places))
+    placed = dict(zip([*late_places, *rng.sample(free, k=len(others))], [*late, *others], strict=True))
     items = iter(range(n_items))
-    return [controls.pop() if place in places else next(items) for place in range(n_items + n_controls)]
+    return [placed[place] if place in placed else next(items) for place in range(n)]
 
 
 def gather(
     controls: Sequence[Control], verdicts: Sequence[Verdict], *, samples: Sequence[Sample], items: Sequence[Verdict]
 ) -> Controls:
-    """What the judge said of the controls, beside what it said of the items that they were made of."""
+    """What the judge said of the controls, beside what it said of what they were made of."""
     scores: dict[ControlKind, list[int]] = {kind: [] for kind in CONTROL_KINDS}
     differences: dict[ControlKind, list[int]] = {kind: [] for kind in PAIRED_KINDS}
     unscored: dict[ControlKind, int] = dict.fromkeys(CONTROL_KINDS, 0)
     rows: list[dict[str, Any]] = []
     for control, verdict in zip(controls, verdicts, strict=True):
-        base = items[control.base].score
+        base = items[control.base].score if control.pair is None else verdicts[control.pair].score
         row = {"kind": control.kind, "base_id": samples[control.base].id, "base_score": base}
         rows.append(row | judged_row(control.sample, control.response, verdict))
         if verdict.score is None:
@@ -146,21 +164,17 @@ def gather(
     return Controls(scores, differences, unscored, rows)
 
 
-def _response(
-    kind: ControlKind, base: int, *, samples: Sequence[Sample], responses: Sequence[str], n: int, rng: random.Random
-) -> str | None:
-    """The answer of the ``n``-th control of a kind; None if this item gives none."""
-    if kind == "identity":
-        return samples[base].reference
-    if kind == "mismatch":
-        return _wrong_answer(base, samples, rng)
-    if kind == "empty":
-        return _BLANKS[n % len(_BLANKS)]
-    if kind == "injection":
-        return f"{responses[base]}\n\n{INJECTIONS[n % len(INJECTIONS)]}"
-    if kind == "padded":
-        return f"{responses[base]}\n\n{_padding(rng)}"
-    return responses[base]
+def _some(pool: Sequence[int], n: int, rng: random.Random) -> list[int]:
+    """At most ``n`` of them; for a larger ``n`` the same ones and more."""
+    return rng.sample(pool, k=len(pool))[:n]
+
+
+def _mismatched(samples: Sequence[Sample], *, n: int, rng: random.Random) -> list[Control]:
+    found: list[Control] = []
+    for base in rng.sample(range(len(samples)), k=len(samples)):
+        if len(found) < n and (text := _wrong_answer(base, samples, rng)) is not None:
+            found.append(Control("mismatch", base, samples[base], text))
+    return found
 
 
 def _wrong_answer(base: int, samples: Sequence[Sample], rng: random.Random) -> str | None:

@@ -6,7 +6,7 @@
 - Both are no arguments of the official ``chat``, so the request is posted with its HTTP client.
 - The model is loaded by a request of its own before the first question, so that no answer's time holds it, and the
   window that the server really gave is compared with the one that was asked for.
-- Tags move: about once a second the digest and the server's version are compared with those of the start.
+- Tags move: every few seconds the digest and the server's version are compared with those of the start.
 
 API: https://docs.ollama.com/api
 """
@@ -34,8 +34,6 @@ from eval.judge.window import check_after, check_before, prompt_bytes
 
 _SMALL_ANSWER: Final = 10.0
 """Seconds for pages that need no model."""
-_VERIFY_EVERY: Final = 1.0
-"""Seconds between two looks at the model's digest."""
 _NO_ANSWER = (ConnectionError, httpx.HTTPError, ollama.ResponseError, ValueError)
 
 
@@ -83,13 +81,19 @@ class OllamaClient:
         deadlines: Deadlines | None = None,
         retry: Retry | None = None,
         logprobs: bool = True,
+        verify_every: float = 5.0,
     ) -> None:
-        """Ask ``judge``, as ``eval.judge.preflight`` found it; ``logprobs`` asks for log-probabilities too."""
+        """Ask ``judge``, as ``eval.judge.preflight`` found it.
+
+        ``logprobs`` asks for log-probabilities too; ``verify_every`` is how many seconds pass between two looks at the
+        model's digest.
+        """
         self._judge = judge
         self._options = options or Options()
         self._deadlines = deadlines or Deadlines()
         self._retry = retry or Retry()
         self._logprobs = logprobs
+        self._verify_every = verify_every
         self._transport = OllamaTransport(judge.url, deadlines=self._deadlines)
         self._loading = threading.Lock()
         self._load_seconds: float | None = None
@@ -138,7 +142,7 @@ class OllamaClient:
         }
         reply = retried(lambda: self._once(body), retry=self._retry)
         check_after(n_bytes, self._options, counted=reply.prompt_tokens)
-        if time.monotonic() - self._verified >= _VERIFY_EVERY:
+        if time.monotonic() - self._verified >= self._verify_every:
             self.verify()
         return replace(reply, load_seconds=load_seconds)
 

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from string import Template
 from typing import Final, Literal
@@ -100,7 +101,7 @@ class Prompts:
     repair: str
     """What is said, once, after an output that could not be read; no slots."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 over the three texts."""
         return digest([self.system, self.user, self.repair])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,10 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 
 def test_every_scenario_is_described() -> None:
     assert tuple(SCENARIOS) == get_args(Scenario)
-    assert all(what for what in SCENARIOS.values())
+    document = (Path(__file__).resolve().parents[2] / "docs" / "fake-ollama.md").read_text(encoding="utf-8")
+    assert [f"| `{name}` | {what} |" for name, what in SCENARIOS.items()] == re.findall(
+        r"^\| `.*$", document.split("## Scenarios")[1], re.MULTILINE
+    )
 
 
 def test_it_refuses_and_cuts_as_ollama_does() -> None:

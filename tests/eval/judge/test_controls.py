@@ -36,9 +36,13 @@ def test_the_default_counts_are_drawn_of_suitable_items() -> None:
         own = SAMPLES[one.base]
         assert one.sample == own
         assert one.repeat == (one.kind == "repeat")
-        if one.kind in PAIRED_KINDS:
+        if one.kind in ("padded", "repeat"):
             assert one.response.startswith(RESPONSES[one.base])
             assert not is_exact(RESPONSES[one.base], own.reference)
+        if one.kind == "injection":
+            assert one.pair is not None
+            assert (drawn[one.pair].kind, drawn[one.pair].base) == ("mismatch", one.base)
+            assert one.response.startswith(f"{drawn[one.pair].response}\n\n")
     by_kind = {kind: [one for one in drawn if one.kind == kind] for kind in CONTROL_KINDS}
     assert all(len({one.base for one in of_kind}) == len(of_kind) for of_kind in by_kind.values())
     assert all(one.response == one.sample.reference for one in by_kind["identity"])
@@ -75,19 +79,34 @@ def test_whatever_the_items_no_more_is_drawn_than_they_give(
     samples = [Sample(str(n), "i", "", reference) for n, (reference, _) in enumerate(texts)]
     responses = [response for _, response in texts]
     counts = ControlCounts(*[count] * 6)
-    drawn = Counter(one.kind for one in draw_controls(samples, responses, counts=counts, seed=seed))
+    controls = draw_controls(samples, responses, counts=counts, seed=seed)
+    drawn = Counter(one.kind for one in controls)
     assert drawn["identity"] == drawn["empty"] == min(count, len(texts))
     assert all(drawn[kind] <= count for kind in CONTROL_KINDS)
-    order = mixed_order(len(texts), drawn.total(), seed=seed)
-    assert sorted(order) == list(range(len(texts) + drawn.total()))
+    assert drawn["injection"] <= drawn["mismatch"]
+    order = mixed_order(len(texts), controls, seed=seed)
+    assert sorted(order) == list(range(len(texts) + len(controls)))
     assert [i for i in order if i < len(texts)] == list(range(len(texts)))
+
+
+def test_what_is_repeated_near_the_end_was_asked_near_the_start() -> None:
+    drawn = draw_controls(SAMPLES, RESPONSES, counts=DEFAULT, seed=1)
+    order = mixed_order(len(SAMPLES), drawn, seed=1)
+    repeats = [i for i, one in enumerate(drawn) if one.kind == "repeat"]
+    for i in repeats:
+        asked, again = order.index(drawn[i].base), order.index(len(SAMPLES) + i)
+        assert asked < len(order) / 2
+        assert again >= len(order) * 3 // 4
+    placed = [place for place, i in enumerate(order) if i >= len(SAMPLES) and i - len(SAMPLES) not in repeats]
+    assert min(placed) < len(order) / 4
+    assert max(placed) > len(order) / 2
 
 
 def test_one_item_alone_gives_no_wrong_answer() -> None:
     drawn = draw_controls(SAMPLES[1:2], RESPONSES[1:2], counts=DEFAULT, seed=1)
-    assert Counter(one.kind for one in drawn) == dict.fromkeys(set(CONTROL_KINDS) - {"mismatch"}, 1)
+    assert Counter(one.kind for one in drawn) == dict.fromkeys(set(CONTROL_KINDS) - {"mismatch", "injection"}, 1)
     perfect = draw_controls(SAMPLES, [sample.reference for sample in SAMPLES], counts=DEFAULT, seed=1)
-    assert {one.kind for one in perfect} == {"identity", "mismatch", "empty"}
+    assert {one.kind for one in perfect} == {"identity", "mismatch", "empty", "injection"}
 
 
 def test_a_negative_count_is_refused() -> None:
@@ -119,7 +138,9 @@ def test_controls_are_told_by_kind_and_leave_the_items_as_they_were() -> None:
     paired = [row for row in controls.rows if row["kind"] == "injection"]
     assert [row["score"] - row["base_score"] for row in paired] == controls.differences["injection"]
     by_id = {row["id"]: row["score"] for row in mixed.rows}
-    assert all(row["base_score"] == by_id[row["base_id"]] for row in controls.rows)
+    wrong = {row["base_id"]: row["score"] for row in controls.rows if row["kind"] == "mismatch"}
+    for row in controls.rows:
+        assert row["base_score"] == (wrong if row["kind"] == "injection" else by_id)[row["base_id"]]
 
 
 def test_nothing_that_is_sent_tells_a_control_from_an_item() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
 from eval.errors import EvalConfigError, JudgeChanged, JudgeUnavailable
 from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, retried
 from eval.judge.ollama import OllamaClient
+from eval.judge.preflight import preflight
 from eval.judge.schema import POINTWISE
 from eval.testing.fake_ollama import FakeOllama, Scenario
 
@@ -121,7 +123,9 @@ def test_a_tag_or_a_server_that_moves_in_the_middle_of_a_run_is_noticed(connect:
         with pytest.raises(JudgeChanged, match=r"was 365c0bd3c000 on server 0\.33\.0 .* run again") as change:
             client.verify()
         assert change.value.since < before
-        time.sleep(1.0)
+    with FakeOllama() as fake, closing(OllamaClient(preflight(fake.url, "llama3"), verify_every=0.0)) as client:
+        client.chat(ask("hello"), schema=POINTWISE.schema)
+        setattr(fake, moved, "f" * 12)
         with pytest.raises(JudgeChanged):
             client.chat(ask("hello"), schema=POINTWISE.schema)
 

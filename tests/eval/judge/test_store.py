@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import resource
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,48 @@ def test_a_run_that_dies_at_any_call_goes_on_where_it_stopped(tmp_path: Path, ba
         answered = [question for number, question in enumerate(dying.asked) if number not in bad_at]
         assert not Counter(answered) & Counter(going_on.asked)
         assert judged(Counting(die_at=0), path).metrics["judge/scored"] == 8
+
+
+class Sloppy(Counting):
+    """Writes prose first about some items, however often it is asked."""
+
+    def __init__(self, *, items: frozenset[int], die_at: int | None = None) -> None:
+        super().__init__(die_at=die_at)
+        self.items = items
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        identity: Mapping[str, str | int] | None = None,
+    ) -> Reply:
+        reply = super().chat(messages, schema=schema, identity=identity)
+        is_sloppy = any(f"Count to {n}\n" in messages[1]["content"] for n in self.items)
+        return replace(reply, content="prose") if is_sloppy and len(messages) == 2 else reply
+
+
+@settings(database=None, deadline=None, max_examples=25)
+@given(st.lists(st.integers(0, 12), max_size=4), st.frozensets(st.integers(0, 7)))
+def test_however_often_a_run_dies_it_ends_as_one_that_did_not(deaths: list[int], items: frozenset[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Sloppy(items=items)
+        expected = judged(whole, Path(folder) / "whole.jsonl").rows
+        asked: Counter[str] = Counter()
+        for die_at in [*deaths, None]:
+            client = Sloppy(items=items, die_at=die_at)
+            try:
+                found = judged(client, Path(folder) / "killed.jsonl").rows
+            except Interrupted:
+                found = []
+            asked.update(client.asked)
+    assert found == expected
+    assert asked.keys() == set(whole.asked)
+    # Only prose of which the repair was still open is asked for again, once for each death.
+    assert all(
+        times == 1 for question, times in asked.items() if not any(f"Count to {n}\\n" in question for n in items)
+    )
+    assert asked.total() - len(asked) <= len(deaths)
 
 
 def test_a_repaired_answer_is_reached_again_without_asking(tmp_path: Path) -> None:
@@ -310,13 +354,26 @@ def test_a_change_of_any_one_field_is_another_key(one: dict[str, Any], other: di
     assert (request_key(**one) == request_key(**changed)) is same
 
 
+def turned(value: Any) -> Any:
+    """The same JSON value with the keys of every object in the other order."""
+    if isinstance(value, dict):
+        return {name: turned(one) for name, one in reversed(value.items())}
+    return [turned(one) for one in value] if isinstance(value, list) else value
+
+
+@settings(database=None, deadline=None, max_examples=80)
+@given(requests)
+def test_the_order_in_which_settings_are_named_makes_no_other_key(request: dict[str, Any]) -> None:
+    assert request_key(**request) == request_key(**{**turned(request), "schema": request["schema"]})
+
+
 def test_keys_do_not_depend_on_the_order_of_settings_but_on_that_of_the_schema() -> None:
     def key(describe: dict[str, Any], schema: dict[str, Any]) -> str:
         return request_key(describe=describe, schema=schema, messages=(), identity={})
 
-    turned = {**POINTWISE.schema, "properties": dict(reversed(POINTWISE.schema["properties"].items()))}
+    other = {**POINTWISE.schema, "properties": dict(reversed(POINTWISE.schema["properties"].items()))}
     assert key({"a": 1, "b": 2}, POINTWISE.schema) == key({"b": 2, "a": 1}, POINTWISE.schema)
-    assert key({}, POINTWISE.schema) != key({}, turned)
+    assert key({}, POINTWISE.schema) != key({}, other)
 
 
 def test_pointwise_and_pairwise_questions_never_meet(tmp_path: Path) -> None:
