@@ -197,7 +197,7 @@ def _join(
 
 def _print_summary(result: dict[str, Any]) -> None:
     settings = read_settings()
-    console = Console(width=None if sys.stdout.isatty() else 170)  # a log file has no width to fit into
+    console = cli_models.table_console()
     table = Table("stage", "metric", title="pipeline", title_justify="left")
     table.add_column("value", justify="right", overflow="fold")
     table.add_column("seconds", justify="right")

@@ -108,6 +108,11 @@ def export(
     Console().print(f"written: {export_hf(model_folder(checkpoint, read_settings().cache), out)}", soft_wrap=True)
 
 
+def table_console() -> Console:
+    """A console for wide tables: a log file has no width to fit into."""
+    return Console(width=None if sys.stdout.isatty() else 170)
+
+
 def runs(
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
@@ -119,7 +124,7 @@ def runs(
     known = ("pipeline", *STAGES)
     if stage not in known:
         raise ConfigError(f"there is no stage {stage!r}{nearest(stage, known)}")
-    console, client = Console(), connect(read_settings())
+    console, client = table_console(), connect(read_settings())
     experiment = client.get_experiment_by_name(f"{PREFIX}/{stage}")
     if experiment is None:
         console.print(f"no runs of {stage} yet")
@@ -142,7 +147,7 @@ def _is_headline(name: str) -> bool:
 
 def doctor() -> None:
     """Check versions, folders, tracking store and judge; the exit code is 1 if something essential is missing."""
-    settings, console = read_settings(), Console()
+    settings, console = read_settings(), table_console()
     table = Table("check", "state", "detail")
     problems = 0
     for name in ("torch", "prefect", "mlflow", "fastapi", "tiktoken", "ollama"):
