@@ -41,7 +41,7 @@ def read_labels(path: Path) -> Labels:
     ``response`` and ``reference``. An item that several people scored comes once for each of them.
 
     Raises:
-        EvalDataError: the file is missing, empty or lacks a column, or a score is no number of 0 to 100; names the line.
+        EvalDataError: the file is missing, empty or lacks a column, or a score is no number of 0 to 100.
     """
     if not path.is_file():
         raise EvalDataError(f"there is no file {path}; make one: gptworks judge label --run RUN --out {path}")

@@ -1,4 +1,6 @@
-"""A whole pipeline run in small: real stage folders, written as the stages write them, for the report page's tests."""
+"""A whole pipeline run in small: real stage folders, written as the stages write them, for the report page's tests.
+
+And runs that were judged by the fake server."""
 
 from __future__ import annotations
 
@@ -11,10 +13,16 @@ from typing import Any
 
 import pytest
 
+from eval.testing.fake_ollama import FakeOllama
 from flows.catalogue import DATA_SETS
-from flows.recipes import resolve
+from flows.recipes import EvaluateStage, resolve
 from flows.report import PipelineReport, StageReport
+from flows.settings import read_settings
+from flows.sources import Places
+from flows.stages import evaluation
+from flows.stages.context import Context, Inputs
 from gptcore.data.ledger import Ledger
+from gptcore.train import Progress
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b> \u2028 second line"
 LABELS = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "sqlalchemy", "stdlib", "$x$ <i>")
@@ -218,3 +226,40 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> MakeReport:
         )
 
     return make
+
+
+def told_of(i: int) -> str:
+    words = ("red", "green", "blue", "round", "flat", "heavy", "light", "old", "new", "small", "large", "warm", "cold")
+    return " ".join(words[(i * step + step) % len(words)] for step in (1, 3, 5, 7)) + f" thing{i}"
+
+
+def responses_to_judge(n: int) -> list[dict[str, str]]:
+    """Every third answer right, the others in part; those of the base model are all beside the point."""
+    rows = []
+    for i in range(n):
+        right = told_of(i)
+        answer = right if i % 3 == 0 else f"{right.split()[0]} {right.split()[1]} something{i}"
+        rows.append({"instruction": f"Tell of thing {i}.", "output": right, "base": f"nothing {i}", "response": answer})
+    return rows
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Callable[..., Any]:
+    """Runs the evaluate stage against a judge's server: its result, its tracked run and its folder."""
+    from flows.tracking import connect, stage_run
+
+    settings = read_settings({"GPTWORKS_HOME": str(tmp_path / "var")})
+
+    def run(server: FakeOllama, *, n: int = 24, **options: Any) -> tuple[dict[str, Any], Any, Path]:
+        folder = tmp_path / "out" / f"{len(list(tmp_path.glob('out/*')))}"
+        write_lines(folder / "finetune-instruct" / "responses.jsonl", responses_to_judge(n))
+        inputs = Inputs({"finetune-instruct": folder / "finetune-instruct"}, {"finetune-instruct": {}})
+        config, told = EvaluateStage(**options), list[Progress]()
+        with stage_run(settings, stage="evaluate", name="evaluate", key=folder.name, params={}) as log:
+            context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
+            result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
+        assert [one.step for one in told] == list(range(1, len(told) + 1))
+        assert {one.n_steps for one in told} == {len(told)}
+        return result, connect(settings).get_run(log.run_id), folder
+
+    return run

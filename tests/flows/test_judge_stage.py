@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,58 +11,11 @@ import pytest
 from eval.errors import EvalConfigError
 from eval.testing.fake_ollama import FakeOllama
 from flows.recipes import EvaluateStage, resolve
-from flows.settings import Settings, read_settings
-from flows.sources import Places
 from flows.stages import evaluation
-from flows.stages.context import Context, Inputs
-from flows.tracking import connect, stage_run
 from gptcore.errors import ConfigError
-from gptcore.files import read_json_lines, write_json_lines
-from gptcore.train import Progress
+from gptcore.files import read_json_lines
 
 pytestmark = pytest.mark.flows
-WORDS = "red green blue round flat heavy light old new small large warm cold dry wet loud calm sharp dull thin".split()
-
-
-def reference(i: int) -> str:
-    return " ".join(WORDS[(i * step + step) % len(WORDS)] for step in (1, 3, 7, 9)) + f" thing{i}"
-
-
-def responses(n: int) -> list[dict[str, str]]:
-    """Every third answer right, the others half right; those of the base model are all beside the point."""
-    rows = []
-    for i in range(n):
-        right = reference(i)
-        answer = right if i % 3 == 0 else f"{right.split()[0]} {right.split()[1]} something{i}"
-        rows.append({"instruction": f"Tell of thing {i}.", "output": right, "base": f"nothing {i}", "response": answer})
-    return rows
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return read_settings({"GPTWORKS_HOME": str(tmp_path_factory.mktemp("home"))})
-
-
-@pytest.fixture
-def judged(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., tuple[dict[str, Any], Any, Path]]]:
-    """Runs the stage against a server: its result, its tracked run and its folder."""
-
-    def run(server: FakeOllama, *, n: int = 24, **options: Any) -> tuple[dict[str, Any], Any, Path]:
-        folder = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
-        answered = folder / "finetune-instruct"
-        answered.mkdir(parents=True)
-        write_json_lines(answered / "responses.jsonl", responses(n))
-        inputs = Inputs({"finetune-instruct": answered}, {"finetune-instruct": {}})
-        config, told = EvaluateStage(**options), list[Progress]()
-        with stage_run(settings, stage="evaluate", name="evaluate", key=folder.name, params={}) as log:
-            context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
-            result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
-        steps = [(one.step, one.n_steps) for one in told]
-        assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
-        assert {total for _, total in steps} == {len(steps)}
-        return result, connect(settings).get_run(log.run_id), folder
-
-    yield run
 
 
 def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged: Any) -> None:

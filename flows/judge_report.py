@@ -1,0 +1,110 @@
+"""What the report page shows of the judge: may it be believed, what did it say, on which items, and what explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from markupsafe import Markup
+
+from flows.judge_figures import controls_svg, distribution_svg, length_svg, paired_svg
+from flows.judge_runs import differences
+from flows.stages.judging import FOLDER, MAIN, unscored_reasons
+from gptcore.files import read_json_lines
+
+if TYPE_CHECKING:
+    from flows.report import StageReport
+
+N_ITEMS: Final = 5
+"""Best and worst items shown in full, of each."""
+_NAMES: Final = {"instruct": "fine-tuned", "base": "base", "lora": "LoRA"}
+_PAIRED: Final = ("injection", "padded", "repeat")
+
+
+def judge_part(stage: StageReport | None) -> dict[str, Any] | None:
+    """The judge's part of the page; None if the stage was left out or nobody was judged.
+
+    Raises:
+        DataError: a file that the stage left cannot be read.
+    """
+    if stage is None or not (stage.folder / FOLDER / "items.jsonl").is_file():
+        return None
+    facts = stage.result["judge"]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read_json_lines(stage.folder / FOLDER / "items.jsonl"):
+        rows.setdefault(row["model"], []).append(row)
+    return {
+        "facts": facts,
+        "models": [
+            {"name": _NAMES[name], "unscored_by": unscored_reasons(one), **one} for name, one in facts["models"].items()
+        ],
+        "comparisons": [
+            {"candidate": _NAMES[name], "baseline": _NAMES[facts["baseline"]], **one}
+            for name, one in facts["comparisons"].items()
+        ],
+        "figures": _figures(rows, read_json_lines(stage.folder / FOLDER / "controls.jsonl"), facts),
+        "groups": _items(rows),
+        "instrument": _instrument(facts["provenance"]),
+    }
+
+
+def _figures(
+    rows: dict[str, list[dict[str, Any]]], controls: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    scored = {_NAMES[name]: [row for row in each if row["score"] is not None] for name, each in rows.items()}
+    scores = {name: [float(row["score"]) for row in each] for name, each in scored.items()}
+    lengths = {name: [(len(row["response"]), float(row["score"])) for row in each] for name, each in scored.items()}
+    found = [
+        ("Scores", "share of items at or below", distribution_svg(scores, name="judge-scores")),
+        ("Score against length", "each item", length_svg(lengths, name="judge-length")),
+        ("Controls", "each control; the bar is the mean", controls_svg(_controls(controls), name="judge-controls")),
+    ]
+    for name in facts["comparisons"]:
+        baseline = facts["baseline"]
+        svg = paired_svg(differences(rows[baseline], rows[name]), name=f"judge-paired-{name}")
+        title = f"{_NAMES[name]} minus {_NAMES[baseline]}"
+        found.append((title[0].upper() + title[1:], "each item; dashed: the mean", svg))
+    return [{"title": title, "note": note, "svg": Markup(svg)} for title, note, svg in found if svg]
+
+
+def _controls(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        score, base = row["score"], row["base_score"]
+        if score is None or (row["kind"] in _PAIRED and base is None):
+            continue
+        found.setdefault(row["kind"], []).append(float(score - base if row["kind"] in _PAIRED else score))
+    return found
+
+
+def _items(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The best, the worst and the unscored, each beside the base model's response to the same item."""
+    others = {row["id"]: row for row in rows.get("base", ())}
+    every = [{**row, "other": others.get(row["id"])} for row in rows[MAIN]]
+    # of equal scores those first that the judge read itself: a copy of the reference teaches nothing
+    scored = [row for row in every if row["score"] is not None]
+    best = sorted(scored, key=lambda row: (-row["score"], row["source"] != "judge"))[:N_ITEMS]
+    seen = {row["id"] for row in best}
+    worst = [row for row in sorted(scored, key=lambda row: row["score"]) if row["id"] not in seen][:N_ITEMS]
+    unscored = [row for row in every if row["score"] is None][:N_ITEMS]
+    groups = [("Best by the judge", best), ("Worst by the judge", worst), ("Without a score", unscored)]
+    return [(title, group) for title, group in groups if group]
+
+
+def _instrument(provenance: dict[str, Any]) -> list[tuple[str, str]]:
+    judge = provenance["judge"]
+    client = judge["client"]
+    options = ", ".join(f"{name} {value}" for name, value in client.get("options", {}).items())
+    named = (
+        ("model", client.get("model")),
+        ("digest", client.get("model_digest")),
+        ("quantization", client.get("quantization")),
+        ("server", client.get("server_version")),
+        ("client", client.get("client_version")),
+        ("options", options),
+        ("prompt", judge.get("prompt_digest")),
+        ("schema", judge.get("schema_digest")),
+        ("items", provenance.get("items_digest")),
+        ("instrument", provenance.get("comparable_group")),
+    )
+    return [(name, str(value)) for name, value in named if value]
