@@ -1,4 +1,4 @@
-"""What the report page shows of the judge: may it be believed, what did it say, on which items, and what explains it."""
+"""What the report page shows of the judge: may it be believed, what did it say, of which items, by which instrument."""
 
 from __future__ import annotations
 
