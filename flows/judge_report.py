@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from markupsafe import Markup
 
 from flows.judge_figures import controls_svg, distribution_svg, length_svg, paired_svg
-from flows.judge_runs import differences
-from flows.stages.judging import FOLDER, MAIN, unscored_reasons
+from flows.stages.judging import FOLDER, MAIN, differences, unscored_reasons
 from gptcore.files import read_json_lines
 
 if TYPE_CHECKING:
@@ -19,6 +18,18 @@ N_ITEMS: Final = 5
 """Best and worst items shown in full, of each."""
 _NAMES: Final = {"instruct": "fine-tuned", "base": "base", "lora": "LoRA"}
 _PAIRED: Final = ("injection", "padded", "repeat")
+
+
+class Figure(NamedTuple):
+    """A drawing about the judge."""
+
+    name: str
+    """Of its file."""
+    title: str
+    note: str
+    """What is drawn, in a few words."""
+    svg: str
+    """As ``flows.report_figures`` draws."""
 
 
 def judge_part(stage: StageReport | None) -> dict[str, Any] | None:
@@ -33,6 +44,8 @@ def judge_part(stage: StageReport | None) -> dict[str, Any] | None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_json_lines(stage.folder / FOLDER / "items.jsonl"):
         rows.setdefault(row["model"], []).append(row)
+    controls = read_json_lines(stage.folder / FOLDER / "controls.jsonl")
+    figures = judge_figures(rows, controls, baseline=facts["baseline"])
     return {
         "facts": facts,
         "models": [
@@ -42,32 +55,40 @@ def judge_part(stage: StageReport | None) -> dict[str, Any] | None:
             {"candidate": _NAMES[name], "baseline": _NAMES[facts["baseline"]], **one}
             for name, one in facts["comparisons"].items()
         ],
-        "figures": _figures(rows, read_json_lines(stage.folder / FOLDER / "controls.jsonl"), facts),
+        "figures": [{**one._asdict(), "svg": Markup(one.svg)} for one in figures],
         "groups": _items(rows),
         "instrument": _instrument(facts["provenance"]),
     }
 
 
-def _figures(
-    rows: dict[str, list[dict[str, Any]]], controls: Sequence[dict[str, Any]], facts: dict[str, Any]
-) -> list[dict[str, Any]]:
+def judge_figures(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], controls: Sequence[Mapping[str, Any]], *, baseline: str | None
+) -> list[Figure]:
+    """Scores, scores against length, controls, and each model's differences from the baseline; those there are.
+
+    Args:
+        rows: by model, one per item, as ``eval.run.judge_responses`` made them.
+        controls: the rows of the controls.
+        baseline: the model that the others are compared with.
+    """
     scored = {_NAMES[name]: [row for row in each if row["score"] is not None] for name, each in rows.items()}
     scores = {name: [float(row["score"]) for row in each] for name, each in scored.items()}
     lengths = {name: [(len(row["response"]), float(row["score"])) for row in each] for name, each in scored.items()}
     found = [
-        ("Scores", "share of items at or below", distribution_svg(scores, name="judge-scores")),
-        ("Score against length", "each item", length_svg(lengths, name="judge-length")),
-        ("Controls", "each control; the bar is the mean", controls_svg(_controls(controls), name="judge-controls")),
+        ("scores", "Scores", "share of items at or below", distribution_svg(scores, name="judge-scores")),
+        ("length", "Score against length", "each item", length_svg(lengths, name="judge-length")),
+        ("controls", "Controls", "the bar is the mean", controls_svg(_controls(controls), name="judge-controls")),
     ]
-    for name in facts["comparisons"]:
-        baseline = facts["baseline"]
+    for name in rows:
+        if baseline is None or name == baseline:
+            continue
         svg = paired_svg(differences(rows[baseline], rows[name]), name=f"judge-paired-{name}")
         title = f"{_NAMES[name]} minus {_NAMES[baseline]}"
-        found.append((title[0].upper() + title[1:], "each item; dashed: the mean", svg))
-    return [{"title": title, "note": note, "svg": Markup(svg)} for title, note, svg in found if svg]
+        found.append((f"paired_{name}", title[0].upper() + title[1:], "each item; dashed: the mean", svg))
+    return [Figure(name, title, note, svg) for name, title, note, svg in found if svg]
 
 
-def _controls(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def _controls(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for row in rows:
         score, base = row["score"], row["base_score"]
