@@ -61,7 +61,7 @@ EXAMPLES = {
     ),
     "judge": tuple(line for lines in JUDGE_EXAMPLES.values() for line in lines),
     "fake-ollama": ("gptworks fake-ollama --port 11434",),
-    "doctor": ("gptworks doctor",),
+    "doctor": ("gptworks doctor", "gptworks doctor --judge-model llama3@365c0bd3c000"),
 }
 """Command -> how it is called."""
 

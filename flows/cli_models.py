@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -145,7 +145,9 @@ def _is_headline(name: str) -> bool:
     return name.endswith(endings) and "base/" not in name
 
 
-def doctor() -> None:
+def doctor(
+    judge_model: Annotated[str | None, typer.Option(help="Judge to look for instead of the default one.")] = None,
+) -> None:
     """Check versions, folders, tracking store and judge; the exit code is 1 if something essential is missing."""
     settings, console = read_settings(), table_console()
     table = Table("check", "state", "detail")
@@ -154,7 +156,8 @@ def doctor() -> None:
         table.add_row(name, "ok", importlib.metadata.version(name))
     free = shutil.disk_usage(settings.home if settings.home.exists() else Path.cwd()).free
     table.add_row("disk", "ok" if free > 2e9 else "low", f"{free / 1e9:.1f} GB free for {settings.home}")
-    for name, check in (("MLflow", _check_mlflow), ("judge", _check_judge), ("Prefect", _check_prefect)):
+    checks = (("MLflow", _check_mlflow), ("judge", partial(_check_judge, judge_model)), ("Prefect", _check_prefect))
+    for name, check in checks:
         state, detail = check()
         problems += state == "fails"
         table.add_row(name, state, detail)
@@ -174,16 +177,26 @@ def _check_mlflow() -> tuple[str, str]:
     return "ok", settings.mlflow_uri
 
 
-def _check_judge() -> tuple[str, str]:
-    from eval.errors import EvalError
+def _check_judge(judge_model: str | None) -> tuple[str, str]:
+    from eval.errors import EvalConfigError, EvalError, JudgeChanged, JudgeModelMissing
     from eval.judge.preflight import preflight
     from flows.recipes import EvaluateStage
+    from flows.stages.judging import judge_spec
 
+    config = EvaluateStage() if judge_model is None else EvaluateStage(judge_model=judge_model)
+    spec = judge_spec(config, read_settings().ollama_host)
     try:
-        model = preflight(read_settings().ollama_host, EvaluateStage().judge_model)
+        model = preflight(spec.host, spec.model, options=spec.options)
     except EvalError as error:
-        return "absent", str(error)
-    return "ok", f"{model.model} {model.digest[:12]} at {model.url}"
+        states = {JudgeModelMissing: "no model", JudgeChanged: "changed", EvalConfigError: "unfit"}
+        return states.get(type(error), "absent"), str(error)
+    told = f"{model.model} {model.digest[:12]} ({model.quantization}), Ollama {model.server_version} at {model.url}"
+    if "thinking" in model.capabilities:
+        return "thinks", (
+            f"{told}; it is told not to think, and refused before the first item if its answers then lose their form;"
+            " one that does not think is quicker: ollama pull llama3"
+        )
+    return "ok", told
 
 
 def _check_prefect() -> tuple[str, str]:

@@ -23,7 +23,7 @@ from eval.stats import (
     prediction_powered_mean,
 )
 from eval.stats.correction import MIN_LABELS
-from flows.judge_labels import Labels
+from flows.judge_labels import Labels, answer_mark
 from flows.judge_runs import JudgedRun
 from flows.settings import Settings
 from flows.tracking import PREFIX, stage_run
@@ -54,6 +54,7 @@ def calibrate_labels(labels: Labels, *, run: JudgedRun | None, seed: int) -> Cal
         UnpairableError: a label is of an item that the run does not have.
     """
     ids = tuple(labels.human)
+    _check_answers(labels, run)
     judge, texts = _judge_scores(labels, run), _texts(labels, run)
     names = [name for name in ids if name in texts]
     by_rule = baseline_scores([texts[name][0] for name in names], [texts[name][1] for name in names])
@@ -61,7 +62,8 @@ def calibrate_labels(labels: Labels, *, run: JudgedRun | None, seed: int) -> Cal
         ItemScores(tuple(judge), tuple(judge.values())),
         ItemScores(ids, tuple(labels.human.values())),
         baselines={rule: ItemScores(tuple(names), tuple(scores)) for rule, scores in by_rule.items()} if names else {},
-        is_reference={name: bool(texts) and is_exact(*texts[name]) for name in judge},
+        # without texts no item is known to be hard
+        is_reference={name: name not in texts or is_exact(*texts[name]) for name in judge},
         seed=seed,
     )
     checks = tuple(_check(one) for one in run.facts["checks"]) if run else ()
@@ -112,6 +114,16 @@ def _numbers(prefix: str, report: AgreementReport) -> dict[str, float]:
     for name, one in shown.items():
         found |= {f"{prefix}/{name}": one.mean, f"{prefix}/{name}_low": one.low, f"{prefix}/{name}_high": one.high}
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _check_answers(labels: Labels, run: JudgedRun | None) -> None:
+    given = {str(row["id"]): answer_mark(row["response"]) for row in run.rows} if run else {}
+    foreign = [name for name, mark in labels.answers.items() if given.get(name, mark) != mark]
+    if run is not None and foreign:
+        raise EvalDataError(
+            f"{len(foreign)} label(s), such as that of item {foreign[0]!r}, are of other answers than those of run"
+            f" {run.run_id} ({run.model}); name the run and the --model that were labelled"
+        )
 
 
 def _judge_scores(labels: Labels, run: JudgedRun | None) -> dict[str, float | None]:

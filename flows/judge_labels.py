@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from eval.digest import digest
 from eval.errors import EvalDataError
 from eval.judge.prompt import neutralise
 from eval.types import MAX_SCORE, MIN_SCORE
 
-COLUMNS: Final = ("id", "human", "rater")
+COLUMNS: Final = ("id", "human", "rater", "answer")
 """Of the file that a session writes."""
 _SKIP, _QUIT = "s", "q"
 
@@ -34,6 +35,13 @@ class Labels:
     """By item, the judge's scores, None where it gave none; None if the file has no such column."""
     texts: dict[str, tuple[str, str]] | None
     """By item, answer and reference; None if the file lacks one of these columns."""
+    answers: dict[str, str]
+    """By item, ``answer_mark`` of the answer that was scored, where the file tells it."""
+
+
+def answer_mark(response: str) -> str:
+    """Tells an answer from others to the same item, as those of another run: 12 digits of its sha256."""
+    return digest(response)[:12]
 
 
 def read_labels(path: Path) -> Labels:
@@ -60,6 +68,7 @@ def read_labels(path: Path) -> Labels:
     human: dict[str, list[float]] = defaultdict(list)
     judge: dict[str, float | None] = {}
     texts: dict[str, tuple[str, str]] = {}
+    answers: dict[str, str] = {}
     for line, row in rows:
         name = row["id"]
         human[name].append(_score(row["human"], path=path, line=line))
@@ -67,10 +76,16 @@ def read_labels(path: Path) -> Labels:
             given = (row["judge"] or "").strip()
             judge[name] = _score(given, path=path, line=line) if given else None
         texts[name] = (row.get("response") or "", row.get("reference") or "")
+        mark = row.get("answer") or answers.get(name, "")
+        if answers.setdefault(name, mark) != mark:
+            raise EvalDataError(
+                f"{path}, line {line}: item {name!r} was scored with another answer before; one file per run"
+            )
     return Labels(
         {name: sum(scores) / len(scores) for name, scores in human.items()},
         judge if "judge" in columns else None,
         texts if {"response", "reference"} <= set(columns) else None,
+        {name: mark for name, mark in answers.items() if mark},
     )
 
 
@@ -101,12 +116,12 @@ def label_items(rows: Sequence[Mapping[str, Any]], session: Session, *, seed: in
         how many of these items the rater has scored by now.
 
     Raises:
-        EvalDataError: the file exists and is none of labels.
+        EvalDataError: the file exists and is none of labels, or holds scores of other answers.
     """
     drawn = list(rows)
     random.Random(f"{seed} labels").shuffle(drawn)
     drawn = drawn[:limit]
-    known = _labelled(session)
+    known = _labelled(session, {str(row["id"]): answer_mark(row["response"]) for row in rows})
     waiting = [row for row in drawn if str(row["id"]) not in known]
     done = len(drawn) - len(waiting)
     session.tell(f"{len(waiting)} of {len(drawn)} items to score as {session.rater}. {_HELP}")
@@ -116,7 +131,7 @@ def label_items(rows: Sequence[Mapping[str, Any]], session: Session, *, seed: in
         if score == _QUIT:
             break
         if score != _SKIP:
-            _append(session, [str(row["id"]), score, session.rater])
+            _append(session, [str(row["id"]), score, session.rater, answer_mark(row["response"])])
             done += 1
     return done
 
@@ -149,7 +164,8 @@ def _asked(session: Session) -> str:
         session.tell(f"{given!r} is none of these. {_HELP}")
 
 
-def _labelled(session: Session) -> set[str]:
+def _labelled(session: Session, marks: Mapping[str, str]) -> set[str]:
+    """The items that this rater has scored; refuses a file with scores of other answers."""
     if not session.path.is_file() or not session.path.stat().st_size:
         return set()
     with session.path.open(encoding="utf-8", newline="") as file:
@@ -159,7 +175,14 @@ def _labelled(session: Session) -> set[str]:
                 f"{session.path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}, not"
                 f" {', '.join(COLUMNS)}; name another file with --out"
             )
-        return {row["id"] for row in reader if row["rater"] == session.rater}
+        rows = list(reader)
+    foreign = [row["id"] for row in rows if marks.get(row["id"]) != row["answer"]]
+    if foreign:
+        raise EvalDataError(
+            f"{session.path} has scores of other answers than these (item {foreign[0]!r} and {len(foreign) - 1} more),"
+            " as of another run or model; name another file with --out"
+        )
+    return {row["id"] for row in rows if row["rater"] == session.rater}
 
 
 def _append(session: Session, row: Iterable[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from eval.errors import EvalDataError
 from eval.stats import Comparison, ItemScores, check_comparable, compare_runs
 from flows.judge_figures import paired_svg, standalone
 from flows.settings import Settings
-from flows.stages.judging import FOLDER, MAIN, comparison_numbers
+from flows.stages.judging import FOLDER, MAIN, comparison_numbers, differences
 from flows.tracking import PREFIX, connect, stage_run
 from gptcore.files import read_json_lines
 
@@ -139,13 +138,6 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
         if svg:
             log.log_text(standalone(svg), "figures/paired_differences.svg")
         return Compared(baseline, candidate, found, log.run_id)
-
-
-def differences(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]]) -> list[float]:
-    """Candidate minus baseline for each item that has a score in both."""
-    before: Mapping[str, Any] = {row["id"]: row["score"] for row in baseline}
-    pairs = ((before.get(row["id"]), row["score"]) for row in candidate)
-    return [float(after - first) for first, after in pairs if first is not None and after is not None]
 
 
 def _pairs(baseline: JudgedRun, candidate: JudgedRun) -> list[dict[str, Any]]:

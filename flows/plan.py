@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from eval.trust import RUN_CONTROLS
 from flows.engine import Chain
 from flows.hub import starting_sizes
 from flows.progress import progress_bar
@@ -86,8 +88,10 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     amounts, model = _amounts(chain), _model(pipeline)
     if stage.name == "evaluate":
         answers = min(amounts.test.get("instruct", 0.0), pipeline.instruct.max_responses)
-        judged = "" if pipeline.evaluate.judge == "off" else "; a request to the judge for each, if one answers"
-        return f"about {answers:.0f} answers to score{judged}", 1.0
+        n_controls = sum(asdict(RUN_CONTROLS).values())
+        asked = f", and up to {answers * len(pipeline.evaluate.judge_models) + n_controls:.0f} questions to the judge"
+        judged = "" if pipeline.evaluate.judge == "off" else f"{asked}, if one answers"
+        return f"about {answers:.0f} answers to score{judged}"
     if model is None:
         return f"not known for {pipeline.pretrain.init}", 0.0
     works = _works(stage.name, pipeline, amounts, model)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from flows.catalogue import DATA_SETS
+from flows.judge_report import judge_part
 from flows.report_figures import MAX_POINTS, confusion_svg, loss_svg
 from flows.run_logger import flatten
 from flows.stages.registry import STAGES
@@ -65,6 +66,7 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         "quantized": _result(report, "quantize"),
         "evaluated": _result(report, "evaluate"),
         "overlap": _overlap(report),
+        "judged": judge_part(report.stage("evaluate")),
         "adapted": _adapted(report),
         "ledger": [part for stage in report.stages for part in _ledgers(stage)],
         "config": flatten(report.config),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from eval.stats import mean_interval
+from eval.stats import Interval, ItemScores, mean_interval, summarise
 from eval.types import MAX_SCORE, MIN_SCORE, UNSCORED_REASONS, PairVerdict, Sample, UnscoredReason, Verdict
 
 
@@ -76,7 +76,7 @@ def pointwise_metrics(verdicts: Sequence[Verdict], *, seed: int) -> dict[str, fl
     weighted = [verdict.weighted for verdict in verdicts if verdict.weighted is not None]
     masses = [verdict.valid_mass for verdict in verdicts if verdict.valid_mass is not None]
     n, n_unscored = len(verdicts), len(verdicts) - len(scores)
-    interval, weighted_interval = mean_interval(scores, seed=seed), mean_interval(weighted, seed=seed)
+    interval, weighted_interval = _interval(scores, seed=seed), _interval(weighted, seed=seed)
     return {
         "judge/mean": interval.mean,
         "judge/ci_low": interval.low,
@@ -121,6 +121,14 @@ def pairwise_metrics(verdicts: Sequence[PairVerdict], *, seed: int) -> dict[str,
         "judge/second_slot": float(choices.count("B")),
         **_effort([verdict for verdict in verdicts if verdict.source == "judge"]),
     }
+
+
+def _interval(scores: Sequence[float], *, seed: int) -> Interval:
+    """Of scores in the order of their items; equal ones do not make the mean certain."""
+    if not scores:
+        return mean_interval(scores, seed=seed)
+    ids = tuple(f"{i:09d}" for i in range(len(scores)))
+    return summarise(ItemScores(ids, tuple(scores)), seed=seed).bootstrap
 
 
 def _unscored(reasons: Sequence[UnscoredReason | None]) -> dict[str, float]:

@@ -58,6 +58,7 @@ def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, conte
         facts |= judging.facts(found)
         judged, metrics = found.reports, metrics | judging.metrics(found)
         judging.write_tables(found, context, summary=facts)
+        _log_figures(found, context)
         context.log.log_params({"judge": judging.params(found)})
         context.log.set_tags(judging.tags(found))
     scores = [_row(i, sample, responses, overlap, judged, facts) for i, sample in enumerate(samples)]
@@ -66,6 +67,16 @@ def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, conte
     context.log.set_tags({"gptworks.judge": f"{facts['state']} {facts['reason']}".strip()})
     context.log.log_metrics(metrics)
     return {"judge": facts, "metrics": metrics}
+
+
+def _log_figures(found: judging.Judged, context: Context) -> None:
+    from flows.judge_figures import standalone
+    from flows.judge_report import judge_figures
+
+    rows = {name: report.rows for name, report in found.reports.items()}
+    controls = found.reports[judging.MAIN].controls
+    for figure in judge_figures(rows, controls.rows if controls else [], baseline=found.baseline):
+        context.log.log_text(standalone(figure.svg), f"figures/judge_{figure.name}.svg")
 
 
 def _row(

@@ -207,6 +207,13 @@ def tags(judged: Judged) -> dict[str, str]:
     }
 
 
+def differences(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Candidate minus baseline for each item that has a score in both."""
+    before = {row["id"]: row["score"] for row in baseline}
+    pairs = ((before.get(row["id"]), row["score"]) for row in candidate)
+    return [float(after - first) for first, after in pairs if first is not None and after is not None]
+
+
 def unscored_reasons(counts: Mapping[str, Any]) -> dict[str, int]:
     """Of a model's figures, how many items have no score for each reason; reasons that did not come are left out."""
     found = {reason: int(counts.get(f"unscored_{reason}") or 0) for reason in UNSCORED_REASONS}

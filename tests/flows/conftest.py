@@ -1,4 +1,6 @@
-"""What the tests of flows share: a home in a temporary folder, Prefect's server, a whole pipeline run in small."""
+"""A whole pipeline run in small: real stage folders, written as the stages write them, for the report page's tests.
+
+And runs that were judged by the fake server."""
 
 from __future__ import annotations
 
@@ -241,23 +243,31 @@ def responses_to_judge(n: int) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.fixture(scope="session")
+def judge_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project folder of all judged runs: making a tracking store takes seconds."""
+    return tmp_path_factory.mktemp("judged") / "var"
+
+
 @pytest.fixture
-def judged(tmp_path: Path) -> Callable[..., Any]:
+def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
     """Runs the evaluate stage against a judge's server: its result, its tracked run and its folder."""
     from flows.tracking import connect, stage_run
 
-    settings = read_settings({"GPTWORKS_HOME": str(tmp_path / "var")})
+    settings = read_settings({"GPTWORKS_HOME": str(judge_home)})
 
     def run(server: FakeOllama, *, n: int = 24, **options: Any) -> tuple[dict[str, Any], Any, Path]:
         folder = tmp_path / "out" / f"{len(list(tmp_path.glob('out/*')))}"
         write_lines(folder / "finetune-instruct" / "responses.jsonl", responses_to_judge(n))
         inputs = Inputs({"finetune-instruct": folder / "finetune-instruct"}, {"finetune-instruct": {}})
         config, told = EvaluateStage(**options), list[Progress]()
-        with stage_run(settings, stage="evaluate", name="evaluate", key=folder.name, params={}) as log:
+        with stage_run(
+            settings, stage="evaluate", name="evaluate", key=f"{tmp_path.name}-{folder.name}", params={}
+        ) as log:
             context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
             result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
-        assert {one.n_steps for one in told} <= {len(told)}
+        assert {one.n_steps for one in told} == {len(told)}
         return result, connect(settings).get_run(log.run_id), folder
 
     return run

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.flows
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path) -> Iterator[Path]:
+def environment(judge_home: Path) -> Iterator[None]:
     """The folder of the judged runs, and an environment that is as before afterwards."""
     before = dict(os.environ)
-    os.environ |= {"GPTWORKS_HOME": str(tmp_path / "var"), "OLLAMA_HOST": "127.0.0.1:9", "COLUMNS": "200"}
+    os.environ |= {"GPTWORKS_HOME": str(judge_home), "OLLAMA_HOST": "127.0.0.1:9", "COLUMNS": "200"}
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    yield tmp_path / "var"
+    yield
     os.environ.clear()
     os.environ.update(before)
 
@@ -174,13 +174,17 @@ def test_labelling_is_blind_shuffled_and_goes_on_where_it_stopped(
     assert "'101' is none of these" in text
     assert "2 of 6 items have a score by anna" in text
     assert "instruct" not in text.replace("Instruct", "")
-    first = list(csv.DictReader(out.read_text().splitlines()))
+    first = list(csv.DictReader(out.open()))
     assert [row["human"] for row in first] == ["80", "40"]
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n" * 10))
     text = told(capsys, *command)
     assert "4 of 6 items to score as anna" in text
-    rows = list(csv.DictReader(out.read_text().splitlines()))
+    rows = list(csv.DictReader(out.open()))
     assert rows[:2] == first
     assert len({row["id"] for row in rows}) == 6
     order = [int(row["id"]) for row in rows]
     assert order != sorted(order)
+    with FakeOllama() as server:
+        _, other, _ = judged(server, n=11)
+    command = ("judge", "label", "--run", other.info.run_id, "--out", str(out), "--model", "base")
+    assert "has scores of other answers than these" in told(capsys, *command, code=3)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from eval.errors import EvalConfigError
 from eval.testing.fake_ollama import FakeOllama
 from flows.recipes import EvaluateStage, resolve
+from flows.report import PipelineReport, summary_rows, write_report
 from flows.stages import evaluation
 from gptcore.errors import ConfigError
 from gptcore.files import read_json_lines
@@ -94,3 +98,40 @@ def test_settings_of_the_judge_that_cannot_be_are_refused_before_anything_runs()
         EvaluateStage(judge_models=("base",))
     with FakeOllama(context_length=4096) as server, pytest.raises(EvalConfigError, match="set num_ctx to 4096 or less"):
         evaluation.judge_state(EvaluateStage(), server.url)
+
+
+@pytest.fixture
+def evaluated(judged: Any, make_report: Callable[..., PipelineReport]) -> Callable[[FakeOllama], PipelineReport]:
+    """A pipeline's report with a stage that was really judged by the given server."""
+
+    def make(server: FakeOllama) -> PipelineReport:
+        result, _, folder = judged(server)
+        report = make_report(only=("evaluate",))
+        (stage,) = report.stages
+        return replace(report, stages=(replace(stage, folder=folder, result=result),))
+
+    return make
+
+
+def test_the_page_tells_validity_and_verdict_before_any_figure(evaluated: Any, tmp_path: Path) -> None:
+    with FakeOllama() as server:
+        report = evaluated(server)
+    page = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
+    part = page[page.index('id="evaluation"') : page.index('id="lora"')]
+    order = ["Valid.", "is <b>better</b> than the base model", "95% interval", "Controls", "<svg", "Best by the judge"]
+    places = [part.index(words) for words in order]
+    assert places == sorted(places)
+    assert part.count("<svg") == 4
+    assert server.model_digest in part
+    assert "<script" not in page
+
+
+def test_the_page_says_that_a_judge_is_not_validated_and_why(evaluated: Any, tmp_path: Path) -> None:
+    with FakeOllama(score=lambda *_: 70) as server:
+        report = evaluated(server)
+    page = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Judge not validated." in page
+    assert "right answers are marked down; wrong answers earn points" in page
+    assert "if this judge could be believed" in page
+    headline = str(summary_rows(report)[-1].metric_value)
+    assert "judge not validated: identity_mean 70, must be >= 90: right answers are marked down; " in headline

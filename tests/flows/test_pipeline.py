@@ -287,7 +287,8 @@ def test_a_judge_that_answers_scores_the_answers_and_nothing_else_is_made_anew(
     unscored = evaluated.data.metrics["judge/unscored"]
     assert unscored < 4
     assert evaluated.data.metrics["judge/mean"] == 70
-    assert "judge not validated: identity_mean 70" in shown.rows["evaluate"][1]  # it says 70 to everything
+    # a judge that says 70 of everything is no judge, and the table says so
+    assert "judge not validated: identity_mean 70" in shown.rows["evaluate"][1]
     assert newest(client, "pipeline").data.metrics["evaluate/judge/mean"] == 70
 
 

@@ -268,16 +268,12 @@ def test_the_best_and_the_worst_responses_are_shown(page: str) -> None:
 
 
 def test_a_judged_response_shows_score_or_reason(make_report: MakeReport, tmp_path: Path) -> None:
-    judge = {
-        **{"state": "scored", "reason": "", "model": "llama3:8b", "mean": 61.25, "ci_low": 55.1, "ci_high": 66.9},
-        **{"scored": 29.0, "unscored": 1.0, "bound_low": 59.2, "bound_high": 62.5},
-    }
+    judge = {"state": "scored", "reason": "", "mean": 61.25}
     page, _ = written(make_report(judge=judge, only=("finetune-instruct", "evaluate")), tmp_path)
     responses = part(page, "responses")
     assert "judge 90 of 100" in responses
     assert "unscored: timeout" in responses
     assert "Judge: Names the axis, misses the shape." in responses
-    assert "llama3:8b 61.2 55.1 to 66.9 29 1 59.2 to 62.5" in part(page, "evaluation")
 
 
 def test_responses_without_scores_are_the_first_ones(make_report: MakeReport, tmp_path: Path) -> None:
