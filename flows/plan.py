@@ -91,7 +91,7 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
         n_controls = sum(asdict(RUN_CONTROLS).values())
         asked = f", and up to {answers * len(pipeline.evaluate.judge_models) + n_controls:.0f} questions to the judge"
         judged = "" if pipeline.evaluate.judge == "off" else f"{asked}, if one answers"
-        return f"about {answers:.0f} answers to score{judged}"
+        return f"about {answers:.0f} answers to score{judged}", 1.0
     if model is None:
         return f"not known for {pipeline.pretrain.init}", 0.0
     works = _works(stage.name, pipeline, amounts, model)

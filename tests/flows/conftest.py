@@ -1,6 +1,7 @@
 """A whole pipeline run in small: real stage folders, written as the stages write them, for the report page's tests.
 
-And runs that were judged by the fake server."""
+And runs that were judged by the fake server.
+"""
 
 from __future__ import annotations
 
@@ -267,7 +268,7 @@ def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
             context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
             result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
-        assert {one.n_steps for one in told} == {len(told)}
+        assert {one.n_steps for one in told} <= {len(told)}
         return result, connect(settings).get_run(log.run_id), folder
 
     return run

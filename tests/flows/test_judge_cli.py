@@ -174,12 +174,12 @@ def test_labelling_is_blind_shuffled_and_goes_on_where_it_stopped(
     assert "'101' is none of these" in text
     assert "2 of 6 items have a score by anna" in text
     assert "instruct" not in text.replace("Instruct", "")
-    first = list(csv.DictReader(out.open()))
+    first = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["human"] for row in first] == ["80", "40"]
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n" * 10))
     text = told(capsys, *command)
     assert "4 of 6 items to score as anna" in text
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     assert rows[:2] == first
     assert len({row["id"] for row in rows}) == 6
     order = [int(row["id"]) for row in rows]
