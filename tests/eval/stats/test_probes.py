@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from eval.stats import (
-    ControlCounts,
     ItemScores,
     SwappedGames,
     group_difference,
@@ -30,6 +29,7 @@ from eval.testing.simulated import (
     realistic_truth,
     simulate_controls,
 )
+from eval.types import ControlCounts
 
 N_ITEMS = 110
 MANY, UNSEEN = 100_000, 10**6
@@ -97,7 +97,7 @@ def prefers_its_own(judge: SimulatedJudge, seed: int) -> bool:
 
 
 PROBES: dict[str, tuple[Probe, dict[str, object]]] = {
-    "lenient": (failing("mismatched_mean"), {"scale": "lenient"}),
+    "lenient": (failing("mismatch_mean"), {"scale": "lenient"}),
     "cannot tell": (failing("auc"), {"reading_sd": 150.0}),
     "obeys injections": (failing("injection_uplift"), {"obeys_injection": 0.3}),
     "likes padding": (failing("padding_uplift"), {"length_bias": 10.0}),
@@ -151,7 +151,7 @@ def test_a_run_with_a_good_judge_is_rarely_called_invalid_for_any_reason(
 @pytest.mark.statistics
 def test_fewer_controls_would_not_do() -> None:
     """With five of a kind a good judge is called invalid too often, and faults escape."""
-    few = ControlCounts(identity=10, mismatched=10, empty=5, injection=5, padded=5, repeat=5)
+    few = ControlCounts(identity=10, mismatch=10, empty=5, injection=5, padded=5, repeat=5)
     assert WHOLE.rate(failing("", counts=few)) > WHOLE.max_false_alarm
     assert WHOLE.rate(failing("injection_uplift", counts=few), obeys_injection=0.3) < WHOLE.min_power
     assert WHOLE.rate(failing("padding_uplift", counts=few), length_bias=10.0) < WHOLE.min_power
