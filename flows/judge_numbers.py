@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -63,9 +63,12 @@ def match_numbers(match: Match) -> dict[str, float]:
     return numbers
 
 
-def tournament_numbers(found: Tournament) -> dict[str, float]:
-    """Each match, the checks of the judge, and each model's strength, as metrics."""
-    numbers = {"valid": float(found.validity.valid)}
+def tournament_numbers(found: Tournament, *, unsound: Sequence[str]) -> dict[str, float]:
+    """Each match, the checks of the judge, and each model's strength, as metrics; ``valid`` without reasons not to be.
+
+    ``unsound`` are reasons from elsewhere not to believe the judge, as from the controls of its scores.
+    """
+    numbers = {"valid": float(found.validity.valid and not unsound)}
     numbers |= {f"control/{check.name}": check.value for check in found.validity.checks}
     for match in found.matches:
         prefix = f"{safe_name(match.candidate)}_over_{safe_name(match.baseline)}"
@@ -91,11 +94,11 @@ def panel_facts(found: PanelAgreement) -> dict[str, Any]:
     return {name: plain(value) for name, value in facts.items()}
 
 
-def tournament_facts(found: Tournament) -> dict[str, Any]:
-    """All matches and strengths but for their rows, as JSON values."""
+def tournament_facts(found: Tournament, *, unsound: Sequence[str]) -> dict[str, Any]:
+    """All matches and strengths but for their rows, as JSON values; ``unsound`` as for ``tournament_numbers``."""
     facts = {
-        "valid": found.validity.valid,
-        "invalid_because": list(found.validity.reasons),
+        "valid": found.validity.valid and not unsound,
+        "invalid_because": [*found.validity.reasons, *unsound],
         "checks": [{**asdict(check), "passed": check.passed} for check in found.validity.checks],
         "matches": [
             {

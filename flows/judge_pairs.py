@@ -48,10 +48,15 @@ class SideBySide:
     sides: dict[str, JudgedRun]
     """By the name in the tournament: model and run."""
     tournament: Tournament
-    invalid_because: list[str]
-    """Why no verdict may be taken from it; empty if one may."""
+    unsound: list[str]
+    """Why the judge may not be believed, by the controls of its scores."""
     run_id: str
     """The tracked run of the result."""
+
+    @property
+    def invalid_because(self) -> list[str]:
+        """Why no verdict may be taken from it; empty if one may."""
+        return [*self.tournament.validity.reasons, *self.unsound]
 
 
 def side_by_side(
@@ -83,8 +88,8 @@ def side_by_side(
             concurrency=asking.concurrency,
             seed=asking.seed,
         )
-        invalid = [*found.validity.reasons, *_unsound(runs, opened)]
-    result = SideBySide(sides, found, invalid, "")
+        unsound = _unsound(runs, opened)
+    result = SideBySide(sides, found, unsound, "")
     return replace(result, run_id=_log(settings, result, seed=asking.seed))
 
 
@@ -161,8 +166,8 @@ def _log(settings: Settings, result: SideBySide, *, seed: int) -> str:
         tags=tags,
         parent_run_id=runs[-1].run_id if len(runs) == 2 else None,
     ) as log:
-        numbers = tournament_numbers(found) | {"valid": float(not result.invalid_because)}
+        numbers = tournament_numbers(found, unsound=result.unsound)
         log.log_metrics(finite({f"judge/{name}": value for name, value in numbers.items()}))
-        log.log_text(json.dumps(tournament_facts(found), indent=1), "comparison.json")
+        log.log_text(json.dumps(tournament_facts(found, unsound=result.unsound), indent=1), "comparison.json")
         log.log_table(match_rows(found), "items.json")
         return log.run_id

@@ -54,7 +54,8 @@ def metrics(sitting: Sitting) -> dict[str, float]:
         prefix = "" if name == MAIN else f"{name}/"
         found |= {f"{prefix}judge/panel/{metric}": value for metric, value in panel_numbers(agreement).items()}
     if sitting.pairs is not None:
-        found |= {f"judge/pairs/{metric}": value for metric, value in tournament_numbers(sitting.pairs).items()}
+        numbers = tournament_numbers(sitting.pairs, unsound=judged.validity[MAIN].reasons)
+        found |= {f"judge/pairs/{metric}": value for metric, value in numbers.items()}
     return finite(found)
 
 
@@ -77,7 +78,7 @@ def facts(sitting: Sitting) -> dict[str, Any]:
             for name, one in judged.comparisons.items()
         },
         "panel": _panel(sitting) if len(sitting.judges) > 1 else None,
-        "pairs": None if sitting.pairs is None else tournament_facts(sitting.pairs),
+        "pairs": None if sitting.pairs is None else tournament_facts(sitting.pairs, unsound=validity.reasons),
         "provenance": main.provenance,
     }
     return {name: plain(value) for name, value in found.items()}
@@ -175,7 +176,11 @@ def tags(sitting: Sitting) -> dict[str, str]:
             for name, comparison in judged.comparisons.items()
         },
         **({"gptworks.judge.panel": ", ".join(sitting.judges)} if len(sitting.judges) > 1 else {}),
-        **({"gptworks.judge.pairs.valid": str(sitting.pairs.validity.valid).lower()} if sitting.pairs else {}),
+        **(
+            {"gptworks.judge.pairs.valid": str(judged.validity[MAIN].valid and sitting.pairs.validity.valid).lower()}
+            if sitting.pairs
+            else {}
+        ),
         **{f"gptworks.judge.pairs.{one.candidate}_over_{one.baseline}": one.verdict for one in matches},
     }
 
