@@ -177,6 +177,8 @@ def fake_ollama(
         delay=delay,
         model=model,
         also=also or (),
-        on_start=lambda fake: console.print(f"{fake.model} ({scenario}) answers at {fake.url}; Ctrl-C ends it"),
+        on_start=lambda fake: console.print(
+            f"{', '.join(fake.digests)} ({scenario}) answers at {fake.url}; Ctrl-C ends it"
+        ),
     )
     console.print(f"{len(fake.calls)} answers asked")

@@ -29,6 +29,7 @@ from eval.testing.simulated import (
     realistic_truth,
     simulate_controls,
 )
+from eval.trust import KNOWN_PAIRS, MIN_KNOWN_WON
 from eval.types import ControlCounts
 
 N_ITEMS = 110
@@ -59,6 +60,14 @@ def place_decides(judge: SimulatedJudge, seed: int) -> bool:
     first, second = judge.play(a, b)
     games = SwappedGames(ids(N_ITEMS), tuple(first), tuple(second))
     return win_rate(games, seed=seed, n_resamples=100).slot_p <= 0.05
+
+
+def loses_known_pairs(judge: SimulatedJudge, seed: int) -> bool:
+    right = answers(np.full(KNOWN_PAIRS, 100.0), seed=seed)
+    wrong = answers(
+        np.random.default_rng(seed).uniform(0, 10, KNOWN_PAIRS), wording=np.ones(KNOWN_PAIRS, dtype=np.int64)
+    )
+    return float(np.mean(judge.play(right, wrong))) < MIN_KNOWN_WON
 
 
 def length_decides_pairs(judge: SimulatedJudge, seed: int) -> bool:
@@ -106,6 +115,7 @@ PROBES: dict[str, tuple[Probe, dict[str, object]]] = {
     "fails": (failing("unscored"), {"failure_rate": 0.25}),
     "fails not at random": (fails_on_some_kind_of_item, {"failure_rate": 0.25}),
     "place decides": (place_decides, {"position_bias": 1.0}),
+    "cannot tell pairs": (loses_known_pairs, {"reading_sd": 300.0}),
     "length decides pairs": (length_decides_pairs, {"length_bias": 20.0}),
     "length decides scores": (length_decides_scores, {"length_bias": 12.0}),
     "prefers its own": (prefers_its_own, {"self_preference": 10.0}),
