@@ -234,7 +234,10 @@ app.command("plan", help="Reckon memory, speed and cost of a training before it 
     cli_plan.plan
 )
 app.add_typer(
-    cli_judge.judge, name="judge", help="Compare judged runs, calibrate the judge, label.", epilog=epilog("judge")
+    cli_judge.judge,
+    name="judge",
+    help="Compare and rank judged runs, calibrate the judge, label.",
+    epilog=epilog("judge"),
 )
 app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
     cli_judge.fake_ollama

@@ -182,10 +182,10 @@ def _check_judge(judge_model: str | None) -> tuple[str, str]:
     from eval.errors import EvalConfigError, EvalError, JudgeChanged, JudgeModelMissing
     from eval.judge.preflight import preflight
     from flows.recipes import EvaluateStage
-    from flows.stages.judging import judge_spec
+    from flows.stages.judging import judge_specs
 
     config = EvaluateStage() if judge_model is None else EvaluateStage(judge_model=judge_model)
-    spec = judge_spec(config, read_settings().ollama_host)
+    [spec] = judge_specs(config, read_settings().ollama_host)
     try:
         model = preflight(spec.host, spec.model, options=spec.options)
     except EvalError as error:
