@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from gptcore.errors import ConfigError
 from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import cached, causal, packed
+from gptcore.nn.mixing import causal, continued, packed
 from gptcore.nn.tied import tied_lookup
 
 
@@ -165,13 +164,11 @@ class GPT(Model):
         return y
 
     def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        positions = cache.positions(tokens.shape[1])  # (B, T)
-        mask, n_keys = cache.mask(positions)
-        self._check_length(n_keys, cache.capacity)
-        x: Tensor = self.token_embedding(tokens) + self.position_embedding(positions)
-        seen: dict[str, Any] = {"start": cache.common_length, "positions": positions, "mask": mask, "n_keys": n_keys}
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, mix=cached(layer, **seen))
+        n_new = tokens.shape[1]
+        self._check_length(int(cache.lengths.max()) + n_new, cache.capacity)
+        x: Tensor = self.token_embedding(tokens) + self.position_embedding(cache.positions(n_new))
+        for block, mix in zip(self.blocks, continued(cache, n_new), strict=True):
+            x = block(x, mix=mix)
         return x
 
     def _placed(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
@@ -203,7 +200,7 @@ class GPT(Model):
         shape = (n_rows, self.config.n_heads, size, self.config.width // self.config.n_heads)
         like = self.position_embedding.weight
 
-        def empty() -> Tensor:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        def empty() -> Tensor:  # what no row has written is never read, and costs no memory until it is
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
 
         return KVCache([LayerCache(empty(), empty()) for _ in range(self.config.n_layers)])
