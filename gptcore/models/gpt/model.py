@@ -37,7 +37,11 @@ class GPTConfig(ModelConfig):
     n_layers: int = 12
     """Number of blocks."""
     n_heads: int = 12
-    """Attention heads per block; width is a multiple of it."""
+    """Attention heads per block; width is a multiple of it, unless ``head_width`` is given."""
+    head_width: int | None = None
+    """Width of each head; none: width / n_heads. A model whose heads were pruned has fewer of the old width."""
+    hidden_width: int | None = None
+    """Width inside the feed-forward layers; none: four times the width."""
     dropout: float = 0.0
     """Dropout probability on embeddings, attention weights and both sub-blocks' outputs."""
     qkv_bias: bool = True
@@ -50,10 +54,24 @@ class GPTConfig(ModelConfig):
         for name in ("vocab_size", "context_length", "width", "n_layers", "n_heads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width % self.n_heads:
+        for name in ("head_width", "hidden_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1, or none")
+        if self.head_width is None and self.width % self.n_heads:
             raise ConfigError(f"width {self.width} is not a multiple of n_heads {self.n_heads}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    @property
+    def head_size(self) -> int:
+        """Width of each attention head."""
+        return self.head_width or self.width // self.n_heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Width inside the feed-forward layers."""
+        return self.hidden_width or 4 * self.width
 
     def build(self) -> GPT:
         """A new model with random weights from torch's global generator."""
@@ -96,7 +114,14 @@ class GPT(Model):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.context_length, config.width)
         self.blocks = nn.ModuleList(
-            Block(width=config.width, n_heads=config.n_heads, dropout=config.dropout, qkv_bias=config.qkv_bias)
+            Block(
+                width=config.width,
+                n_heads=config.n_heads,
+                head_width=config.head_width,
+                hidden_width=config.hidden_width,
+                dropout=config.dropout,
+                qkv_bias=config.qkv_bias,
+            )
             for _ in range(config.n_layers)
         )
         self.norm = nn.LayerNorm(config.width)
@@ -197,7 +222,7 @@ class GPT(Model):
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""
         size = min(capacity or self.config.context_length, self.config.context_length)
-        shape = (n_rows, self.config.n_heads, size, self.config.width // self.config.n_heads)
+        shape = (n_rows, self.config.n_heads, size, self.config.head_size)
         like = self.position_embedding.weight
 
         def empty() -> Tensor:  # what no row has written is never read, and costs no memory until it is
