@@ -133,7 +133,8 @@ class Orphans:
         """How often it was begun; one that crashes before its flow begins is not counted by Prefect."""
         assert self.api is not None
         crashes = sum(state["type"] == "CRASHED" for state in self.api.states(run["id"]))
-        return max(crashes, int(run["run_count"]))
+        n_begun: int = max(crashes, int(run["run_count"]))
+        return n_begun
 
     def _is_superseded(self, run: Row) -> bool:
         """Whether the same work was asked for again since, and is done or being done."""
