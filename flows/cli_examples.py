@@ -13,6 +13,7 @@ JUDGE_EXAMPLES = {
     "rank": ("gptworks judge rank RUN RUN RUN:base --concurrency 4",),
     "calibrate": (
         "gptworks judge calibrate --labels labels.csv --run RUN",
+        "gptworks judge calibrate --labels labels.csv --run RUN --baseline RUN:base --baseline-labels base.csv",
         "gptworks judge calibrate --labels scores-of-both.csv",
     ),
     "label": ("gptworks judge label --run RUN --out labels.csv --limit 60 --rater anna",),
