@@ -113,13 +113,18 @@ class Topology:
         command = self._command(name)
         if service["restart"] == "no":
             done = subprocess.run(
-                command, env=self.variables(name), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+                command,
+                env=self.variables(name),
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
             )
             assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
             return
         log = self.folder / f"{name}.log"
-        cwd = ROOT if name == "worker" else self.folder
-        self.running[name] = launch(command, environment=self.variables(name), log=log, cwd=cwd)
+        self.running[name] = launch(command, environment=self.variables(name), log=log, cwd=self.folder)
         deadline = time.monotonic() + 240
         while not self.healthy(name):
             assert self.running[name].alive, f"{name} has ended:\n{tail(log, lines=40)}"
