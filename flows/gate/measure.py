@@ -24,7 +24,7 @@ from gptcore import checkpoint
 from gptcore.data import LabelledText
 from gptcore.data.labelled import LongInputs
 from gptcore.files import write_json_lines
-from gptcore.generate import Sampling
+from gptcore.generation import Sampling
 from gptcore.measures import Continuation, bits_per_byte, continuation_nats, predicted_classes
 from gptcore.text import TextModel
 from gptcore.train import Progress
