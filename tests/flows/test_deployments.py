@@ -24,7 +24,7 @@ from flows.tracking import PREFIX, connect
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize", "evaluate")
+STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress", "evaluate")
 DEPLOYMENTS = {*(f"{stage}/demo" for stage in STAGES), "pipeline/demo", "pipeline/book"}
 
 
