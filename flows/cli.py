@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_judge, cli_models, cli_plan
+from flows import cli_judge, cli_models, cli_plan, cli_talk
 from flows.cli_examples import epilog
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
@@ -223,9 +223,9 @@ for _name, _help in STAGES.items():
     app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
 app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
 app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
-    cli_models.generate
+    cli_talk.generate
 )
-app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_models.chat)
+app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_talk.chat)
 app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
     cli_models.export
 )
@@ -234,7 +234,10 @@ app.command("plan", help="Reckon memory, speed and cost of a training before it 
     cli_plan.plan
 )
 app.add_typer(
-    cli_judge.judge, name="judge", help="Compare judged runs, calibrate the judge, label.", epilog=epilog("judge")
+    cli_judge.judge,
+    name="judge",
+    help="Compare and rank judged runs, calibrate the judge, label.",
+    epilog=epilog("judge"),
 )
 app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
     cli_judge.fake_ollama

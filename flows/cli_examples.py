@@ -8,7 +8,9 @@ JUDGE_EXAMPLES = {
     "compare": (
         "gptworks judge compare RUN RUN",
         "gptworks judge compare RUN RUN --baseline-model base",
+        "gptworks judge compare RUN RUN --pairwise",
     ),
+    "rank": ("gptworks judge rank RUN RUN RUN:base --concurrency 4",),
     "calibrate": (
         "gptworks judge calibrate --labels labels.csv --run RUN",
         "gptworks judge calibrate --labels scores-of-both.csv",
@@ -47,6 +49,7 @@ EXAMPLES = {
     "evaluate": (
         "gptworks evaluate --judge off",
         "gptworks evaluate --judge required --set evaluate.concurrency=4",
+        "gptworks evaluate --set evaluate.judge_panel=mistral,qwen2.5 --set evaluate.pairwise=true",
     ),
     "generate": (
         'gptworks generate var/store/pretrain/KEY/run/checkpoint "Every effort moves you" --temperature 0.8 --top-k 50',
