@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.catalogue import origin
+from flows.journal import new_run_id
 from flows.launch import Launch
 from flows.orchestration import prefect_tags
 from flows.recipes import Pipeline
-from flows.run_logger import MlflowLogger
+from flows.run_logger import MlflowLogger, run_url
 from flows.settings import Settings
 from flows.sources import Places
+from flows.stage_artifacts import on_flow_page
 from flows.stages.context import Context, Inputs
 from flows.stages.registry import STAGES, Stage, external_inputs
 from flows.store import Entry, StageStore, Work, stage_key
@@ -92,7 +94,7 @@ class Chain:
 
     def run_url(self, outcome: Outcome) -> str:
         """Where a browser shows the tracked run."""
-        return f"{self.settings.mlflow_ui}/#/runs/{outcome.run_id}" if outcome.run_id else ""
+        return run_url(self.settings.mlflow_ui, outcome.run_id)
 
     def applies(self, stage: Stage) -> bool:
         """Whether the data has what the stage needs."""
@@ -168,6 +170,8 @@ class Chain:
             **self._lineage(stage),
             **prefect_tags(),
         }
+        # known before anything is opened: whenever a process dies, the next one continues the same run
+        work.remember_run(work.run_id or new_run_id())
         with stage_run(
             self.settings,
             stage=stage.name,
@@ -178,15 +182,19 @@ class Chain:
             parent_run_id=self.parent_run_id,
             run_id=work.run_id,
         ) as log:
-            work.remember_run(log.run_id)
             self._log_inputs(log, stage, input_keys)
             started = time.monotonic()
-            with self.progress(stage.name) as on_progress:
+            with self.progress(stage.name) as shown, on_flow_page(stage.name, log) as page:
+
+                def tell(progress: Progress) -> None:
+                    shown(progress)
+                    page(progress)
+
                 context = Context(
                     folder=work.folder,
                     places=self.places,
                     log=log,
-                    on_progress=on_progress,
+                    on_progress=tell,
                     seed=self.pipeline.seed,
                     ollama_host=self.settings.ollama_host,
                     launch=self.launch,
@@ -197,6 +205,7 @@ class Chain:
             result["metrics"] = {**result.get("metrics", {}), **spent}
             log.log_metrics(numbers(result["metrics"]))
             self._log_ledgers(log, work.folder)
+            work.run_id = log.run_id
             return work.commit(result, version=stage.version, config=config, inputs=input_keys)
 
     def _lineage(self, stage: Stage) -> dict[str, str]:
