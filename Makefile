@@ -43,8 +43,8 @@ demo: $(INSTALLED) ## run the whole chain on the documentation of the installed 
 test: $(INSTALLED_DEV) ## run the tests (without the slow ones)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-test-statistics: $(INSTALLED_DEV) ## coverage of the intervals and power of the judge's probes, over hundreds of seeds
-	$(BIN)/pytest -n $(WORKERS) -m statistics $(PYTEST_ARGS) tests/eval/stats
+test-statistics: $(INSTALLED_DEV) ## the judge: coverage, power over hundreds of seeds, broken guards, 20 kills
+	$(BIN)/pytest -n $(WORKERS) -m statistics $(PYTEST_ARGS) tests/eval
 
 test-all: $(INSTALLED_DEV) ## run every test that this machine can run, but for the soak
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not soak" $(PYTEST_ARGS)

@@ -8,7 +8,9 @@ JUDGE_EXAMPLES = {
     "compare": (
         "gptworks judge compare RUN RUN",
         "gptworks judge compare RUN RUN --baseline-model base",
+        "gptworks judge compare RUN RUN --pairwise",
     ),
+    "rank": ("gptworks judge rank RUN RUN RUN:base --concurrency 4",),
     "calibrate": (
         "gptworks judge calibrate --labels labels.csv --run RUN",
         "gptworks judge calibrate --labels scores-of-both.csv",
@@ -16,6 +18,15 @@ JUDGE_EXAMPLES = {
     "label": ("gptworks judge label --run RUN --out labels.csv --limit 60 --rater anna",),
 }
 """Command below ``gptworks judge`` -> how it is called."""
+DATA_EXAMPLES = {
+    "add": (
+        "gptworks data add answers.jsonl reviews.csv",
+        "gptworks data add texts/ --kind corpus",
+    ),
+    "remove": ("gptworks data remove 3f9a01c2",),
+    "list": ("gptworks data list",),
+}
+"""Command below ``gptworks data`` -> how it is called."""
 EXAMPLES = {
     "pipeline": (
         "gptworks pipeline --preset demo --dry-run",
@@ -47,6 +58,7 @@ EXAMPLES = {
     "evaluate": (
         "gptworks evaluate --judge off",
         "gptworks evaluate --judge required --set evaluate.concurrency=4",
+        "gptworks evaluate --set evaluate.judge_panel=mistral,qwen2.5 --set evaluate.pairwise=true",
     ),
     "generate": (
         'gptworks generate var/store/pretrain/KEY/run/checkpoint "Every effort moves you" --temperature 0.8 --top-k 50',
@@ -66,6 +78,18 @@ EXAMPLES = {
         "gptworks plan --model gpt2-small --width 1024 --heads 16 --gpu l4 --json",
     ),
     "judge": tuple(line for lines in JUDGE_EXAMPLES.values() for line in lines),
+    "data": tuple(line for lines in DATA_EXAMPLES.values() for line in lines),
+    "retrain": (
+        "gptworks retrain --preset demo --dry-run",
+        "gptworks retrain --preset demo --policy min_new_rows=20 --gate require_approval=true",
+        "gptworks retrain --preset book --set seed=2",
+    ),
+    "promote": ('gptworks promote 4 --model gptworks-demo --reason "answers read by two of us"',),
+    "rollback": ('gptworks rollback --model gptworks-demo --reason "wrong answers about prices"',),
+    "lineage": (
+        "gptworks lineage gptworks-demo",
+        "gptworks lineage gptworks-demo/3 --offline",
+    ),
     "fake-ollama": ("gptworks fake-ollama --port 11434",),
     "doctor": ("gptworks doctor", "gptworks doctor --judge-model llama3@365c0bd3c000"),
 }

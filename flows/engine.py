@@ -83,7 +83,7 @@ class Chain:
     @property
     def places(self) -> Places:
         """Where source files are."""
-        return Places(self.data_dir, self.settings.cache)
+        return Places(self.data_dir, self.settings.cache, self.settings.added_data)
 
     def adopt(self, made: Mapping[str, str]) -> None:
         """Take over outputs that are known by stage and key; one that is gone is made again when it is needed."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.trust import RUN_CONTROLS
+from eval.trust import KNOWN_PAIRS
+from eval.types import ControlCounts
 from flows.engine import Chain
 from flows.hub import starting_sizes
 from flows.progress import progress_bar
@@ -88,9 +88,8 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     amounts, model = _amounts(chain), _model(pipeline)
     if stage.name == "evaluate":
         answers = min(amounts.test.get("instruct", 0.0), pipeline.instruct.max_responses)
-        n_controls = sum(asdict(RUN_CONTROLS).values())
-        asked = f", and up to {answers * len(pipeline.evaluate.judge_models) + n_controls:.0f} questions to the judge"
-        judged = "" if pipeline.evaluate.judge == "off" else f"{asked}, if one answers"
+        judged = f", and up to {_n_questions(pipeline, answers):.0f} questions to the judge, if one answers"
+        judged = "" if pipeline.evaluate.judge == "off" else judged
         return f"about {answers:.0f} answers to score{judged}", 1.0
     if model is None:
         return f"not known for {pipeline.pretrain.init}", 0.0
@@ -98,6 +97,14 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     tokens, operations = sum(n for n, _ in works), sum(n * each for n, each in works)
     about = "" if amounts.known else "about "
     return f"{about}{tokens / 1e6:.2f} M tokens, {operations / 1e12:.1f} TFLOP", operations / rate
+
+
+def _n_questions(pipeline: Pipeline, answers: float) -> float:
+    """Controls and items of each judge of a panel; and where models are seen side by side, each pair in both orders."""
+    config, n_models = pipeline.evaluate, len(pipeline.evaluate.judge_models)
+    scored = (1 + len(config.judge_panel)) * (answers * n_models + ControlCounts().total)
+    n_pairs = n_models * (n_models - 1) / 2 if config.pairwise else 0
+    return scored + 2 * (n_pairs * answers + (KNOWN_PAIRS if n_pairs else 0))
 
 
 def _amounts(chain: Chain) -> Amounts:

@@ -75,6 +75,16 @@ class Settings:
         return self.home / "cache"
 
     @property
+    def added_data(self) -> Path:
+        """Folder of the data that ``gptworks data add`` has taken in."""
+        return self.home / "data"
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the locks of registered models, and of what ``gptworks lineage --offline`` reads."""
+        return self.home / "registry"
+
+    @property
     def spool(self) -> Path:
         """Folder of the metrics that have not reached the tracking server yet."""
         return self.home / "spool"
