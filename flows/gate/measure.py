@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gptcore.generate import Sampling
+
 from eval.digest import digest
 from eval.judge.prompt import packaged_prompts
 from eval.judge.schema import POINTWISE
@@ -24,7 +26,6 @@ from gptcore import checkpoint
 from gptcore.data import LabelledText
 from gptcore.data.labelled import LongInputs
 from gptcore.files import write_json_lines
-from gptcore.generate import Sampling
 from gptcore.measures import Continuation, bits_per_byte, continuation_nats, predicted_classes
 from gptcore.text import TextModel
 from gptcore.train import Progress
