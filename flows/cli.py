@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -19,8 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_compare, cli_judge, cli_models, cli_plan, cli_retrain, cli_sweep, cli_talk
+from flows import cli_compare, cli_judge, cli_models, cli_plan, cli_retrain, cli_services, cli_sweep, cli_talk
 from flows.cli_examples import epilog
+from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import ConfigError, GptcoreError, InterruptedRun
@@ -255,6 +257,8 @@ app.add_typer(cli_retrain.data, name="data", help="Add data for the next retrain
 app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
     cli_judge.fake_ollama
 )
+for _call in cli_services.COMMANDS:
+    app.command(_call.__name__, epilog=epilog(_call.__name__))(_call)
 app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(
     cli_models.doctor
 )
@@ -269,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     console = Console(stderr=True)
     try:
+        for name, address in running_addresses(read_settings().home).items():
+            os.environ.setdefault(name, address)
         apply_environment(read_settings())
         cli_models.quiet_prefect()
         app(args=None if arguments is None else list(arguments))

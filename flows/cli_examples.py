@@ -91,6 +91,14 @@ EXAMPLES = {
         "gptworks lineage gptworks-demo/3 --offline",
     ),
     "fake-ollama": ("gptworks fake-ollama --port 11434",),
+    "up": ("gptworks up", "gptworks up --prefect-port 0 --mlflow-port 0 --limit 2"),
+    "down": ("gptworks down",),
+    "status": ("gptworks status",),
+    "deploy": ("gptworks deploy", "gptworks deploy --type docker --limit 4"),
+    "worker": ("gptworks worker", "gptworks worker --type kubernetes --with-healthcheck"),
+    "drain": ("gptworks drain --stop", "gptworks drain --seconds 3600", "gptworks drain --resume"),
+    "reconcile": ("gptworks reconcile --dry-run", "gptworks reconcile --max-attempts 1"),
+    "clean": ("gptworks clean", "gptworks clean --days 7 --newest 1 --yes"),
     "doctor": ("gptworks doctor", "gptworks doctor --judge-model llama3@365c0bd3c000"),
 }
 """Command -> how it is called."""

@@ -167,6 +167,7 @@ class Chain:
         config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
         tags = {
             "gptworks.preset": self.pipeline.preset,
+            "gptworks.home": str(self.settings.home),
             **{f"gptworks.input.{name}": digest for name, digest in input_keys.items()},
             **self._lineage(stage),
             **prefect_tags(),
