@@ -1,5 +1,6 @@
 """Checkpoints to and from other programs' formats."""
 
+from gptcore.export.gguf import GGUFExport, Packing, export_gguf, import_gguf
 from gptcore.export.hf import export_hf, import_hf
 
-__all__ = ["export_hf", "import_hf"]
+__all__ = ["GGUFExport", "Packing", "export_gguf", "export_hf", "import_gguf", "import_hf"]

@@ -45,6 +45,10 @@ def _gelu(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feedforward(norm(x))."""
 
+    norm_1: nn.Module
+    norm_2: nn.Module
+    feedforward: FeedForward
+
     def __init__(self, *, width: int, n_heads: int, dropout: float = 0.0, qkv_bias: bool = True) -> None:
         """Build both sub-blocks."""
         super().__init__()

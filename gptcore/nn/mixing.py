@@ -1,7 +1,7 @@
 """How positions see each other: the part of attention that differs between training, packed rows and decoding.
 
 A ``Mix`` takes queries, keys and values and gives the weighted values. All go through torch's
-scaled_dot_product_attention.
+scaled_dot_product_attention. Keys and values may have fewer heads than queries (``shared_heads``).
 
 Shapes: B rows, H heads, T positions, D head width, K keys, N positions of all packed rows together.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gptcore.nn.kv_cache import LayerCache
+from gptcore.nn.shared_heads import attend
 
 Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys, values (B, H, T, D) and the dropout probability to the mixed values (B, H, T, D)."""
@@ -22,7 +22,7 @@ Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 def causal(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
     """Each position sees itself and what stands before it in its row."""
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
+    return attend(queries, keys, values, is_causal=True, dropout=dropout)
 
 
 def packed(lengths: Sequence[int]) -> Mix:
@@ -57,7 +57,7 @@ def cached(cache: LayerCache, *, start: int | None, positions: Tensor, mask: Ten
         del dropout
         cache.write(keys, values, start=start, positions=positions)
         seen_keys, seen_values = cache.keys[:, :, :n_keys], cache.values[:, :, :n_keys]  # (B, H, K, D)
-        return F.scaled_dot_product_attention(queries, seen_keys, seen_values, attn_mask=mask)
+        return attend(queries, seen_keys, seen_values, mask=mask)
 
     return mix
 
@@ -68,8 +68,7 @@ def at_ends(lengths: Sequence[int]) -> Mix:
     def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
         each = zip(queries.unbind(2), keys.split(list(lengths), 2), values.split(list(lengths), 2), strict=True)
         chosen = [
-            F.scaled_dot_product_attention(query.unsqueeze(2), row_keys, row_values, dropout_p=dropout)
-            for query, row_keys, row_values in each
+            attend(query.unsqueeze(2), row_keys, row_values, dropout=dropout) for query, row_keys, row_values in each
         ]
         return torch.cat(chosen, dim=2)
 
