@@ -81,7 +81,7 @@ class Chain:
     @property
     def places(self) -> Places:
         """Where source files are."""
-        return Places(self.data_dir, self.settings.cache)
+        return Places(self.data_dir, self.settings.cache, self.settings.added_data)
 
     def adopt(self, made: Mapping[str, str]) -> None:
         """Take over outputs that are known by stage and key; one that is gone is made again when it is needed."""
@@ -164,6 +164,7 @@ class Chain:
         config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
         tags = {
             "gptworks.preset": self.pipeline.preset,
+            "gptworks.home": str(self.settings.home),
             **{f"gptworks.input.{name}": digest for name, digest in input_keys.items()},
             **self._lineage(stage),
             **prefect_tags(),

@@ -41,7 +41,7 @@ class Calibrated:
     corrected: CorrectedMean | None
     """The run's mean moved to where the labels put it; None without a run or with too few labels."""
     has_controls: bool
-    """Whether the demands on the controls were among the checks."""
+    """Whether controls ran with the scores; without them no judge is accepted."""
     has_texts: bool
     """Whether answers and references were known: without them there are no baselines and no hard items."""
 
@@ -66,12 +66,11 @@ def calibrate_labels(labels: Labels, *, run: JudgedRun | None, seed: int) -> Cal
         is_reference={name: name not in texts or is_exact(*texts[name]) for name in judge},
         seed=seed,
     )
-    checks = tuple(_check(one) for one in run.facts["checks"]) if run else ()
-    controls = Validity(all(one.passed for one in checks), checks, ())
     corrected = None
     if run is not None and len(ids) >= MIN_LABELS:
         corrected = prediction_powered_mean(run.scores, labels.human)
-    return Calibrated(found, accept(found, controls=controls), corrected, bool(checks), bool(texts))
+    accepted = accept(found, controls=None if run is None else _controls(run))
+    return Calibrated(found, accepted, corrected, run is not None, bool(texts))
 
 
 def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, labels: Labels, seed: int) -> str:
@@ -144,6 +143,11 @@ def _texts(labels: Labels, run: JudgedRun | None) -> dict[str, tuple[str, str]]:
         texts = {str(row["id"]): (str(row["response"]), str(row["reference"])) for row in run.rows}
         return {name: texts[name] for name in labels.human if name in texts}
     return labels.texts or {}
+
+
+def _controls(run: JudgedRun) -> Validity:
+    checks = tuple(_check(one) for one in run.facts["checks"])
+    return Validity(all(one.passed for one in checks), checks, ())
 
 
 def _check(kept: dict[str, object]) -> Check:

@@ -59,3 +59,12 @@ def publish_markdown(key: str, text: str) -> None:
 
     if flow_run.id:
         create_markdown_artifact(key=key, markdown=text)
+
+
+def publish_table(key: str, rows: list[dict[str, str]], *, description: str) -> None:
+    """Show rows on the page of the flow run."""
+    from prefect.artifacts import create_table_artifact
+    from prefect.runtime import flow_run
+
+    if flow_run.id:
+        create_table_artifact(key=key, table=rows, description=description)

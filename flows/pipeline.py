@@ -18,6 +18,7 @@ from flows.provenance import environment_tags
 from flows.report import PipelineReport, StageReport, summary_rows, write_report
 from flows.request import Begun, OwnData, Preset, chain, configuration
 from flows.run_logger import MlflowLogger
+from flows.running import present
 from flows.stage_flows import (
     evaluate,
     finetune_classifier,
@@ -72,9 +73,10 @@ def pipeline(
     started, clock = datetime.now(UTC), time.monotonic()
     made: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    tags = {"gptworks.preset": preset, **prefect_tags()}
+    tags = {"gptworks.preset": preset, "gptworks.home": str(stages.settings.home), **prefect_tags()}
     name = f"pipeline-{preset}"
     with (
+        present(stages.settings.home),
         leading(stages.launch),
         pipeline_run(stages.settings, name=name, key=key, params=config.to_dict(), tags=tags) as log,
     ):

@@ -16,7 +16,7 @@ from gptcore.config import Config, nearest, set_by_path
 from gptcore.data.labelled import LongInputs
 from gptcore.data.templates import template_by_name
 from gptcore.errors import ConfigError
-from gptcore.models import PRESETS, GPTConfig
+from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.nn.surgery import named_linears
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
 from gptcore.transforms import Dropout, LoRA
@@ -78,7 +78,7 @@ class PrepareStage(Config):
 class PretrainStage(Config):
     """A base model on the corpus."""
 
-    model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
+    model: ModelConfig = field(default_factory=lambda: PRESETS["micro"])
     """Sizes; ``vocab_size`` is taken from the tokenizer."""
     init: str | None = None
     """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights;
@@ -190,12 +190,16 @@ class EvaluateStage(Config):
     """Ask the judge if one answers; insist on it; or never."""
     judge_model: str = "llama3"
     """Model tag on the judge's server; ``llama3@365c0bd3c000`` insists on the weights of this digest."""
+    judge_panel: tuple[str, ...] = ()
+    """Further judges on the same server that score the same responses; how far all agree is told, the first decides."""
     judge_backend: Literal["ollama", "openai"] = "ollama"
     """Which interface the judge's server speaks."""
     judge_url: str | None = None
     """Its address; by default ``OLLAMA_HOST`` or ``OPENAI_BASE_URL``."""
     judge_models: tuple[Literal["instruct", "base", "lora"], ...] = ("instruct", "base")
     """Whose responses are judged, and then compared on the same items; the fine-tuned model's (instruct) always are."""
+    pairwise: bool = False
+    """Whether the judge also sees each two models' responses side by side, in both orders."""
     num_ctx: int = 8192
     """Tokens of the judge's window."""
     shortcut: bool = True
@@ -209,6 +213,12 @@ class EvaluateStage(Config):
         if "instruct" not in self.judge_models or len(set(self.judge_models)) < len(self.judge_models):
             raise ConfigError(
                 f"evaluate.judge_models is {', '.join(self.judge_models) or 'empty'}; it must have instruct, each once"
+            )
+        panel = (self.judge_model, *self.judge_panel)
+        if len(set(panel)) < len(panel):
+            raise ConfigError(
+                f"evaluate.judge_panel is {', '.join(self.judge_panel)} beside the judge_model {self.judge_model};"
+                " name each judge once"
             )
 
 

@@ -37,6 +37,8 @@ _SERVICES = {
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
     # Leases in memory end every run of a limited deployment when the server restarts.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # A run that has been silent for several of these is dead (flows/upkeep); the default is three minutes.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     # A tracking server that is down must cost seconds: the defaults are 7 retries of up to 120 s each.
@@ -73,6 +75,16 @@ class Settings:
     def cache(self) -> Path:
         """Folder of downloaded data sets."""
         return self.home / "cache"
+
+    @property
+    def added_data(self) -> Path:
+        """Folder of the data that ``gptworks data add`` has taken in."""
+        return self.home / "data"
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the locks of registered models, and of what ``gptworks lineage --offline`` reads."""
+        return self.home / "registry"
 
     @property
     def spool(self) -> Path:

@@ -15,6 +15,7 @@ from flows.launch import Launch
 from flows.machines import leading
 from flows.orchestration import publish_link
 from flows.request import Begun, OwnData, Preset, chain, configuration
+from flows.running import present
 
 Summary = dict[str, Any]
 """stage, key, path, seconds, cached, run_id of one stage's output."""
@@ -33,7 +34,7 @@ def _stage_flow(stage: str, description: str) -> Flow[..., Summary | None]:
         begun: Begun | None = None,
     ) -> Summary | None:
         stages = chain(configuration(preset, overrides or [], data), data_dir=data_dir, launch=launch, begun=begun)
-        with nullcontext() if begun else leading(stages.launch):
+        with present(stages.settings.home), nullcontext() if begun else leading(stages.launch):
             outcome = stages.ensure(stage, force=force)
         if outcome is None:
             return None

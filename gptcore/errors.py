@@ -2,6 +2,7 @@
 
 GptcoreError
 ├── ConfigError              a setting is unknown, impossible, or does not fit another one
+│   └── PromptTooLong        a prompt leaves no room for an answer in the model's context
 ├── DataError                an input file, row or token shard cannot be used as it is
 │   └── TokenizerMismatch    two parts were made with different tokenizers
 ├── CheckpointError          a checkpoint is missing, incomplete or damaged
@@ -27,6 +28,10 @@ class ConfigError(GptcoreError):
     """A setting is unknown, impossible, or does not fit another one."""
 
     exit_code = 2
+
+
+class PromptTooLong(ConfigError):
+    """A prompt leaves no room for an answer in the model's context, and is not to be cut."""
 
 
 class DataError(GptcoreError):

@@ -16,7 +16,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.data import Instructions, Source, TokenWindows
 from gptcore.errors import GptcoreError
-from gptcore.generate import Sampling, generate
+from gptcore.generation import Generator, Request, Sampling
 from gptcore.objectives import NextToken
 from gptcore.train import Progress, evaluate
 from gptcore.transforms import Quantize
@@ -104,13 +104,13 @@ def _measured(name: str, path: Path, loaded: Loaded, held_out: Source, config: Q
 
 def _decoding_speed(loaded: Loaded, n_tokens: int) -> float:
     """Tokens a second for one prompt, greedy, prompt included; the median of three."""
-    end = loaded.tokenizer.end_of_text
-    sampling = Sampling(max_new_tokens=n_tokens)
+    request = Request([loaded.tokenizer.end_of_text], Sampling(max_new_tokens=n_tokens))
+    generator = Generator(loaded.model, slots=1)
     rates = []
     for _ in range(3):
         started = time.monotonic()
-        answer = generate(loaded.model, [[end]], sampling)
-        rates.append(len(answer[0]) / (time.monotonic() - started))
+        (answer,) = generator.generate([request])
+        rates.append(len(answer.tokens) / (time.monotonic() - started))
     return sorted(rates)[1]
 
 

@@ -101,7 +101,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "evaluate",
-            "2",
+            "3",
             ("finetune-instruct", "lora"),
             ("evaluate",),
             _evaluate,

@@ -19,7 +19,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import read_spec
 from gptcore.data import Instructions, LabelledText, Ledger, TokenWindows, template_by_name
 from gptcore.files import read_json_lines, write_json_lines
-from gptcore.generate import Sampling
+from gptcore.generation import Sampling
 from gptcore.measures import ClassMetrics, classify_rows
 from gptcore.nn import count_parameters
 from gptcore.objectives import Classify, NextToken

@@ -30,6 +30,13 @@ class Agreement(NamedTuple):
     scale: float
     """The largest logit, in absolute value."""
 
+    def __str__(self) -> str:
+        """In a line, for people."""
+        return (
+            f"against fp32: logits differ by up to {self.largest_difference:.3g} of {self.scale:.3g}, "
+            f"{self.same_top:.1%} of the likeliest tokens are the same, KL {self.kl_divergence:.3g}"
+        )
+
     @property
     def is_equal(self) -> bool:
         """Whether nothing but the order of sums can be between them."""
@@ -45,7 +52,7 @@ class Agreement(NamedTuple):
             raise ExportMismatch(
                 f"{what} gives other logits than the model: they differ by up to {self.largest_difference:.3g} where "
                 f"{TOLERANCE * max(1.0, self.scale):.3g} is allowed, and {self.same_top:.1%} of the likeliest "
-                "tokens are the same; nothing was written. This is a fault of the export; please report it with the model's sizes"
+                "tokens are the same; nothing was written. This is a fault of the export; please report it"
             )
 
 

@@ -39,6 +39,12 @@ class Family:
     """The model's weights under transformers' names."""
     load_hf_tensors: Callable[[Any, dict[str, Tensor]], None]
     """Back, into a model; a CheckpointError where they do not fit."""
+    names: Callable[[Any], dict[str, tuple[str, ...]]]
+    """(configuration) to our parameters' names with transformers'; several of theirs stand in one of ours."""
+    rows: Callable[[Any, str], list[int]]
+    """(configuration, our name) to the rows of each of theirs in ours; empty where there is one."""
+    transposed: bool
+    """Whether transformers stores linear layers inputs first."""
     to_gguf_fields: Callable[[Mapping[str, Any]], dict[str, int | float]]
     """``config.json`` to the architecture's fields."""
     from_gguf_fields: Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -58,6 +64,9 @@ FAMILIES: tuple[Family, ...] = (
         from_hf_config=gpt_hf.from_hf_config,
         to_hf_tensors=gpt_hf.to_hf_tensors,
         load_hf_tensors=gpt_hf.load_hf_tensors,
+        names=lambda config: {ours: (theirs,) for ours, theirs in gpt_hf.name_map(config).items()},
+        rows=lambda *_: [],
+        transposed=True,
         to_gguf_fields=gpt_gguf.to_gguf_fields,
         from_gguf_fields=gpt_gguf.from_gguf_fields,
         to_gguf_tensors=gpt_gguf.to_gguf_tensors,
@@ -71,6 +80,9 @@ FAMILIES: tuple[Family, ...] = (
         from_hf_config=llama_hf.from_hf_config,
         to_hf_tensors=llama_hf.to_hf_tensors,
         load_hf_tensors=llama_hf.load_hf_tensors,
+        names=llama_hf.name_map,
+        rows=llama_hf.rows_of,
+        transposed=False,
         to_gguf_fields=llama_gguf.to_gguf_fields,
         from_gguf_fields=llama_gguf.from_gguf_fields,
         to_gguf_tensors=llama_gguf.to_gguf_tensors,

@@ -77,8 +77,8 @@ def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUF
     """Write a checkpoint as a folder with a GGUF file and a Modelfile; LoRA updates are merged first.
 
     Matrices are packed, all else stays fp32. A row that cannot be cut into the packing's blocks is written as F16;
-    below 8 bits the embedding and the head take Q8_0, since rare words suffer most. An earlier export in the same place is
-    replaced; anything else there is not touched.
+    below 8 bits the embedding and the head take Q8_0, since rare words suffer most. An earlier export in the same
+    place is replaced; anything else there is not touched.
 
     Raises:
         ConfigError: the checkpoint is a classifier or quantized, its tokenizer is of another kind, or the folder holds

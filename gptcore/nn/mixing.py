@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gptcore.nn.kv_cache import LayerCache
+from gptcore.nn.kv_cache import KVCache, LayerCache
 from gptcore.nn.shared_heads import attend
 
 Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -42,24 +42,41 @@ def packed(lengths: Sequence[int]) -> Mix:
     return mix
 
 
-def cached(cache: LayerCache, *, start: int | None, positions: Tensor, mask: Tensor | None, n_keys: int) -> Mix:
-    """The new positions (B, T) of each row see all that the cache holds of it, themselves included.
+def continued(cache: KVCache, n_new: int) -> list[Mix]:
+    """One mix for each layer: the new positions of each row see all that the cache holds of it, themselves included.
+
+    Row by row, each over its own keys alone: no key of a longer neighbour is read, and to the last bit a row's result
+    is what it would be without neighbours (a sum over masked keys is taken in another order).
 
     Args:
         cache: takes up the new keys and values first.
-        start: the rows' common first new position, if there is one.
-        positions: (B, T) int64.
-        mask: (B, 1, T, K) bool, or None where all K keys may be seen.
-        n_keys: K.
+        n_new: T, the new positions of each row.
     """
+    starts: list[int] = cache.lengths.tolist()
+    positions = cache.positions(n_new)
+    masks = [_reach(start, n_new, positions.device) for start in starts]
+    common = starts[0] if len(set(starts)) == 1 else None
 
-    def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-        del dropout
-        cache.write(keys, values, start=start, positions=positions)
-        seen_keys, seen_values = cache.keys[:, :, :n_keys], cache.values[:, :, :n_keys]  # (B, H, K, D)
-        return attend(queries, seen_keys, seen_values, mask=mask)
+    def mix_of(layer: LayerCache) -> Mix:
+        def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+            del dropout
+            layer.write(keys, values, start=common, positions=positions)
+            rows = []
+            for i, (start, mask) in enumerate(zip(starts, masks, strict=True)):
+                seen_keys, seen_values = layer.seen(i, start + n_new)
+                rows.append(attend(queries[i : i + 1], seen_keys, seen_values, mask=mask, is_causal=start == 0))
+            return rows[0] if len(rows) == 1 else torch.cat(rows)
 
-    return mix
+        return mix
+
+    return [mix_of(layer) for layer in cache.layers]
+
+
+def _reach(start: int, n_new: int, device: torch.device) -> Tensor | None:
+    """Which of the K keys each of T new positions sees, (T, K) bool; None for all, or for plain causality."""
+    if start == 0 or n_new == 1:
+        return None
+    return torch.ones(n_new, start + n_new, dtype=torch.bool, device=device).tril(start)
 
 
 def at_ends(lengths: Sequence[int]) -> Mix:

@@ -257,16 +257,21 @@ def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
 
     settings = read_settings({"GPTWORKS_HOME": str(judge_home)})
 
-    def run(server: FakeOllama, *, n: int = 24, **options: Any) -> tuple[dict[str, Any], Any, Path]:
+    def run(
+        server: FakeOllama, *, n: int = 24, lora: bool = False, state: dict[str, str] | None = None, **options: Any
+    ) -> tuple[dict[str, Any], Any, Path]:
         folder = tmp_path / "out" / f"{len(list(tmp_path.glob('out/*')))}"
         write_lines(folder / "finetune-instruct" / "responses.jsonl", responses_to_judge(n))
-        inputs = Inputs({"finetune-instruct": folder / "finetune-instruct"}, {"finetune-instruct": {}})
+        folders = {"finetune-instruct": folder / "finetune-instruct"} | ({"lora": folder / "lora"} if lora else {})
+        write_lines(folder / "lora" / "responses.jsonl", [{"response": told_of(i)[: 9 + i]} for i in range(n)])
+        inputs = Inputs(folders, {"finetune-instruct": {}, "lora": {"responses": True}})
         config, told = EvaluateStage(**options), list[Progress]()
         with stage_run(
             settings, stage="evaluate", name="evaluate", key=f"{tmp_path.name}-{folder.name}", params={}
         ) as log:
             context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
-            result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
+            found = evaluation.judge_state(config, server.url) if state is None else state
+            result = evaluation.evaluate(config, found, inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
         assert {one.n_steps for one in told} <= {len(told)}
         return result, connect(settings).get_run(log.run_id), folder

@@ -6,6 +6,7 @@ transformers keeps queries, keys and values, and gate and up, in matrices of the
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -120,6 +121,8 @@ def from_hf_config(data: dict[str, Any]) -> LlamaConfig:
         )
     except ConfigError as error:
         raise CheckpointError(f"config.json describes a Llama that cannot be built: {error}") from error
+    usual = dataclasses.replace(config, hidden_width=None)
+    config = usual if usual.hidden_size == config.hidden_size else config
     if data.get("head_dim") not in (None, config.width // config.n_heads):
         raise CheckpointError(
             f"head_dim is {data['head_dim']!r}; only hidden_size / num_attention_heads can be imported"

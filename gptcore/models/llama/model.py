@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from gptcore.nn.block import Block
 from gptcore.nn.gated import GatedFeedForward
 from gptcore.nn.grouped import GroupedSelfAttention
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import cached, causal, packed
+from gptcore.nn.mixing import causal, continued, packed
 from gptcore.nn.rotary import Turns, turned
 
 
@@ -143,14 +142,12 @@ class Llama(Model):
         return y
 
     def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        positions = cache.positions(tokens.shape[1])  # (B, T)
-        mask, n_keys = cache.mask(positions)
-        self._check_length(n_keys, cache.capacity)
-        turns = self._turns(positions)
-        seen: dict[str, Any] = {"start": cache.common_length, "positions": positions, "mask": mask, "n_keys": n_keys}
+        n_new = tokens.shape[1]
+        self._check_length(int(cache.lengths.max()) + n_new, cache.capacity)
+        turns = self._turns(cache.positions(n_new))
         x: Tensor = self.token_embedding(tokens)
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, mix=turned(cached(layer, **seen), turns))
+        for block, mix in zip(self.blocks, continued(cache, n_new), strict=True):
+            x = block(x, mix=turned(mix, turns))
         return x
 
     def _turns(self, positions: Tensor) -> Turns:
@@ -165,6 +162,6 @@ class Llama(Model):
         like = self.norm.weight
 
         def empty() -> Tensor:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
 
         return KVCache([LayerCache(empty(), empty()) for _ in range(config.n_layers)])

@@ -17,7 +17,7 @@ from gptcore.export import Packing, export_gguf
 from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.export.gguf_tokens import PROBES
-from gptcore.generate import Sampling, generate
+from gptcore.generation import Generator, Request, Sampling
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import gpt2_tokenizer
 
@@ -82,7 +82,8 @@ def test_llama_cpp_gives_the_same_greedy_tokens(
     llama_cpp = LlamaCpp(written.file, context_length=48)
     for text in ("The keeper of the light", "\n", "They"):
         prompt = loaded.tokenizer.encode(text)
-        assert llama_cpp.greedy(prompt, 30)[0] == generate(loaded.model, [prompt], Sampling(max_new_tokens=30))[0]
+        (ours,) = Generator(loaded.model).generate([Request(prompt, Sampling(max_new_tokens=30))])
+        assert llama_cpp.greedy(prompt, 30)[0] == ours.ids
 
 
 @pytest.mark.parametrize(
