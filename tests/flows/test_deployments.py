@@ -25,7 +25,7 @@ from flows.tracking import PREFIX, connect
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize", "evaluate")
-DEPLOYMENTS = {*(f"{stage}/demo" for stage in STAGES), "pipeline/demo", "pipeline/book"}
+DEPLOYMENTS = {*(f"{stage}/demo" for stage in STAGES), "pipeline/demo", "pipeline/book", "retrain/nightly"}
 
 
 class Services(NamedTuple):
@@ -144,9 +144,9 @@ def test_every_flow_is_deployed_and_no_deployment_keeps_a_path_of_this_machine(s
         assert deployment["enforce_parameter_schema"]
         assert str(ROOT) not in json.dumps([deployment["pull_steps"], deployment["path"], deployment["entrypoint"]])
     schedules = {schedule["slug"]: schedule for deployment in found for schedule in deployment["schedules"]}
-    assert list(schedules) == ["nightly"]
-    assert not schedules["nightly"]["active"]
-    assert schedules["nightly"]["schedule"]["timezone"] == "Europe/Berlin"
+    assert sorted(schedules) == ["nightly", "retrain-nightly"]
+    assert not any(schedule["active"] for schedule in schedules.values())
+    assert {schedule["schedule"]["timezone"] for schedule in schedules.values()} == {"Europe/Berlin"}
 
 
 def test_a_watched_run_ends_completed_and_what_cannot_be_is_refused_before_a_run_is_made(services: Services) -> None:
