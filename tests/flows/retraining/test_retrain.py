@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from flows.tracking import connect
 pytestmark = [pytest.mark.flows, pytest.mark.slow, pytest.mark.timeout(900)]
 MODEL = "gptworks-tiny"
 POLICY = RetrainPolicy(min_new_characters=4_000)
+NUMBERS = random.Random(1).sample(range(600), 600)
 
 
-def rows(numbers: range) -> str:
+def rows(numbers: Sequence[int]) -> str:
     """Sums in words, none like another."""
     made = (
         {"instruction": f"Add {i} and {3 * i}.", "output": f"The sum of {i} and {3 * i} is {4 * i}."} for i in numbers
@@ -43,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     before = dict(os.environ)
     home = tmp_path_factory.mktemp("retrain")
     os.environ |= {"GPTWORKS_HOME": str(home), "OLLAMA_HOST": "127.0.0.1:9", "PREFECT_LOGGING_LEVEL": "WARNING"}
-    (home / "own.jsonl").write_text(rows(range(150)))
+    (home / "own.jsonl").write_text(rows(NUMBERS[:150]))
     yield read_settings()
     os.environ.clear()
     os.environ.update(before)
@@ -77,13 +79,13 @@ def test_first_it_promotes_then_it_skips_then_it_gates_honestly_and_can_be_undon
     assert (second["outcome"], second["cause"]) == ("skipped", "unchanged")
 
     folder = DataFolder(settings.added_data)
-    (settings.home / "few.jsonl").write_text(rows(range(200, 220)))
+    (settings.home / "few.jsonl").write_text(rows(NUMBERS[150:170]))
     folder.add([settings.home / "few.jsonl"])
     few = run(settings)
     assert (few["outcome"], few["cause"]) == ("skipped", "too_little")
     assert "it is like the champion's data" in few["reason"]
 
-    (settings.home / "more.jsonl").write_text(rows(range(300, 400)))
+    (settings.home / "more.jsonl").write_text(rows(NUMBERS[170:290]))
     folder.add([settings.home / "more.jsonl"])
     third = run(settings)
     assert (third["cause"], third["version"]) == ("new_data", 2)
