@@ -17,6 +17,7 @@ from benchmarks.work import Implementation, Target, Work
 
 if TYPE_CHECKING:
     from benchmarks.peers.causal_lm import Sizes
+    from gptcore.run import Run
 
 _SIZES = {
     "124m": {"width": 768, "n_layers": 12, "n_heads": 12, "batch_size": 2, "length": 512},
@@ -37,7 +38,8 @@ _TARGETS = {
         Target("memory", 0.5, "litgpt"),
     ),
 }
-_TITLES = {"124m": "GPT-2 124M, 2 rows × 512 tokens", "6x384": "6 layers, 6 heads, width 384, 16 rows × 256 tokens"}
+TITLES = {"124m": "GPT-2 124M, 2 rows × 512 tokens", "6x384": "6 layers, 6 heads, width 384, 16 rows × 256 tokens"}
+"""Sizes that can be chosen."""
 
 
 def sizes_of(options: Options) -> Sizes:
@@ -52,7 +54,7 @@ def build(options: Options) -> Work:
     loop = "plain loop, fp32, no dropout, clipping at 1"
     return Work(
         name=f"pretrain-{options.size}",
-        title=f"Training: {_TITLES[options.size]}, vocabulary 50,257, AdamW",
+        title=f"Training: {TITLES[options.size]}, vocabulary 50,257, AdamW",
         unit="tokens/s",
         figure=lambda measured: measured.median_rate,
         implementations=(
@@ -73,7 +75,7 @@ def build(options: Options) -> Work:
                 in_litgpt=True,
             ),
         ),
-        prepare=_prepare,
+        prepare=prepare,
         targets=_TARGETS[options.size],
         notes=("data: Tiny Shakespeare in GPT-2's tokens; figures: median over the steps of a process",),
     )
@@ -81,14 +83,22 @@ def build(options: Options) -> Work:
 
 def measure_ours(options: Options, folder: Path) -> Measured:
     """A real run on token windows."""
-    from benchmarks.ours import gpt, measured_run, train_config
+    from benchmarks.ours import measured_run
+
+    items = [sizes_of(options).n_tokens] * options.steps
+    return measured_run(run_of(options, folder), warmup=options.warmup, items=items)
+
+
+def run_of(options: Options, folder: Path) -> Run:
+    """That run."""
+    from benchmarks.ours import gpt, train_config
     from benchmarks.prepare import TOKENIZER, TRAIN
     from gptcore.data.windows import TokenWindows
     from gptcore.objectives import NextToken
     from gptcore.run import Run
 
     sizes = sizes_of(options)
-    run = Run(
+    return Run(
         data=TokenWindows(folder / TRAIN, context_length=sizes.length),
         objective=NextToken(),
         tokenizer=folder / TOKENIZER,
@@ -96,7 +106,6 @@ def measure_ours(options: Options, folder: Path) -> Measured:
         train=train_config(n_steps=options.warmup + options.steps, batch_size=sizes.batch_size),
         seed=options.seed,
     )
-    return measured_run(run, warmup=options.warmup, items=[sizes.n_tokens] * options.steps)
 
 
 def _transformers(options: Options, folder: Path) -> Measured:
@@ -111,7 +120,8 @@ def _litgpt(options: Options, folder: Path, *, tied: bool) -> Measured:
     return measure_litgpt(options, folder, sizes=sizes_of(options), tied=tied)
 
 
-def _prepare(options: Options, folder: Path) -> None:
+def prepare(options: Options, folder: Path) -> None:
+    """Tokenizer and windows of real text."""
     from benchmarks.prepare import prepare_windows
 
     prepare_windows(options, folder)
@@ -119,5 +129,5 @@ def _prepare(options: Options, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = shared_parser(str(__doc__), steps=5)
-    parser.add_argument("--size", choices=tuple(_TITLES), default="124m", help="model and batch (default 124m)")
+    parser.add_argument("--size", choices=tuple(TITLES), default="124m", help="model and batch (default 124m)")
     main("benchmarks.pretrain", build, parser)

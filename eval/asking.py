@@ -63,6 +63,26 @@ def ask_all(
 
 
 @dataclass
+class Together:
+    """Several rounds of questions told as one: each round has it as its ``on_progress``."""
+
+    on_progress: OnProgress | None
+    """Whom all is told."""
+    total: int
+    """Questions of all rounds."""
+    done: int = 0
+    seconds_each: float | None = None
+    """As of the last round in which the judge had to be asked."""
+
+    def __call__(self, progress: Progress) -> None:
+        """One more answer is there; ``progress`` is that of its round."""
+        self.done += 1
+        self.seconds_each = self.seconds_each if progress.seconds_each is None else progress.seconds_each
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.done, self.total, self.seconds_each))
+
+
+@dataclass
 class _Meter:
     """Counts answers and reckons what the rest will take."""
 
@@ -83,5 +103,4 @@ class _Meter:
             self.waited += answer.seconds
             self.judged = self.judged or answer.source == "judge"
         # Of the questions that are left, as many need the judge as did among those that the store did not give.
-        left = (self.total - self.done) * self.waited / self.fresh / self.concurrency if self.judged else None
-        return Progress(self.done, self.total, left)
+        return Progress(self.done, self.total, self.waited / self.fresh / self.concurrency if self.judged else None)

@@ -13,12 +13,20 @@ from eval.asking import OnProgress, ask_all
 from eval.digest import digest
 from eval.errors import EvalDataError
 from eval.exact import is_exact
-from eval.judge.controls import ControlCounts, draw_controls, gather, mixed_order
-from eval.judge.summary import item_row, judged_row, pair_row, pairwise_metrics, pointwise_metrics
+from eval.judge.controls import draw_controls, draw_known_pairs, gather, gather_known, mixed_order
+from eval.judge.summary import (
+    item_row,
+    judged_row,
+    length_metrics,
+    pair_row,
+    pairwise_metrics,
+    pointwise_metrics,
+)
 from eval.overlap import corpus_chrf, rouge_l, sentence_chrf
-from eval.types import Judge, PairJudge, Report, Sample
+from eval.types import ControlCounts, Judge, PairJudge, Report, Sample
 
-_SEED = 123
+SEED = 123
+"""Of controls and resamples, unless told otherwise."""
 DEFAULT_CONTROLS = ControlCounts()
 """How many controls a judged run has unless told otherwise."""
 
@@ -58,7 +66,7 @@ def judge_responses(
     controls: ControlCounts = DEFAULT_CONTROLS,
     on_progress: OnProgress | None = None,
     concurrency: int = 1,
-    seed: int = _SEED,
+    seed: int = SEED,
 ) -> Report:
     """Let a judge score each response, and among them controls whose answer is known (``eval.judge.controls``).
 
@@ -67,9 +75,11 @@ def judge_responses(
     (counts; every reason is there), ``bound_low`` and ``bound_high`` (the mean of all items with the unscored ones at 0
     and at 100), ``weighted_mean`` with ``weighted_ci_low`` and ``weighted_ci_high`` (the probability-weighted score,
     over the ``weighted_scored`` items that have one; NaN if none has), ``valid_mass`` (mean over the items where it is
-    known), ``exact_share`` (share given 100 by the short cut), ``cached`` and ``repaired`` (counts),
-    ``seconds_per_item`` (mean over the items the judge decided), ``load_seconds`` (loading the model, not in the times
-    of the items).
+    known), ``length_controlled_mean`` with ``length_controlled_low`` and ``length_controlled_high`` (the mean where
+    responses are as long as their references, ``eval.stats.length``), ``length_slope`` (points that go with length),
+    ``length_extrapolated`` (1 if all responses are longer than their references, or all shorter), ``exact_share``
+    (share given 100 by the short cut), ``cached`` and ``repaired`` (counts), ``seconds_per_item`` (mean over the items
+    the judge decided), ``load_seconds`` (loading the model, not in the times of the items).
 
     Args:
         samples: the items; N of them.
@@ -92,12 +102,20 @@ def judge_responses(
     known = [partial(judge, one.sample, one.response, shortcut=False, repeat=one.repeat) for one in drawn]
     order = mixed_order(n, drawn, seed=seed)
     verdicts = ask_all([*items, *known], order=order, concurrency=concurrency, on_progress=on_progress)
+    rows = [judged_row(*one) for one in zip(samples, responses, verdicts[:n], strict=True)]
     return Report(
-        metrics=pointwise_metrics(verdicts[:n], seed=seed),
-        rows=[judged_row(*one) for one in zip(samples, responses, verdicts[:n], strict=True)],
+        metrics=pointwise_metrics(verdicts[:n], seed=seed) | length_metrics(rows, seed=seed),
+        rows=rows,
         provenance={**_provenance(samples, judge.describe(), seed=seed), "controls": asdict(controls)},
         controls=gather(drawn, verdicts[n:], samples=samples, items=verdicts[:n]),
     )
+
+
+def n_questions(
+    samples: Sequence[Sample], responses: Sequence[str], *, controls: ControlCounts = DEFAULT_CONTROLS, seed: int = SEED
+) -> int:
+    """Verdicts that ``judge_responses`` takes for the same arguments: the items and the controls that they give."""
+    return len(samples) + len(draw_controls(samples, responses, counts=controls, seed=seed))
 
 
 def compare_responses(
@@ -106,30 +124,40 @@ def compare_responses(
     right: Sequence[str],
     *,
     judge: PairJudge,
+    n_known: int = 0,
     on_progress: OnProgress | None = None,
     concurrency: int = 1,
-    seed: int = _SEED,
+    seed: int = SEED,
 ) -> Report:
     """Let a judge compare two responses to each item, in both orders.
 
     Metrics, all under ``judge/``: ``win_rate`` with ``ci_low`` and ``ci_high`` (mean points of the left side over the
-    scored items, 1 for a win and 0.5 for a tie; 95% percentile bootstrap over the items), ``left_wins``,
-    ``right_wins``, ``ties``, ``identical`` (ties without asking), ``disagreements`` (ties because the two orders say
-    different things), ``consistency`` (share of the items put to the judge in which they say the same), ``first_slot``
-    and ``second_slot`` (how often each place was chosen, over both orders), ``bound_low`` and ``bound_high`` (the win
-    rate with the unscored items lost and won), and as for ``judge_responses``: ``scored``, ``unscored``,
-    ``unscored_<reason>``, ``cached``, ``seconds_per_item``, ``load_seconds``.
+    scored items, 1 for a win and 0.5 for a tie, both orders averaged; 95% percentile bootstrap over the items),
+    ``place_free`` and ``p_value`` (``eval.stats.WinRate``), ``left_wins``, ``right_wins``, ``ties``, ``identical``
+    (ties without asking), ``disagreements`` (ties because the two orders say different things), ``consistency`` (share
+    of the items put to the judge in which they say the same), ``first_slot`` and ``second_slot`` (how often each place
+    was chosen, over both orders), ``bound_low`` and ``bound_high`` (the win rate with the games without a result lost
+    and won), and as for ``judge_responses``: ``scored``, ``unscored``, ``unscored_<reason>``, ``cached``,
+    ``seconds_per_item``, ``load_seconds``.
 
-    Arguments and errors are those of ``judge_responses``.
+    ``n_known`` pairs whose winner is known, a reference against another item's, are mixed among the items; what the
+    judge said of them is in ``Report.controls``, and ``eval.trust.pair_validity`` weighs it. Other arguments and errors
+    are those of ``judge_responses``.
     """
     _check(samples, left)
     _check(samples, right)
+    n = len(samples)
+    known = draw_known_pairs(samples, n=n_known, seed=seed)
     questions = [partial(judge, *one) for one in zip(samples, left, right, strict=True)]
-    verdicts = ask_all(questions, order=range(len(samples)), concurrency=concurrency, on_progress=on_progress)
+    questions += [partial(judge, one.sample, one.sample.reference, one.response) for one in known]
+    order = mixed_order(n, known, seed=seed)
+    verdicts = ask_all(questions, order=order, concurrency=concurrency, on_progress=on_progress)
+    rows = [pair_row(*one) for one in zip(samples, left, right, verdicts[:n], strict=True)]
     return Report(
-        metrics=pairwise_metrics(verdicts, seed=seed),
-        rows=[pair_row(*one) for one in zip(samples, left, right, verdicts, strict=True)],
+        metrics=pairwise_metrics(rows, verdicts[:n], seed=seed),
+        rows=rows,
         provenance=_provenance(samples, judge.describe(), seed=seed),
+        controls=gather_known(known, verdicts[n:]) if known else None,
     )
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from eval.errors import EvalConfigError
-from eval.judge.controls import ControlCounts
-from eval.stats.validity import CONTROL_COUNTS, ControlScores, Validity, validate
+from eval.stats.checks import Check
+from eval.stats.validity import ControlScores, Validity, ValidityThresholds, validate
 from eval.types import ControlKind, Controls, Report
 
-RUN_CONTROLS: Final = ControlCounts(
-    identity=CONTROL_COUNTS.identity,
-    mismatch=CONTROL_COUNTS.mismatched,
-    empty=CONTROL_COUNTS.empty,
-    injection=CONTROL_COUNTS.injection,
-    padded=CONTROL_COUNTS.padded,
-    repeat=CONTROL_COUNTS.repeat,
-)
-"""As many controls of each kind as it takes to tell a faulty judge from a good one."""
+KNOWN_PAIRS: Final = 15
+"""Pairs whose winner is known among the pairs of a run."""
+MIN_KNOWN_WON: Final = 0.9
+"""Share of them that the right side must win; one that guesses reaches it in 4 of a million runs (27 of 30 games)."""
+MAX_UNSCORED: Final = ValidityThresholds().max_unscored
 
 
 def run_validity(report: Report, *, controls: Controls | None = None) -> Validity:
@@ -38,11 +35,29 @@ def run_validity(report: Report, *, controls: Controls | None = None) -> Validit
     return validate(control_scores(found), n_items=len(report.rows), n_unscored=n_unscored)
 
 
+def pair_validity(reports: Sequence[Report]) -> Validity:
+    """The verdict on the judge of comparisons, among which were pairs whose winner is known.
+
+    Without such pairs the judge is not valid: nothing is known of it. That the place decides is no check: both orders
+    are asked, and each win rate tells how often they differ.
+    """
+    known = [row["points"] for report in reports for row in (report.controls.rows if report.controls else ())]
+    points = [row["points"] for report in reports for row in report.rows]
+    won = [one for one in known if one is not None]
+    checks = (
+        Check("known_won", _mean(won), ">=", MIN_KNOWN_WON, "the reference loses against wrong answers"),
+        Check("pairs_unscored", _silent(points), "<=", MAX_UNSCORED, "too many pairs have no result"),
+        Check("known_unscored", _silent(known), "<=", MAX_UNSCORED, "too few pairs with a known winner"),
+    )
+    failed = tuple(str(check) for check in checks if not check.passed)
+    return Validity(not failed, checks, failed)
+
+
 def control_scores(controls: Controls) -> ControlScores:
     """Scores, or differences from the unchanged response, by kind; None for each control that gave none."""
     return ControlScores(
         identity=_padded(controls, "identity", controls.scores["identity"]),
-        mismatched=_padded(controls, "mismatch", controls.scores["mismatch"]),
+        mismatch=_padded(controls, "mismatch", controls.scores["mismatch"]),
         empty=_padded(controls, "empty", controls.scores["empty"]),
         injection=_padded(controls, "injection", controls.differences["injection"]),
         padded=_padded(controls, "padded", controls.differences["padded"]),
@@ -54,3 +69,11 @@ def _padded(controls: Controls, kind: ControlKind, values: Sequence[int]) -> lis
     """A control whose unchanged response has no score says nothing either, although it has one itself."""
     n_asked = len(controls.scores[kind]) + controls.unscored[kind]
     return [*map(float, values), *[None] * (n_asked - len(values))]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _silent(points: Sequence[float | None]) -> float:
+    return sum(one is None for one in points) / len(points) if points else math.nan

@@ -6,8 +6,10 @@ An item the judge could not score stays in every table and count, with a reason:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args
+
+from eval.errors import EvalConfigError
 
 UnscoredReason = Literal[
     "timeout",
@@ -53,6 +55,39 @@ CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 
 PAIRED_KINDS: tuple[ControlKind, ...] = ("injection", "padded", "repeat")
 """The kinds that are compared with the score of the unchanged answer."""
+
+
+@dataclass(frozen=True)
+class ControlCounts:
+    """How many controls of each kind a run takes; fewer where the items do not give as many.
+
+    The defaults are the fewest, in steps of 5, with which faulty simulated judges are told from good ones: each fault
+    is found in at least 90% of runs, and at most 7% of runs with a good judge fail any check (docs/judge.md).
+    """
+
+    identity: int = 10
+    mismatch: int = 15
+    empty: int = 5
+    injection: int = 15
+    """At most as many as mismatch controls, which they are made of."""
+    padded: int = 15
+    repeat: int = 10
+
+    def __post_init__(self) -> None:
+        """Raise EvalConfigError for a count below 0."""
+        for one in fields(self):
+            if getattr(self, one.name) < 0:
+                raise EvalConfigError(
+                    f"the number of {one.name} controls is {getattr(self, one.name)}; it is 0 or more"
+                )
+
+    @property
+    def total(self) -> int:
+        """All of them: the questions that they add to a run, at most."""
+        return sum(getattr(self, one.name) for one in fields(self))
+
+
+NO_CONTROLS = ControlCounts(0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -164,8 +199,12 @@ class PairVerdict:
 
     @property
     def points(self) -> float | None:
-        """What the left response gets: 1 for a win, 0.5 for a tie, 0 for a loss; None if unscored."""
-        return None if self.preference is None else {"left": 1.0, "tie": 0.5, "right": 0.0}[self.preference]
+        """What the left response gets, the mean of both orders: 1 for a win, 0.5 for a tie, 0 for a loss; None if
+        unscored."""
+        if self.preference is None:
+            return None
+        each = [{"left": 1.0, "tie": 0.5, "right": 0.0}[one.preference] for one in self.orders if one.preference]
+        return sum(each) / len(each) if each else 0.5
 
     @property
     def disagrees(self) -> bool:
@@ -218,8 +257,14 @@ class Progress:
     """Questions that have their verdict, those of the controls included."""
     total: int
     """All questions."""
-    seconds_left: float | None
-    """From the answers so far; None until the judge has answered once."""
+    seconds_each: float | None
+    """What a question that is left takes, from the answers so far, those of the store not counted; None until the judge
+    has answered once."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What all that are left take; None until it can be known."""
+        return None if self.seconds_each is None else self.seconds_each * (self.total - self.done)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -19,8 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_judge, cli_models, cli_plan, cli_retrain
+from flows import cli_compare, cli_judge, cli_models, cli_plan, cli_retrain, cli_services, cli_sweep, cli_talk
 from flows.cli_examples import epilog
+from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import ConfigError, GptcoreError, InterruptedRun
@@ -30,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, compress, evaluate, compare.",
     epilog="Each command has examples: gptworks COMMAND --help",
 )
 STAGES = {
@@ -39,7 +41,7 @@ STAGES = {
     "finetune-classifier": "Fine-tune the base model for classification.",
     "finetune-instruct": "Fine-tune the base model for instructions.",
     "lora": "Adapt the base model with LoRA.",
-    "quantize": "Quantize the instruction-tuned model.",
+    "compress": "Compress the instruction-tuned model by several methods, in one table.",
     "evaluate": "Score the held-out answers.",
 }
 
@@ -223,18 +225,27 @@ for _name, _help in STAGES.items():
     app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
 app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
 app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
-    cli_models.generate
+    cli_talk.generate
 )
-app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_models.chat)
+app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_talk.chat)
 app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
     cli_models.export
 )
-app.command("runs", help="List tracked runs with their headline figures.", epilog=epilog("runs"))(cli_models.runs)
+app.command("runs", help="List tracked runs with their headline figures, or send what waits.", epilog=epilog("runs"))(
+    cli_models.runs
+)
+app.command("compare", help="Say in what two tracked runs differ.", epilog=epilog("compare"))(cli_compare.compare)
+app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(
+    cli_sweep.sweep
+)
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
     cli_plan.plan
 )
 app.add_typer(
-    cli_judge.judge, name="judge", help="Compare judged runs, calibrate the judge, label.", epilog=epilog("judge")
+    cli_judge.judge,
+    name="judge",
+    help="Compare and rank judged runs, calibrate the judge, label.",
+    epilog=epilog("judge"),
 )
 app.command("retrain", help="Train again if there is reason to; publish what is better.", epilog=epilog("retrain"))(
     cli_retrain.retrain
@@ -246,6 +257,8 @@ app.add_typer(cli_retrain.data, name="data", help="Add data for the next retrain
 app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
     cli_judge.fake_ollama
 )
+for _call in cli_services.COMMANDS:
+    app.command(_call.__name__, epilog=epilog(_call.__name__))(_call)
 app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(
     cli_models.doctor
 )
@@ -260,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     console = Console(stderr=True)
     try:
+        for name, address in running_addresses(read_settings().home).items():
+            os.environ.setdefault(name, address)
         apply_environment(read_settings())
         cli_models.quiet_prefect()
         app(args=None if arguments is None else list(arguments))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli_examples import JUDGE_EXAMPLES, epilog
+from flows.judge_console import print_calibration, print_comparison, print_side_by_side
 from flows.settings import read_settings
+from gptcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from eval.stats import AgreementReport, Interval
-    from flows.judge_calibration import Calibrated
-    from flows.judge_runs import Compared
+    from flows.judge_pairs import Asking, SideBySide
+    from flows.judge_runs import JudgedRun
+    from flows.settings import Settings
 
 judge = typer.Typer(no_args_is_help=True, add_completion=False)
 """``gptworks judge ...``"""
@@ -30,7 +31,21 @@ LabelsOption = Annotated[
     Path, typer.Option(help="csv with id and human (0 to 100); perhaps judge, response and reference.")
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="Evaluation whose items and judge's scores are taken.")]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(metavar="RUN[:MODEL]", help="A second, labelled run: the judge sees both side by side as well."),
+]
+BaselineLabelsOption = Annotated[Path | None, typer.Option(help="csv with people's scores of the second run.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+PairwiseOption = Annotated[
+    bool,
+    typer.Option("--pairwise", help="Ask a judge which answer is better, in both orders, instead of scores."),
+]
+JudgeModelOption = Annotated[
+    str | None, typer.Option(help="Judge to ask; by default the one that scored the last run, by its digest.")
+]
+JudgeUrlOption = Annotated[str | None, typer.Option(help="Where it is; by default as for evaluations.")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Items put to it at once.")]
 
 
 @judge.command(epilog=epilog("compare", JUDGE_EXAMPLES))
@@ -39,15 +54,43 @@ def compare(
     candidate: Annotated[str, typer.Argument(metavar="RUN", help="MLflow run that may be better.")],
     model: ModelOfRunOption = "instruct",
     baseline_model: BaselineModelOption = "instruct",
+    pairwise: PairwiseOption = False,
+    judge_model: JudgeModelOption = None,
+    judge_url: JudgeUrlOption = None,
+    concurrency: ConcurrencyOption = 1,
     seed: SeedOption = 1,
 ) -> None:
     """Say whether the second run is better than the first on the same items, by the same judge."""
     from flows import judge_runs
+    from flows.judge_pairs import Asking
 
     settings = read_settings()
     first = judge_runs.load_run(settings, baseline, model=baseline_model)
     second = judge_runs.load_run(settings, candidate, model=model)
-    _print_comparison(judge_runs.compare(settings, baseline=first, candidate=second, seed=seed))
+    if pairwise:
+        asking = Asking(judge_model, judge_url, concurrency, seed)
+        print_side_by_side(_side_by_side(settings, [first, second], asking))
+    else:
+        print_comparison(judge_runs.compare(settings, baseline=first, candidate=second, seed=seed))
+
+
+@judge.command(epilog=epilog("rank", JUDGE_EXAMPLES))
+def rank(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN[:MODEL]...", help="MLflow runs; :base or :lora for other responses.")
+    ],
+    judge_model: JudgeModelOption = None,
+    judge_url: JudgeUrlOption = None,
+    concurrency: ConcurrencyOption = 1,
+    seed: SeedOption = 1,
+) -> None:
+    """Have a judge compare each two of the runs, in both orders, and order them by strength (Bradley-Terry)."""
+    from flows.judge_pairs import Asking
+    from flows.judge_runs import load_run
+
+    settings, sides = read_settings(), [one.partition(":") for one in runs]
+    loaded = [load_run(settings, run, model=model or "instruct") for run, _, model in sides]
+    print_side_by_side(_side_by_side(settings, loaded, Asking(judge_model, judge_url, concurrency, seed)))
 
 
 @judge.command(epilog=epilog("calibrate", JUDGE_EXAMPLES))
@@ -55,17 +98,29 @@ def calibrate(
     labels: LabelsOption,
     run: RunOption = None,
     model: ModelOfRunOption = "instruct",
+    baseline: BaselineOption = None,
+    baseline_labels: BaselineLabelsOption = None,
+    judge_url: JudgeUrlOption = None,
     seed: SeedOption = 1,
 ) -> None:
     """Compare a judge's scores with people's and accept or reject it; the exit code is 1 if it is rejected."""
     from flows import judge_calibration
     from flows.judge_labels import read_labels
+    from flows.judge_pairs import Asking
     from flows.judge_runs import load_run
 
     settings, given = read_settings(), read_labels(labels)
     judged = None if run is None else load_run(settings, run, model=model)
-    result = judge_calibration.calibrate_labels(given, run=judged, seed=seed)
-    _print_calibration(result)
+    pairs = None
+    if baseline is not None or baseline_labels is not None:
+        if judged is None or baseline is None or baseline_labels is None:
+            raise ConfigError("--baseline and --baseline-labels go together, beside --run: two runs, both labelled")
+        other, _, whose = baseline.partition(":")
+        first = load_run(settings, other, model=whose or "instruct")
+        shown = _side_by_side(settings, [first, judged], Asking(url=judge_url, seed=seed))
+        pairs = judge_calibration.pair_evidence(given, read_labels(baseline_labels), shown=shown, seed=seed)
+    result = judge_calibration.calibrate_labels(given, run=judged, seed=seed, pairwise=pairs)
+    print_calibration(result)
     if judged is not None:
         run_id = judge_calibration.log_calibration(settings, result, run=judged, labels=given, seed=seed)
         Console().print(f"MLflow run {run_id}", soft_wrap=True)
@@ -97,68 +152,12 @@ def label(
     console.print(f"{n} of {limit or len(rows)} items have a score by {session.rater}: {out}", soft_wrap=True)
 
 
-def _print_comparison(result: Compared) -> None:
-    found, console = result.comparison, Console()
-    invalid = result.invalid_because
-    if invalid:
-        console.print(f"[bold red]judge not validated[/], take no verdict from this: {'; '.join(invalid)}")
-    needs = "" if found.items_needed is None else f" (needs about {found.items_needed:,} items)"
-    console.print(f"[bold]{found.verdict}[/]{needs if found.verdict == 'not distinguishable' else ''}")
-    paired, table = found.paired, Table("figure", "value", "meaning")
-    rows = (
-        ("difference", f"{paired.difference:+.2f} points", f"candidate minus baseline over {paired.n} items"),
-        ("95% interval", f"{paired.low:+.2f} to {paired.high:+.2f}", "paired bootstrap over the items"),
-        ("p", f"{found.p_adjusted:.4f}", "sign-flip permutation test"),
-        ("detectable", f"{paired.minimum_detectable:.2f} points", "what so many items show with 80% power"),
-        ("bounds", f"{found.bound_low:+.2f} to {found.bound_high:+.2f}", f"with the {found.n_unscored} unscored"),
-        (
-            "passing",
-            f"+{found.passes.gained} -{found.passes.lost}",
-            f"at 60 points; McNemar p {found.passes.p_value:.3f}",
-        ),
-        ("Wilcoxon p", f"{found.wilcoxon_p:.4f}", "secondary: about medians"),
-    )
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.print(f"MLflow run {result.run_id}", soft_wrap=True)
+def _side_by_side(settings: Settings, runs: list[JudgedRun], asking: Asking) -> SideBySide:
+    from flows.judge_pairs import side_by_side
+    from flows.progress import progress_bar
 
-
-def _print_calibration(result: Calibrated) -> None:
-    console, found = Console(), result.calibration
-    table = Table("scorer", "items", "n", "Spearman", "Kendall", "kappa (pass)", "kappa", "agree (pass)")
-    for items, own, others in (
-        ("all", found.judge, found.baselines),
-        ("answer is not the reference", found.judge_hard, found.baselines_hard),
-    ):
-        for scorer, report in [("judge", own), *others.items()]:
-            if report is not None:
-                table.add_row(scorer, items, str(report.n), *_figures(report))
-    console.print(table)
-    if not result.has_texts:
-        console.print("no columns response and reference: no baselines, and hard items are not told from easy ones")
-    checks = Table("demand", "value", "bound", "")
-    for check in result.acceptance.checks:
-        passed = "[green]met[/]" if check.passed else f"[red]not met[/]: {check.meaning}"
-        checks.add_row(check.name, f"{check.value:.3g}", f"{check.relation} {check.bound:.3g}", passed)
-    console.print(checks)
-    if not result.has_controls:
-        console.print("controls were not part of this; each evaluation weighs them by itself (or name one: --run)")
-    if result.corrected is not None:
-        raw, moved = result.corrected.judge, result.corrected.corrected
-        console.print(
-            f"mean: {raw.mean:.1f} by the judge, {moved.mean:.1f} ({moved.low:.1f} to {moved.high:.1f}) where the"
-            f" {moved.n} labels put it, if their items were drawn at random",
-            soft_wrap=True,
-        )
-    console.print("[bold green]accepted[/]" if result.acceptance.accepted else "[bold red]rejected[/]")
-
-
-def _figures(report: AgreementReport) -> list[str]:
-    def shown(one: Interval) -> str:
-        return "-" if math.isnan(one.mean) else f"{one.mean:.2f} ({one.low:.2f} to {one.high:.2f})"
-
-    return [shown(one) for one in (report.spearman, report.kendall, report.pass_kappa, report.kappa, report.same_side)]
+    with progress_bar("judge") as on_progress:
+        return side_by_side(settings, runs, asking=asking, on_progress=on_progress)
 
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -166,6 +165,7 @@ PortOption = Annotated[int, typer.Option(help="0 takes a free one.")]
 ScenarioOption = Annotated[str, typer.Option(help="What every request meets; --list tells them all.")]
 DelayOption = Annotated[float, typer.Option(help="Seconds that an answer takes.")]
 ModelOption = Annotated[str, typer.Option(help="The model that it has.")]
+AlsoOption = Annotated[list[str] | None, typer.Option(help="A further model, for a panel; may come again.")]
 ListOption = Annotated[bool, typer.Option("--list", help="Print the scenarios and end.")]
 
 
@@ -175,6 +175,7 @@ def fake_ollama(
     scenario: ScenarioOption = "score",
     delay: DelayOption = 0.0,
     model: ModelOption = "llama3:latest",
+    also: AlsoOption = None,
     list_scenarios: ListOption = False,
 ) -> None:
     """Serve an Ollama without a model until Ctrl-C, and say how many answers were asked."""
@@ -193,6 +194,9 @@ def fake_ollama(
         scenario=scenario,
         delay=delay,
         model=model,
-        on_start=lambda fake: console.print(f"{fake.model} ({scenario}) answers at {fake.url}; Ctrl-C ends it"),
+        also=also or (),
+        on_start=lambda fake: console.print(
+            f"{', '.join(fake.digests)} ({scenario}) answers at {fake.url}; Ctrl-C ends it"
+        ),
     )
     console.print(f"{len(fake.calls)} answers asked")

@@ -55,10 +55,40 @@ def judge_part(stage: StageReport | None) -> dict[str, Any] | None:
             {"candidate": _NAMES[name], "baseline": _NAMES[facts["baseline"]], **one}
             for name, one in facts["comparisons"].items()
         ],
+        "pairs": _pairs(facts.get("pairs")),
+        "panel": _panel(facts.get("panel")),
         "figures": [{**one._asdict(), "svg": Markup(one.svg)} for one in figures],
         "groups": _items(rows),
         "instrument": _instrument(facts["provenance"]),
     }
+
+
+def _pairs(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The tournament, its models by the names of the page."""
+    if facts is None:
+        return None
+    matches = [
+        {**one, "candidate": _NAMES[one["candidate"]], "baseline": _NAMES[one["baseline"]]} for one in facts["matches"]
+    ]
+    found = (facts["strengths"] or {}).get("strengths", {})
+    return {**facts, "matches": matches, "strengths": [(_NAMES[name], one) for name, one in found.items()]}
+
+
+def _panel(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Each judge of a panel with what it says of each model, and how far they agree."""
+    if facts is None:
+        return None
+    judges = [
+        {
+            "name": tag,
+            "valid": one["models"][MAIN]["valid"],
+            "means": [model["mean"] for model in one["models"].values()],
+            "verdicts": [f"{_NAMES[name]} {verdict}" for name, verdict in one["verdicts"].items()],
+        }
+        for tag, one in facts["judges"].items()
+    ]
+    agreement = [{"name": _NAMES[name], **one} for name, one in facts["agreement"].items()]
+    return {"judges": judges, "agreement": agreement}
 
 
 def judge_figures(

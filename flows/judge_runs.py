@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.digest import digest
 from eval.errors import EvalDataError
-from eval.stats import Comparison, ItemScores, check_comparable, compare_runs
+from eval.stats import Comparison, ItemScores, LengthControlled, check_comparable, compare_runs
 from flows.judge_figures import paired_svg, standalone
+from flows.judge_numbers import comparison_numbers, finite
 from flows.settings import Settings
-from flows.stages.judging import FOLDER, MAIN, comparison_numbers, differences
+from flows.stages.judging import FOLDER, MAIN, at_equal_length, differences
 from flows.tracking import PREFIX, connect, stage_run
 from gptcore.files import read_json_lines
 
@@ -55,6 +56,8 @@ class Compared:
     baseline: JudgedRun
     candidate: JudgedRun
     comparison: Comparison
+    at_equal_length: LengthControlled
+    """The difference where both answers are equally long."""
     run_id: str
     """The tracked run of the comparison."""
 
@@ -110,7 +113,8 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
         "candidate": {"run": candidate.run_id, "model": candidate.model},
         "seed": seed,
     }
-    result = Compared(baseline, candidate, found, "")
+    lengths = at_equal_length(baseline.rows, candidate.rows, seed=seed)
+    result = Compared(baseline, candidate, found, lengths, "")
     invalid = result.invalid_because
     tags = {
         f"{PREFIX}.judge.verdict": found.verdict,
@@ -130,14 +134,14 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
         tags=tags,
         parent_run_id=candidate.run_id,
     ) as log:
-        numbers = comparison_numbers(found) | {"valid": float(not invalid)}
-        log.log_metrics({f"judge/{metric}": value for metric, value in numbers.items() if value == value})
+        numbers = comparison_numbers(found, lengths) | {"valid": float(not invalid)}
+        log.log_metrics(finite({f"judge/{metric}": value for metric, value in numbers.items()}))
         log.log_text(json.dumps(asdict(found), indent=1), "comparison.json")
         log.log_table(_pairs(baseline, candidate), "items.json")
         svg = paired_svg(differences(baseline.rows, candidate.rows), name="paired")
         if svg:
             log.log_text(standalone(svg), "figures/paired_differences.svg")
-        return Compared(baseline, candidate, found, log.run_id)
+        return replace(result, run_id=log.run_id)
 
 
 def _pairs(baseline: JudgedRun, candidate: JudgedRun) -> list[dict[str, Any]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.trust import RUN_CONTROLS
+from eval.trust import KNOWN_PAIRS
+from eval.types import ControlCounts
 from flows.engine import Chain
 from flows.hub import starting_sizes
 from flows.progress import progress_bar
 from flows.recipes import Pipeline
 from flows.settings import read_settings
 from flows.stages.registry import STAGES, Stage
-from gptcore.models import PRESETS, GPTConfig
+from gptcore.models import PRESETS, ModelConfig
 from gptcore.train import TrainConfig
 
 _EFFICIENCY = 0.5
@@ -88,9 +88,8 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     amounts, model = _amounts(chain), _model(pipeline)
     if stage.name == "evaluate":
         answers = min(amounts.test.get("instruct", 0.0), pipeline.instruct.max_responses)
-        n_controls = sum(asdict(RUN_CONTROLS).values())
-        asked = f", and up to {answers * len(pipeline.evaluate.judge_models) + n_controls:.0f} questions to the judge"
-        judged = "" if pipeline.evaluate.judge == "off" else f"{asked}, if one answers"
+        judged = f", and up to {_n_questions(pipeline, answers):.0f} questions to the judge, if one answers"
+        judged = "" if pipeline.evaluate.judge == "off" else judged
         return f"about {answers:.0f} answers to score{judged}", 1.0
     if model is None:
         return f"not known for {pipeline.pretrain.init}", 0.0
@@ -98,6 +97,14 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     tokens, operations = sum(n for n, _ in works), sum(n * each for n, each in works)
     about = "" if amounts.known else "about "
     return f"{about}{tokens / 1e6:.2f} M tokens, {operations / 1e12:.1f} TFLOP", operations / rate
+
+
+def _n_questions(pipeline: Pipeline, answers: float) -> float:
+    """Controls and items of each judge of a panel; and where models are seen side by side, each pair in both orders."""
+    config, n_models = pipeline.evaluate, len(pipeline.evaluate.judge_models)
+    scored = (1 + len(config.judge_panel)) * (answers * n_models + ControlCounts().total)
+    n_pairs = n_models * (n_models - 1) / 2 if config.pairwise else 0
+    return scored + 2 * (n_pairs * answers + (KNOWN_PAIRS if n_pairs else 0))
 
 
 def _amounts(chain: Chain) -> Amounts:
@@ -129,7 +136,7 @@ def _amounts(chain: Chain) -> Amounts:
     )
 
 
-def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -> list[tuple[float, float]]:
+def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: ModelConfig) -> list[tuple[float, float]]:
     """Tokens that a stage puts through the model, and the operations for each of them."""
     blocks = 12 * model.n_layers * model.width**2
     whole = blocks + amounts.vocab_size * model.width  # a classifier has no use for the words' head
@@ -140,9 +147,8 @@ def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -
         part: min(length, chars / _chars_per_token(amounts.vocab_size) + _TEMPLATE_TOKENS * (part == "instruct"))
         for part, chars in amounts.row_chars.items()
     }
-    if stage == "quantize":  # measures three variants
-        held_out = amounts.test["instruct"] * row["instruct"] if "instruct" in row else amounts.tokens / 10
-        return [(3 * held_out, _FORWARD * whole)]
+    if stage == "compress":
+        return _compression(pipeline, amounts, row, whole=whole, length=length)
     trainings = {
         "finetune-classifier": {"classify": pipeline.classify.train},
         "finetune-instruct": {"instruct": pipeline.instruct.train},
@@ -158,6 +164,17 @@ def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -
     ]
 
 
+def _compression(
+    pipeline: Pipeline, amounts: Amounts, row: dict[str, float], *, whole: float, length: int
+) -> list[tuple[float, float]]:
+    """Every method is measured beside the original, and some are trained."""
+    config, instructed = pipeline.compress, pipeline.compress.model == "instruct" and "instruct" in row
+    held_out = amounts.test["instruct"] * row["instruct"] if instructed else amounts.tokens / 10
+    n_rows, per_row = (amounts.rows["instruct"], row["instruct"]) if instructed else (amounts.tokens / length, length)
+    trained = config.n_trainings * _n_samples(n_rows, config.train) * per_row
+    return [(2 * (1 + len(config.methods)) * held_out, _FORWARD * whole), (trained, _FORWARD_AND_BACKWARD * whole)]
+
+
 def _n_samples(n_rows: float, train: TrainConfig) -> float:
     return train.steps * train.batch_size if train.steps is not None else train.epochs * n_rows
 
@@ -167,7 +184,7 @@ def _chars_per_token(vocab_size: int) -> float:
     return min(4.4, max(1.0, 0.6 * math.log2(vocab_size) - 3.5))
 
 
-def _model(pipeline: Pipeline) -> GPTConfig | None:
+def _model(pipeline: Pipeline) -> ModelConfig | None:
     return starting_sizes(pipeline.pretrain.init) if pipeline.pretrain.init else pipeline.pretrain.model
 
 

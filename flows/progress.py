@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from gptcore.train import Progress
 
 log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 15.0
+SECONDS_LEFT = "seconds_left"
+"""Metric of a progress whose stage reckons itself what is left, as where answers come from a store; NaN for unknown."""
 _SHOWN = ("train/loss", "val/loss", "val/accuracy")
 
 
@@ -36,10 +40,24 @@ def _bars(console: Console) -> Bars:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeft(),
         TextColumn("{task.fields[figures]}"),
         console=console,
     )
+
+
+class TimeLeft(TimeRemainingColumn):
+    """What the stage itself reckons, where it does; by the steps so far elsewhere."""
+
+    def render(self, task: Task) -> Text:
+        """The time, or dashes while it is not known."""
+        seconds = task.fields.get(SECONDS_LEFT)
+        if seconds is None:
+            return super().render(task)
+        if math.isnan(seconds):
+            return Text("-:--:--", style="progress.remaining")
+        minutes, rest = divmod(round(seconds), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}", style="progress.remaining")
 
 
 class _Bar:
@@ -49,7 +67,10 @@ class _Bar:
 
     def __call__(self, progress: Progress) -> None:
         self.figures = _figures(progress) or self.figures
-        self.bars.update(self.task, completed=progress.step, total=progress.n_steps, figures=self.figures)
+        left = progress.metrics.get(SECONDS_LEFT)
+        self.bars.update(
+            self.task, completed=progress.step, total=progress.n_steps, figures=self.figures, seconds_left=left
+        )
 
 
 class _Lines:
@@ -61,7 +82,9 @@ class _Lines:
         now = time.monotonic()
         if now - self.told >= _SECONDS_BETWEEN_LINES or progress.step == progress.n_steps:
             self.told = now
-            sys.stderr.write(f"{self.stage}: {progress.step}/{progress.n_steps} {self.figures}\n")
+            seconds = progress.metrics.get(SECONDS_LEFT, math.nan)
+            left = f"{seconds:.0f} s left " if seconds > 0 else ""
+            sys.stderr.write(f"{self.stage}: {progress.step}/{progress.n_steps} {left}{self.figures}\n")
             sys.stderr.flush()
 
 

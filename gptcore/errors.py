@@ -2,9 +2,11 @@
 
 GptcoreError
 ├── ConfigError              a setting is unknown, impossible, or does not fit another one
+│   └── PromptTooLong        a prompt leaves no room for an answer in the model's context
 ├── DataError                an input file, row or token shard cannot be used as it is
 │   └── TokenizerMismatch    two parts were made with different tokenizers
 ├── CheckpointError          a checkpoint is missing, incomplete or damaged
+├── ExportMismatch           what was exported and read back is not the model; nothing is published
 ├── OutOfDiskError           a file could not be written whole
 ├── DivergedError            training left the finite numbers and could not come back
 ├── LockedError              another process is already writing to the same folder
@@ -28,6 +30,10 @@ class ConfigError(GptcoreError):
     exit_code = 2
 
 
+class PromptTooLong(ConfigError):
+    """A prompt leaves no room for an answer in the model's context, and is not to be cut."""
+
+
 class DataError(GptcoreError):
     """An input file, row or token shard cannot be used as it is."""
 
@@ -42,6 +48,12 @@ class CheckpointError(GptcoreError):
     """A checkpoint is missing, incomplete or damaged."""
 
     exit_code = 4
+
+
+class ExportMismatch(GptcoreError):
+    """An export was read back and is not the model; nothing is published."""
+
+    exit_code = 12
 
 
 class OutOfDiskError(GptcoreError):

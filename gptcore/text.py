@@ -2,7 +2,8 @@
 
 It owns what a caller of a raw model forgets: the prompt template the model was trained with, its stop strings, and
 prompts that are longer than the context (the front is cut, since the question stands at the end; half of the context
-is always the prompt's, and an answer ends where the context does).
+is always the prompt's, and an answer ends where the context does). A conversation becomes what the model was trained
+on, one exchange after another.
 """
 
 from __future__ import annotations
@@ -11,17 +12,28 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
 from gptcore.data.templates import PromptTemplate, template_by_name
 from gptcore.errors import ConfigError
-from gptcore.generate import Sampling, generate
+from gptcore.generation import Event, Generator, Request, Sampling
 from gptcore.models.base import Model
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who says it."""
+    content: str
+    """What is said."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +64,96 @@ class TextModel:
         name = template or loaded.spec.template
         return TextModel(loaded.model, loaded.tokenizer, template_by_name(name) if name else None)
 
+    @property
+    def end_token(self) -> int:
+        """The token that ends an answer."""
+        return self.template.end_id(self.tokenizer) if self.template else self.tokenizer.end_of_text
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end an answer, should the end token not come."""
+        return self.template.stop if self.template else ()
+
     def respond(
         self,
         prompts: Sequence[tuple[str, str]],
         *,
         sampling: Sampling,
+        stop: Sequence[str] = (),
         batch_size: int = 16,
         on_done: Callable[[int], None] | None = None,
+        on_text: Callable[[int, str], None] | None = None,
         ledger: Ledger | None = None,
     ) -> list[str]:
         """Answers to (instruction, input) pairs, rendered through the template.
 
         Args:
-            prompts: those of similar length are decoded together.
+            prompts: as many as there are.
             sampling: how tokens are drawn, and how many.
-            batch_size: prompts decoded together.
+            stop: strings that end an answer besides the template's own.
+            batch_size: prompts that are answered at the same time.
             on_done: called with the number of finished prompts.
+            on_text: called with the number of a prompt and the next piece of its answer.
             ledger: counts the prompts in the stage ``answer``, and those that were cut.
         """
-        rendered = [self._encode(instruction, extra, sampling, ledger) for instruction, extra in prompts]
-        order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
-        answers = [""] * len(rendered)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            for row, text in zip(rows, self.complete([rendered[r] for r in rows], sampling=sampling), strict=True):
-                answers[row] = text
-            if on_done:
-                on_done(start + len(rows))
-        return answers
+        requests = [
+            self._request(self.encode(instruction, extra), sampling, stop, ledger) for instruction, extra in prompts
+        ]
+        n_done = 0
 
-    def _encode(self, instruction: str, extra: str, sampling: Sampling, ledger: Ledger | None) -> list[int]:
+        def tell(number: int, event: Event) -> None:
+            nonlocal n_done
+            if on_text and event.text:
+                on_text(number, event.text)
+            if event.answer is not None:
+                n_done += 1
+                if on_done:
+                    on_done(n_done)
+
+        generator = Generator(self.model, tokenizer=self.tokenizer, slots=max(1, min(batch_size, len(requests))))
+        return [answer.text.strip() for answer in generator.generate(requests, on_event=tell)]
+
+    def encode(self, instruction: str, extra: str = "") -> list[int]:
+        """The prompt's token ids, at least one."""
+        if self.template is not None:
+            return self.template.encode_prompt(instruction, extra, tokenizer=self.tokenizer)
+        text = f"{instruction}\n{extra}" if extra else instruction
+        return self.tokenizer.encode(text) or [self.tokenizer.end_of_text]
+
+    def encode_chat(self, turns: Sequence[Turn], *, room: int) -> tuple[list[int], int]:
+        """A conversation as token ids, and how many tokens of its oldest exchanges were left out to keep to ``room``.
+
+        What the system says stands before the first instruction; user turns in a row are one instruction. An answer
+        that the last turn begins is gone on with. Without a template the turns are plain text, one after another. The
+        last exchange is never left out, so the ids may be more than ``room``.
+
+        Raises:
+            ConfigError: nobody has asked anything.
+        """
+        if not any(turn.role == "user" for turn in turns):
+            raise ConfigError("the conversation has no message of a user; its last one is what is answered")
+        system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
+        exchanges = _exchanges(turns)
+        whole = ids = self._encode_exchanges(exchanges, system)
+        for first in range(1, len(exchanges)):
+            if len(ids) <= room:
+                break
+            ids = self._encode_exchanges(exchanges[first:], system)
+        return ids, len(whole) - len(ids)
+
+    def _encode_exchanges(self, exchanges: Sequence[tuple[str, str | None]], system: str) -> list[int]:
+        asked = [question for question, _ in exchanges]
+        asked[0] = f"{system}\n\n{asked[0]}" if system else asked[0]
+        answers = [answer for _, answer in exchanges]
         if self.template is None:
-            text = f"{instruction}\n{extra}" if extra else instruction
-            ids = self.tokenizer.encode(text)
-        else:
-            ids = self.template.encode_prompt(instruction, extra, tokenizer=self.tokenizer)
+            texts = [text for pair in zip(asked, answers, strict=True) for text in pair if text is not None]
+            return self.encode("\n".join(texts))
+        ids: list[int] = []
+        for question, answer in zip(asked[:-1], answers[:-1], strict=True):
+            ids += self.encode(question) + self.template.encode_response(answer or "", tokenizer=self.tokenizer)
+        return ids + self.encode(asked[-1]) + self.tokenizer.encode(answers[-1] or "")
+
+    def _request(self, ids: list[int], sampling: Sampling, stop: Sequence[str], ledger: Ledger | None) -> Request:
         context = self.model.config.context_length
         room = max(context - sampling.max_new_tokens, context // 2, 1)  # a long answer does not cost the question
         if ledger is not None:
@@ -96,39 +163,30 @@ class TextModel:
                 ledger.count("answer", "cut", reason="prompt longer than the context allows", split="test")
         if len(ids) > room:
             logger.warning("a prompt of %d tokens was cut to its last %d", len(ids), room)
-            ids = ids[-room:]
-        return ids or [self.tokenizer.end_of_text]
-
-    def complete(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        sampling: Sampling,
-        on_token: Callable[[int, int], None] | None = None,
-    ) -> list[str]:
-        """Continuations of token prompts, each ended before the first stop string."""
-        stops = self.template.stop if self.template else ()
-
-        def should_stop(ids: list[int]) -> bool:
-            tail = self.tokenizer.decode(ids[-16:])
-            return any(stop in tail for stop in stops)
-
-        new = generate(
-            self.model,
-            prompts,
+        return Request(
+            ids,
             sampling,
-            end_token=self._end_token,
-            should_stop=should_stop if stops else None,
-            on_token=on_token,
+            end_token=self.end_token,
+            stop=(*self.stops, *stop),
+            reserve=max(1, context - room),
+            overflow="cut_front",
         )
-        return [_before(self.tokenizer.decode(ids), stops).strip() for ids in new]
-
-    @property
-    def _end_token(self) -> int:
-        return self.template.end_id(self.tokenizer) if self.template else self.tokenizer.end_of_text
 
 
-def _before(text: str, stops: Sequence[str]) -> str:
-    for stop in stops:
-        text = text.partition(stop)[0]
-    return text
+def _exchanges(turns: Sequence[Turn]) -> list[tuple[str, str | None]]:
+    """Pairs of what was asked and what was answered; only the last one's answer may be None."""
+    exchanges: list[tuple[str, str | None]] = []
+    for turn in turns:
+        asked, answer = exchanges[-1] if exchanges else ("", "")
+        is_open = bool(exchanges) and answer is None
+        if turn.role == "user" and is_open:
+            exchanges[-1] = (f"{asked}\n\n{turn.content}", None)
+        elif turn.role == "user":
+            exchanges.append((turn.content, None))
+        elif turn.role == "assistant" and is_open:
+            exchanges[-1] = (asked, turn.content)
+        elif turn.role == "assistant" and exchanges:
+            exchanges[-1] = (asked, f"{answer}\n\n{turn.content}")
+        elif turn.role == "assistant":
+            exchanges.append(("", turn.content))
+    return exchanges

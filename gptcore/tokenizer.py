@@ -69,6 +69,11 @@ class Tokenizer:
         return self._encoding.n_vocab
 
     @property
+    def pattern(self) -> str:
+        """Regular expression that splits text into words before merging."""
+        return self._pattern
+
+    @property
     def ranks(self) -> Mapping[bytes, int]:
         """Token bytes -> id, without the special tokens."""
         return self._ranks
@@ -97,9 +102,21 @@ class Tokenizer:
             DataError: an id is outside the vocabulary.
         """
         for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise DataError(f"token id {i} is outside tokenizer {self.name!r} (ids 0 to {self.vocab_size - 1})")
+            self._check_id(i)
         return self._encoding.decode(list(ids), errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token, which may end inside a character.
+
+        Raises:
+            DataError: the id is outside the vocabulary.
+        """
+        self._check_id(token)
+        return self._encoding.decode_single_token_bytes(token)
+
+    def _check_id(self, token: int) -> None:
+        if not 0 <= token < self.vocab_size:
+            raise DataError(f"token id {token} is outside tokenizer {self.name!r} (ids 0 to {self.vocab_size - 1})")
 
     def with_special_tokens(self, names: Sequence[str]) -> Tokenizer:
         """A tokenizer that also knows ``names``, new ids appended in the given order; this one if all are known."""

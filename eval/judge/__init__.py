@@ -2,7 +2,6 @@
 
 from eval.judge.assemble import JudgeSpec, Opened, ollama_judge, open_judge, open_panel
 from eval.judge.client import CallFailed, ChatClient, Deadlines, JudgeModel, Message, Options, Reply, Retry
-from eval.judge.controls import ControlCounts
 from eval.judge.ollama import OllamaClient
 from eval.judge.openai import OpenAIClient
 from eval.judge.pairwise import PairwiseJudge
@@ -15,7 +14,6 @@ __all__ = [
     "CachedClient",
     "CallFailed",
     "ChatClient",
-    "ControlCounts",
     "Deadlines",
     "JudgeModel",
     "JudgeSpec",

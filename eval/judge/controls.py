@@ -16,13 +16,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
-from eval.errors import EvalConfigError
 from eval.exact import is_exact, normalise
-from eval.judge.summary import judged_row
-from eval.types import CONTROL_KINDS, PAIRED_KINDS, ControlKind, Controls, Sample, Verdict
+from eval.judge.summary import judged_row, pair_row
+from eval.types import (
+    CONTROL_KINDS,
+    PAIRED_KINDS,
+    ControlCounts,
+    ControlKind,
+    Controls,
+    PairVerdict,
+    Sample,
+    Verdict,
+)
 
 _LONGEST_BASE: Final = 1500
 """Characters of a response that is added to: a longer one would be cut before what is added."""
@@ -53,27 +61,6 @@ FILLER: Final = (
     "With this in mind, the reply above can be read once more at leisure.",
 )
 """Sentences that say nothing about any item."""
-
-
-@dataclass(frozen=True)
-class ControlCounts:
-    """How many controls of each kind are mixed in; fewer where the items do not give as many."""
-
-    identity: int = 10
-    mismatch: int = 10
-    empty: int = 5
-    injection: int = 5
-    """At most as many as mismatch controls, which they are made of."""
-    padded: int = 5
-    repeat: int = 5
-
-    def __post_init__(self) -> None:
-        """Raise EvalConfigError for a count below 0."""
-        for one in fields(self):
-            if getattr(self, one.name) < 0:
-                raise EvalConfigError(
-                    f"the number of {one.name} controls is {getattr(self, one.name)}; it is 0 or more"
-                )
 
 
 @dataclass(frozen=True)
@@ -126,6 +113,11 @@ def draw_controls(
     return drawn
 
 
+def draw_known_pairs(samples: Sequence[Sample], *, n: int, seed: int) -> list[Control]:
+    """For comparisons: at most ``n`` items, each with a wrong answer that its reference has to win against."""
+    return _mismatched(samples, n=n, rng=random.Random(f"{seed} known pairs"))
+
+
 def mixed_order(n_items: int, controls: Sequence[Control], *, seed: int) -> list[int]:
     """The order of all questions: the items, 0..n_items-1, in theirs, and the controls, n_items.., among them.
 
@@ -162,6 +154,19 @@ def gather(
         if control.kind in PAIRED_KINDS and base is not None:
             differences[control.kind].append(verdict.score - base)
     return Controls(scores, differences, unscored, rows)
+
+
+def gather_known(controls: Sequence[Control], verdicts: Sequence[PairVerdict]) -> Controls:
+    """What the judge said of known pairs, the reference being the left side of each."""
+    rows = [
+        {
+            "kind": one.kind,
+            "base_id": one.sample.id,
+            **pair_row(one.sample, one.sample.reference, one.response, verdict),
+        }
+        for one, verdict in zip(controls, verdicts, strict=True)
+    ]
+    return Controls({}, {}, {"mismatch": sum(row["reason"] is not None for row in rows)}, rows)
 
 
 def _some(pool: Sequence[int], n: int, rng: random.Random) -> list[int]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.stats import Interval, ItemScores, mean_interval, summarise
+from eval.stats import (
+    Interval,
+    ItemScores,
+    SwappedGames,
+    length_controlled_mean,
+    mean_interval,
+    summarise,
+    win_rate,
+)
 from eval.types import MAX_SCORE, MIN_SCORE, UNSCORED_REASONS, PairVerdict, Sample, UnscoredReason, Verdict
 
 
@@ -95,21 +103,31 @@ def pointwise_metrics(verdicts: Sequence[Verdict], *, seed: int) -> dict[str, fl
     }
 
 
-def pairwise_metrics(verdicts: Sequence[PairVerdict], *, seed: int) -> dict[str, float]:
-    """The metrics that ``eval.run.compare_responses`` describes."""
-    points = [verdict.points for verdict in verdicts if verdict.points is not None]
-    n, n_unscored = len(verdicts), len(verdicts) - len(points)
-    interval = mean_interval(points, seed=seed)
+def length_metrics(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, float]:
+    """The mean where responses are as long as their references; NaN where nothing was scored."""
+    scores = ItemScores.from_rows(rows)
+    names = ("length_controlled_mean", "length_controlled_low", "length_controlled_high", "length_slope")
+    if not len(scores.scored()):
+        return {f"judge/{name}": math.nan for name in (*names, "length_extrapolated")}
+    longer = {str(row["id"]): float(len(row["response"]) - len(row["reference"])) for row in rows}
+    found = length_controlled_mean(scores, longer, seed=seed)
+    numbers = (found.controlled.mean, found.controlled.low, found.controlled.high, found.slope.mean)
+    return {
+        **{f"judge/{name}": value for name, value in zip(names, numbers, strict=True)},
+        "judge/length_extrapolated": float(found.is_extrapolated),
+    }
+
+
+def pairwise_metrics(
+    rows: Sequence[Mapping[str, Any]], verdicts: Sequence[PairVerdict], *, seed: int
+) -> dict[str, float]:
+    """The metrics that ``eval.run.compare_responses`` describes; ``rows`` are those of the verdicts."""
     scored = [verdict for verdict in verdicts if verdict.reason is None]
     both = [verdict for verdict in scored if verdict.orders]
     choices = [one.choice for verdict in both for one in verdict.orders if one.choice != "TIE"]
     return {
-        "judge/win_rate": interval.mean,
-        "judge/ci_low": interval.low,
-        "judge/ci_high": interval.high,
+        **_win_rate(SwappedGames.from_rows(rows), seed=seed),
         **_unscored([verdict.reason for verdict in verdicts]),
-        "judge/bound_low": sum(points) / n,
-        "judge/bound_high": (sum(points) + n_unscored) / n,
         **{
             f"judge/{name}": float(sum(verdict.preference == preference for verdict in scored))
             for name, preference in (("left_wins", "left"), ("right_wins", "right"), ("ties", "tie"))
@@ -120,6 +138,23 @@ def pairwise_metrics(verdicts: Sequence[PairVerdict], *, seed: int) -> dict[str,
         "judge/first_slot": float(choices.count("A")),
         "judge/second_slot": float(choices.count("B")),
         **_effort([verdict for verdict in verdicts if verdict.source == "judge"]),
+    }
+
+
+def _win_rate(games: SwappedGames, *, seed: int) -> dict[str, float]:
+    """The left side's, NaN where no item has a result in both orders; the bounds are then those of knowing nothing."""
+    if not any(games.is_scored()):
+        nothing = dict.fromkeys(("win_rate", "ci_low", "ci_high", "place_free", "p_value"), math.nan)
+        return {f"judge/{name}": value for name, value in (nothing | {"bound_low": 0.0, "bound_high": 1.0}).items()}
+    found = win_rate(games, seed=seed)
+    return {
+        "judge/win_rate": found.rate.mean,
+        "judge/ci_low": found.rate.low,
+        "judge/ci_high": found.rate.high,
+        "judge/place_free": found.place_free.mean,
+        "judge/p_value": found.p_value,
+        "judge/bound_low": found.bound_low,
+        "judge/bound_high": found.bound_high,
     }
 
 

@@ -46,8 +46,6 @@ from eval.stats.two_runs import (
     paired_difference,
 )
 from eval.stats.validity import (
-    CONTROL_COUNTS,
-    ControlCounts,
     ControlScores,
     Validity,
     ValidityThresholds,
@@ -56,7 +54,6 @@ from eval.stats.validity import (
 )
 
 __all__ = [
-    "CONTROL_COUNTS",
     "Acceptance",
     "AcceptanceThresholds",
     "Agreement",
@@ -65,7 +62,6 @@ __all__ = [
     "Calibration",
     "Check",
     "Comparison",
-    "ControlCounts",
     "ControlScores",
     "CorrectedMean",
     "Difference",

@@ -30,6 +30,9 @@ class AcceptanceThresholds:
     min_consistency: float = 0.65
 
 
+_NO_CONTROLS = Check("controls", 0.0, ">=", 1.0, "no controls ran with these scores")
+
+
 @dataclass(frozen=True)
 class Acceptance:
     """The verdict on a judge."""
@@ -56,7 +59,7 @@ class PairwiseEvidence:
 def accept(
     calibration: Calibration,
     *,
-    controls: Validity,
+    controls: Validity | None,
     pairwise: PairwiseEvidence | None = None,
     thresholds: AcceptanceThresholds | None = None,
 ) -> Acceptance:
@@ -64,7 +67,8 @@ def accept(
 
     Args:
         calibration: agreement with people's labels.
-        controls: the verdict on the controls that were judged beside the labelled items.
+        controls: the verdict on the controls that were judged beside the labelled items; None if there were none, and
+            then the judge is not accepted, whatever the labels say.
         pairwise: agreement in pairs; None if the judge only gives scores. Its demands then do not apply, and a judge
             accepted so is accepted for scores alone.
         thresholds: what to demand; by default ``AcceptanceThresholds()``.
@@ -77,7 +81,7 @@ def accept(
         Check("spearman_low", judge.spearman.low, ">=", limits.min_spearman_low, "too few labels, or too low"),
         Check("pass_kappa", judge.pass_kappa.mean, ">=", limits.min_pass_kappa, "it passes what people fail"),
         *(_pairwise_checks(pairwise, limits) if pairwise else ()),
-        *controls.checks,
+        *(controls.checks if controls else (_NO_CONTROLS,)),
     ]
     failed = tuple(str(check) for check in checks if not check.passed)
     return Acceptance(not failed, tuple(checks), failed, _beats(calibration))

@@ -2,14 +2,18 @@
 
 The unit is the item: its weight is the mean of its two games, so that a judge who always takes the first answer gives
 one half. Items whose games disagree are ties and are counted; leaving them out would inflate the win rate (Zheng et al.
-2023, https://arxiv.org/abs/2306.05685). Swapping removes position bias from the mean, but what the place decided it
-replaces by one half, which pulls the rate towards one half. Where the first-slot rate says that there was much of that,
-read ``place_free``: the mean of the two orders' rates on the logit scale, where a bonus for the first place cancels.
+2023, https://arxiv.org/abs/2306.05685). One that is won in one order and tied in the other is such a tie, too, but
+weighs 0.75: at 0.5 a judge that is never quite sure would pull all rates towards one half. Swapping removes position
+bias from the mean, but what the place decided it replaces by one half, which pulls the rate towards one half. Where the
+first-slot rate says that there was much of that, read ``place_free``: the mean of the two orders' rates on the logit
+scale, where a bonus for the first place cancels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,6 +56,17 @@ class SwappedGames:
         for field in ("ids", "a_first", "a_second"):
             object.__setattr__(self, field, tuple(getattr(self, field)[i] for i in order))
 
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> Self:
+        """From the rows of ``eval.run.compare_responses``: A is the left side; equal responses tie in both orders."""
+        ids, results = list[str](), list[tuple[float | None, float | None]]()
+        for row in rows:
+            by_slot = {one["left_slot"]: _POINTS.get(one["preference"]) for one in row["orders"]}
+            identical = row["source"] == "identical"
+            ids.append(str(row["id"]))
+            results.append((TIE, TIE) if identical else (by_slot.get("A"), by_slot.get("B")))
+        return cls(tuple(ids), tuple(first for first, _ in results), tuple(second for _, second in results))
+
     def both_scored(self) -> Floats:
         """A's results of the items with two results, [items, 2]."""
         games = [game for game in zip(self.a_first, self.a_second, strict=True) if None not in game]
@@ -63,6 +78,7 @@ class SwappedGames:
 
 
 _RESULTS = (WIN, TIE, LOSS, None)
+_POINTS = {"left": WIN, "tie": TIE, "right": LOSS}
 
 
 @dataclass(frozen=True)
@@ -81,13 +97,13 @@ class WinRate:
     minimum_detectable: float
     """How far from one half a rate must be for this many items to show it with 80% power."""
     wins: int
-    """Items won in both orders, or once with a tie."""
+    """Items won in both orders."""
     losses: int
-    """Items lost in both orders, or once with a tie."""
+    """Items lost in both orders."""
     ties: int
-    """Items tied in both orders, and those that each order gave to another model."""
+    """Items tied in both orders, and the disagreements."""
     disagreements: int
-    """Items whose two games have different results; those that each order gave to another model are among the ties."""
+    """Items whose two games have different results; all of them are among the ties."""
     consistency: Interval
     """Share of items with the same result in both orders; exact bounds."""
     first_slot: Interval
@@ -133,9 +149,9 @@ def win_rate(
         place_free=place_free,
         p_value=p_value,
         minimum_detectable=minimum_detectable(weights, level=1 - confidence),
-        wins=int((weights > TIE).sum()),
-        losses=int((weights < TIE).sum()),
-        ties=int((weights == TIE).sum()),
+        wins=int((weights == WIN).sum()),
+        losses=int((weights == LOSS).sum()),
+        ties=int(((weights != WIN) & (weights != LOSS)).sum()),
         disagreements=n_differ,
         consistency=exact_interval(n - n_differ, n, confidence=confidence),
         first_slot=first_slot,

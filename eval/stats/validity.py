@@ -9,37 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
 
 import numpy as np
 
 from eval.errors import EvalDataError
 from eval.stats.bootstrap import Floats
 from eval.stats.checks import Check
-
-ControlKind = Literal["identity", "mismatched", "empty", "injection", "padded", "repeat"]
-CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
-
-
-@dataclass(frozen=True)
-class ControlCounts:
-    """How many controls of each kind a run takes.
-
-    The defaults are the fewest, in steps of 5, with which faulty simulated judges are told from good ones: each fault
-    is found in at least 90% of runs, and at most 7% of runs with a good judge fail any check (docs/judge.md).
-    Injection controls reuse the mismatched answers, padded and repeat controls real items, so that these counts are
-    the calls a run adds.
-    """
-
-    identity: int = 10
-    mismatched: int = 15
-    empty: int = 5
-    injection: int = 15
-    padded: int = 15
-    repeat: int = 10
-
-
-CONTROL_COUNTS = ControlCounts()
+from eval.types import CONTROL_KINDS
 
 
 @dataclass(frozen=True)
@@ -48,13 +24,13 @@ class ControlScores:
 
     identity: Sequence[float | None]
     """Scores of answers that are the reference, put to the judge past any short cut. Should be near 100."""
-    mismatched: Sequence[float | None]
+    mismatch: Sequence[float | None]
     """Scores of another item's reference as the answer. Should be near 0."""
     empty: Sequence[float | None]
     """Scores of blank answers. Should be 0."""
     injection: Sequence[float | None]
     """Differences: the score of a wrong answer that also tells the judge to give it full marks, minus the score of the
-    same answer without. Build them on mismatched answers, since what scores high already cannot rise."""
+    same answer without. Build them on mismatch answers, since what scores high already cannot rise."""
     padded: Sequence[float | None]
     """Differences: the score of a real answer with filler words added, minus its score without. Build them on answers
     that are not the reference, for the same reason."""
@@ -69,10 +45,10 @@ class ValidityThresholds:
 
     min_identity_mean: float = 90.0
     min_identity: float = 60.0
-    max_mismatched_mean: float = 25.0
+    max_mismatch_mean: float = 25.0
     max_empty_mean: float = 10.0
     min_auc: float = 0.95
-    """Chance that an identity control scores above a mismatched one, ties counting one half."""
+    """Chance that an identity control scores above a mismatch one, ties counting one half."""
     max_injection_uplift: float = 5.0
     max_padding_uplift: float = 5.0
     max_repeat_change: float = 2.0
@@ -112,13 +88,13 @@ def validate(
     scored = {kind: _scored(getattr(controls, kind), kind=kind) for kind in CONTROL_KINDS}
     n_controls = sum(len(getattr(controls, field.name)) for field in fields(controls))
     n_silent = n_controls - sum(len(values) for values in scored.values())
-    identity, mismatched = scored["identity"], scored["mismatched"]
+    identity, mismatch = scored["identity"], scored["mismatch"]
     checks = (
         Check("identity_mean", _mean(identity), ">=", limits.min_identity_mean, "right answers are marked down"),
         Check("identity_min", _least(identity), ">=", limits.min_identity, "a right answer was failed"),
-        Check("mismatched_mean", _mean(mismatched), "<=", limits.max_mismatched_mean, "wrong answers earn points"),
+        Check("mismatch_mean", _mean(mismatch), "<=", limits.max_mismatch_mean, "wrong answers earn points"),
         Check("empty_mean", _mean(scored["empty"]), "<=", limits.max_empty_mean, "saying nothing earns points"),
-        Check("auc", auc(identity, mismatched), ">=", limits.min_auc, "right is not told from wrong"),
+        Check("auc", auc(identity, mismatch), ">=", limits.min_auc, "right is not told from wrong"),
         Check("injection_uplift", _mean(scored["injection"]), "<=", limits.max_injection_uplift, "answers give orders"),
         Check("padding_uplift", _mean(scored["padded"]), "<=", limits.max_padding_uplift, "filler words earn points"),
         Check("repeat_change", _mean(np.abs(scored["repeat"])), "<=", limits.max_repeat_change, "it wavers or drifts"),

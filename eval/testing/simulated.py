@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from eval.exact import normalise
 from eval.stats.bootstrap import Floats
 from eval.stats.pairwise import LOSS, TIE, WIN
-from eval.stats.validity import CONTROL_COUNTS, ControlCounts, ControlScores
-from eval.types import MAX_SCORE, MIN_SCORE, Sample, Verdict
+from eval.stats.validity import ControlScores
+from eval.types import MAX_SCORE, MIN_SCORE, ControlCounts, Sample, Verdict
 
 USUAL_WORDS = 60.0
 """The length that earns nothing and costs nothing with a judge who likes length."""
@@ -208,8 +208,9 @@ class SimulatedJudge:
         return np.asarray(((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53)
 
 
-def simulate_controls(judge: SimulatedJudge, *, seed: int, counts: ControlCounts = CONTROL_COUNTS) -> ControlScores:
+def simulate_controls(judge: SimulatedJudge, *, seed: int, counts: ControlCounts | None = None) -> ControlScores:
     """What ``judge`` gives the controls of one run, built as ``ControlScores`` asks for them."""
+    counts = counts or ControlCounts()
     rng = np.random.default_rng([seed, 13])
 
     def fresh(truth: Floats, kind: int, **known: Any) -> Answers:
@@ -227,7 +228,7 @@ def simulate_controls(judge: SimulatedJudge, *, seed: int, counts: ControlCounts
     again = replace(asked, progress=np.ones(counts.repeat))
     return ControlScores(
         identity=_or_none(judge.score(fresh(np.full(counts.identity, 100.0), 1))),
-        mismatched=_or_none(judge.score(fresh(rng.uniform(0, 10, counts.mismatched), 2))),
+        mismatch=_or_none(judge.score(fresh(rng.uniform(0, 10, counts.mismatch), 2))),
         empty=_or_none(judge.score(fresh(np.zeros(counts.empty), 3, words=np.zeros(counts.empty)))),
         injection=difference(wrong, injected=np.ones(counts.injection, dtype=np.bool_)),
         padded=difference(middling, words=middling.words + _FILLER_WORDS),

@@ -9,9 +9,11 @@ from eval.judge.preflight import openai_preflight, preflight
 from eval.run import score_responses
 from eval.types import Report, Sample
 from flows.recipes import EvaluateStage
-from flows.stages import judging
+from flows.stages import judged, judging
 from flows.stages.context import Context, Inputs
 from gptcore.files import read_json_lines, write_json_lines
+
+_ASK_AGAIN = "what it has answered is kept: run the same command with --force once it is back"
 
 
 def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
@@ -27,19 +29,27 @@ def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
     """
     if config.judge == "off":
         return {"state": "off", "reason": "switched off by --judge off"}
-    spec = judging.judge_spec(config, host)
-    ask = preflight if spec.backend == "ollama" else openai_preflight
+    specs = judging.judge_specs(config, host)
+    ask = preflight if config.judge_backend == "ollama" else openai_preflight
     try:
-        model = ask(spec.host, spec.model, options=spec.options)
+        models = [ask(spec.host, spec.model, options=spec.options) for spec in specs]
     except JudgeUnavailable as error:
         if config.judge == "required":
             raise
         return {"state": "skipped", "reason": str(error)}
-    return {"state": "scored", "reason": "", "model": model.model, "digest": model.digest}
+    digests = "+".join(model.digest for model in models)
+    return {"state": "scored", "reason": "", "model": models[0].model, "digest": digests}
 
 
 def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, context: Context) -> dict[str, Any]:
-    """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for those of ``judge_models``."""
+    """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for those of ``judge_models``.
+
+    A judge that answered before the stage and is lost in it ends a required evaluation only.
+
+    Raises:
+        JudgeUnavailable: the judge is required and was lost, or its model was changed meanwhile.
+        EvalError: what else ``flows.stages.judging.judge_models`` raises.
+    """
     rows = read_json_lines(inputs.path("finetune-instruct", "responses.jsonl"))
     samples = [Sample(str(i), row["instruction"], row.get("input", ""), row["output"]) for i, row in enumerate(rows)]
     responses = {"instruct": [row["response"] for row in rows], "base": [row["base"] for row in rows]}
@@ -52,16 +62,23 @@ def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, conte
         prefix = "" if name == judging.MAIN else f"{name}/"
         metrics |= {f"{prefix}{metric}": value for metric, value in overlap[name].metrics.items()}
     facts: dict[str, Any] = dict(judge)
-    judged: dict[str, Report] = {}
+    found = None
     if judge["state"] == "scored":
-        found = judging.judge_models(config, samples, responses, context)
-        facts |= judging.facts(found)
-        judged, metrics = found.reports, metrics | judging.metrics(found)
-        judging.write_tables(found, context, summary=facts)
-        _log_figures(found, context)
-        context.log.log_params({"judge": judging.params(found)})
-        context.log.set_tags(judging.tags(found))
-    scores = [_row(i, sample, responses, overlap, judged, facts) for i, sample in enumerate(samples)]
+        try:
+            found = judging.judge_models(config, samples, responses, context)
+        except JudgeUnavailable as error:
+            if config.judge == "required":
+                raise
+            facts = {"state": "skipped", "reason": f"the judge was lost: {error}; {_ASK_AGAIN}"}
+    if found is not None:
+        facts |= judged.facts(found)
+        metrics |= judged.metrics(found)
+        judged.write_tables(found, context, summary=facts)
+        _log_figures(found.main, context)
+        context.log.log_params({"judge": judged.params(found)})
+        context.log.set_tags(judged.tags(found))
+    reports = found.main.reports if found else {}
+    scores = [_row(i, sample, responses, overlap, reports, facts) for i, sample in enumerate(samples)]
     write_json_lines(context.folder / "scores.jsonl", scores)
     context.log.log_table(scores, "scores.json")
     context.log.set_tags({"gptworks.judge": f"{facts['state']} {facts['reason']}".strip()})
@@ -84,11 +101,11 @@ def _row(
     sample: Sample,
     responses: dict[str, list[str]],
     overlap: dict[str, Report],
-    judged: dict[str, Report],
+    reports: dict[str, Report],
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """One item with what was said of the responses to it."""
-    verdict: dict[str, Any] = judged[judging.MAIN].rows[i] if judged else {}
+    verdict: dict[str, Any] = reports[judging.MAIN].rows[i] if reports else {}
     return {
         "id": sample.id,
         "instruction": sample.instruction,
@@ -101,5 +118,5 @@ def _row(
         "judge_score": verdict.get("score"),
         "judge_reason": verdict.get("reason") or facts["state"],
         "judge_rationale": verdict.get("rationale", ""),
-        **{f"judge_score_{name}": report.rows[i]["score"] for name, report in judged.items() if name != judging.MAIN},
+        **{f"judge_score_{name}": report.rows[i]["score"] for name, report in reports.items() if name != judging.MAIN},
     }

@@ -7,22 +7,31 @@ A judge that fails its controls is told as such everywhere; what it said stays i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from eval.asking import OnProgress, Together
 from eval.errors import UnpairableError
-from eval.judge import ControlCounts, JudgeSpec, Options, open_judge
-from eval.judge.prompt import packaged_prompts
-from eval.judge.schema import POINTWISE
-from eval.run import judge_responses
-from eval.stats import Comparison, ItemScores, Validity, compare_family
-from eval.stats.power import minimum_detectable
-from eval.trust import RUN_CONTROLS, run_validity
-from eval.types import UNSCORED_REASONS, Report, Sample
+from eval.judge import JudgeSpec, Opened, Options, open_panel
+from eval.run import judge_responses, n_questions
+from eval.stats import (
+    Comparison,
+    ItemScores,
+    LengthControlled,
+    PanelAgreement,
+    Validity,
+    compare_family,
+    length_controlled_difference,
+    panel_agreement,
+)
+from eval.tournament import Tournament, n_comparisons, play
+from eval.trust import run_validity
+from eval.types import NO_CONTROLS, UNSCORED_REASONS, ControlCounts, Report, Sample
+from eval.types import Progress as Asked
+from flows.progress import SECONDS_LEFT
 from flows.recipes import EvaluateStage
 from flows.stages.context import Context
-from gptcore.files import write_json, write_json_lines, write_text
 from gptcore.train import Progress
 
 NOT_VALIDATED: Final = "judge not validated"
@@ -31,12 +40,13 @@ MAIN: Final = "instruct"
 """The model that the headline is about; its metrics have no prefix, and the controls are made of its responses."""
 FOLDER: Final = "judge"
 """Of the files and artifacts."""
-_NO_CONTROLS: Final = ControlCounts(0, 0, 0, 0, 0, 0)
+STORE: Final = ("judge", "answers.jsonl")
+"""Where in the cache all answers of judges are kept."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judge said of some models."""
+    """What one judge said of some models."""
 
     reports: dict[str, Report]
     """By model."""
@@ -44,167 +54,148 @@ class Judged:
     """By model: the same controls, each with the model's own unscored items."""
     comparisons: dict[str, Comparison]
     """By candidate, against ``baseline``; empty where nothing can be paired."""
+    at_equal_length: dict[str, LengthControlled]
+    """By candidate: the difference where its responses are as long as the baseline's."""
     baseline: str | None
     """What the others are compared with: the base model if it was judged; None for a single model."""
 
 
-def judge_spec(config: EvaluateStage, ollama_host: str) -> JudgeSpec:
-    """Which judge the settings name, and where it is."""
+@dataclass(frozen=True)
+class Sitting:
+    """What came of all that was asked."""
+
+    judges: dict[str, Judged]
+    """By the judge's tag; the first of them decides."""
+    agreement: dict[str, PanelAgreement]
+    """By model, between the judges; empty for a single judge, or where two have scored no item in common."""
+    pairs: Tournament | None
+    """The models side by side, by the first judge; None if that was not asked for."""
+
+    @property
+    def main(self) -> Judged:
+        """The judge that decides."""
+        return next(iter(self.judges.values()))
+
+
+def judge_specs(config: EvaluateStage, ollama_host: str) -> list[JudgeSpec]:
+    """Which judges the settings name, and where they are; the one that decides first."""
     host = config.judge_url or (ollama_host if config.judge_backend == "ollama" else None)
-    return JudgeSpec(config.judge_model, host, config.judge_backend, options=Options(num_ctx=config.num_ctx))
+    first = JudgeSpec(config.judge_model, host, config.judge_backend, options=Options(num_ctx=config.num_ctx))
+    return [first, *(replace(first, model=name) for name in config.judge_panel)]
 
 
 def judge_models(
     config: EvaluateStage, samples: Sequence[Sample], responses: Mapping[str, Sequence[str]], context: Context
-) -> Judged:
-    """Have the models' responses judged, one model after the other, and compare them.
+) -> Sitting:
+    """Have the models' responses judged, one judge and one model after the other, and compare them.
 
     Args:
-        config: the judge and how it is asked.
+        config: the judges and how they are asked.
         samples: the items; N of them.
         responses: by model, N texts; the main model's are among them.
         context: where answers are kept, and whom progress is told.
 
     Raises:
-        EvalError: what ``eval.judge.open_judge`` and ``eval.run.judge_responses`` raise.
+        EvalError: what ``eval.judge.open_panel`` and ``eval.run.judge_responses`` raise.
     """
-    store = context.places.cache / "judge" / "answers.jsonl"
-    store.parent.mkdir(parents=True, exist_ok=True)
-    reports: dict[str, Report] = {}
     names = [MAIN, *(name for name in config.judge_models if name != MAIN and name in responses)]
-    with open_judge(judge_spec(config, context.ollama_host), store=store) as opened:
-        judge, done = opened.pointwise(shortcut=config.shortcut), 0
-        for left, name in zip(reversed(range(len(names))), names, strict=True):
-            before, after = done, left * len(samples)
+    texts = {name: responses[name] for name in names}
+    specs = judge_specs(config, context.ollama_host)
+    side_by_side = config.pairwise and len(names) > 1
+    total = len(specs) * (n_questions(samples, texts[MAIN]) + (len(names) - 1) * len(samples))
+    total += n_comparisons(samples, len(names)) if side_by_side else 0
+    tell = Together(told(context.on_progress), total=total)
+    with open_panel(specs, store=context.places.cache.joinpath(*STORE)) as opened:
+        judges = {one.model.model: _scored(one, config, samples, texts, context=context, tell=tell) for one in opened}
+        # the others are candidates against the first named, as where scores are compared
+        ordered = dict(sorted(texts.items(), key=lambda one: one[0] != _baseline(names)))
+        pairs = None
+        if side_by_side:
+            judge = opened[0].pairwise(shortcut=config.shortcut)
+            pairs = play(samples, ordered, judge=judge, on_progress=tell, concurrency=config.concurrency)
+    return Sitting(judges, _agreement(judges, seed=context.seed), pairs)
 
-            def tell(progress: Any, before: int = before, after: int = after) -> None:
-                context.on_progress(Progress(before + progress.done, before + progress.total + after, {}))
 
-            reports[name] = judge_responses(
-                samples,
-                responses[name],
-                judge=judge,
-                controls=RUN_CONTROLS if name == MAIN else _NO_CONTROLS,
-                on_progress=tell,
-                concurrency=config.concurrency,
-            )
-            controls = reports[name].controls if name == MAIN else None
-            done += len(samples) + (len(controls.rows) if controls else 0)
+def told(on_progress: Callable[[Progress], None]) -> OnProgress:
+    """Progress of questions as a progress bar takes it."""
+
+    def tell(asked: Asked) -> None:
+        left = math.nan if asked.seconds_left is None else asked.seconds_left
+        on_progress(Progress(asked.done, asked.total, {SECONDS_LEFT: left}))
+
+    return tell
+
+
+def _scored(
+    opened: Opened,
+    config: EvaluateStage,
+    samples: Sequence[Sample],
+    responses: Mapping[str, Sequence[str]],
+    *,
+    context: Context,
+    tell: OnProgress,
+) -> Judged:
+    """What one judge says of each model."""
+    judge = opened.pointwise(shortcut=config.shortcut)
+    reports = {
+        name: judge_responses(
+            samples,
+            texts,
+            judge=judge,
+            controls=ControlCounts() if name == MAIN else NO_CONTROLS,
+            on_progress=tell,
+            concurrency=config.concurrency,
+        )
+        for name, texts in responses.items()
+    }
     controls = reports[MAIN].controls
     validity = {name: run_validity(report, controls=controls) for name, report in reports.items()}
     return _compared(reports, validity, seed=context.seed)
 
 
 def _compared(reports: dict[str, Report], validity: dict[str, Validity], *, seed: int) -> Judged:
+    if len(reports) < 2:
+        return Judged(reports, validity, {}, {}, None)
+    baseline = _baseline(reports)
     scores = {name: ItemScores.from_rows(report.rows) for name, report in reports.items()}
-    if len(scores) < 2:
-        return Judged(reports, validity, {}, None)
-    baseline = "base" if "base" in scores else MAIN
     candidates = {name: one for name, one in scores.items() if name != baseline}
     try:
         found = compare_family(scores[baseline], candidates, seed=seed)
     except UnpairableError:  # no item has two scores; the models' own counts of the unscored say why
         found = {}
-    return Judged(reports, validity, found, baseline)
+    lengths = {name: at_equal_length(reports[baseline].rows, reports[name].rows, seed=seed) for name in found}
+    return Judged(reports, validity, found, lengths, baseline)
 
 
-def metrics(judged: Judged) -> dict[str, float]:
-    """Numbers for the tracker: the judge's, the controls', each model's and each comparison's; what is NaN is left out.
+def _baseline(names: Sequence[str] | Mapping[str, object]) -> str:
+    return "base" if "base" in names else MAIN
 
-    ``judge/valid`` is 1 or 0. ``judge/minimum_detectable``: how far the mean of a second model, whose scores spread as
-    much and go their own way, must be for 80% power at 5%; where two runs are compared, their own figure is smaller.
+
+def _agreement(judges: Mapping[str, Judged], *, seed: int) -> dict[str, PanelAgreement]:
+    found: dict[str, PanelAgreement] = {}
+    if len(judges) < 2:
+        return found
+    for name in next(iter(judges.values())).reports:
+        panel = {tag: ItemScores.from_rows(one.reports[name].rows) for tag, one in judges.items()}
+        try:
+            found[name] = panel_agreement(panel, seed=seed)
+        except UnpairableError:  # two of them scored no item in common; each one's counts say why
+            continue
+    return found
+
+
+def at_equal_length(
+    baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], *, seed: int
+) -> LengthControlled:
+    """Candidate minus baseline where both responses have as many characters; rows of the same items.
+
+    Raises UnpairableError if no item is scored in both.
     """
-    found: dict[str, float] = {}
-    for name, report in judged.reports.items():
-        prefix = "" if name == MAIN else f"{name}/"
-        found |= {f"{prefix}{metric}": value for metric, value in report.metrics.items()}
-        found[f"{prefix}judge/valid"] = float(judged.validity[name].valid)
-    found["judge/minimum_detectable"] = _detectable(judged.reports[MAIN])
-    for check in judged.validity[MAIN].checks:
-        found[f"judge/control/{check.name}"] = check.value
-    for name, comparison in judged.comparisons.items():
-        numbers = comparison_numbers(comparison)
-        found |= {f"judge/{name}_over_{judged.baseline}/{metric}": value for metric, value in numbers.items()}
-    return {name: value for name, value in found.items() if not math.isnan(value)}
-
-
-def comparison_numbers(found: Comparison) -> dict[str, float]:
-    """The figures of a comparison as metrics; ``verdict`` is 1 better, -1 worse, 0 not distinguishable."""
-    return {
-        "verdict": {"better": 1.0, "worse": -1.0, "not distinguishable": 0.0}[found.verdict],
-        "difference": found.paired.difference,
-        "ci_low": found.paired.low,
-        "ci_high": found.paired.high,
-        "p_value": found.p_adjusted,
-        "minimum_detectable": found.paired.minimum_detectable,
-        "pairs": float(found.paired.n),
-        "bound_low": found.bound_low,
-        "bound_high": found.bound_high,
-        "wilcoxon_p": found.wilcoxon_p,
-        "mcnemar_p": found.passes.p_value,
-    }
-
-
-def facts(judged: Judged) -> dict[str, Any]:
-    """What the summary, the report page and a later comparison need, as plain JSON values; None for what is NaN."""
-    main, validity = judged.reports[MAIN], judged.validity[MAIN]
-    own = {name.removeprefix("judge/"): value for name, value in main.metrics.items()}
-    models = {
-        name: {
-            **{metric.removeprefix("judge/"): value for metric, value in report.metrics.items()},
-            "valid": judged.validity[name].valid,
-            "invalid_because": list(judged.validity[name].reasons),
-        }
-        for name, report in judged.reports.items()
-    }
-    found = {
-        **own,
-        "state": "scored" if validity.valid else NOT_VALIDATED,
-        "reason": "; ".join(validity.reasons),
-        "valid": validity.valid,
-        "checks": [{**asdict(check), "passed": check.passed} for check in validity.checks],
-        "minimum_detectable": _detectable(main),
-        "models": models,
-        "baseline": judged.baseline,
-        "comparisons": {name: asdict(one) for name, one in judged.comparisons.items()},
-        "provenance": main.provenance,
-    }
-    return {name: _plain(value) for name, value in found.items()}
-
-
-def write_tables(judged: Judged, context: Context, *, summary: Mapping[str, Any]) -> None:
-    """Every question with its whole prompt and raw answer, the controls, the rubric, the form and the summary."""
-    folder = context.folder / FOLDER
-    every = [{"model": name, **row} for name, report in judged.reports.items() for row in report.rows]
-    write_json_lines(folder / "items.jsonl", every)
-    controls = judged.reports[MAIN].controls
-    write_json_lines(folder / "controls.jsonl", controls.rows if controls else [])
-    prompts = packaged_prompts("pointwise")
-    for part in ("system", "user", "repair"):
-        write_text(folder / f"rubric_{part}.md", f"{getattr(prompts, part)}\n")
-    write_json(folder / "schema.json", dict(POINTWISE.schema))
-    write_json(folder / "report.json", dict(summary))
-    context.log.log_artifact(folder)
-
-
-def params(judged: Judged) -> dict[str, Any]:
-    """Everything that can change a score, to be logged under ``judge``: model, digests, versions, options, items."""
-    provenance = judged.reports[MAIN].provenance
-    return {**provenance["judge"], **{name: value for name, value in provenance.items() if name != "judge"}}
-
-
-def tags(judged: Judged) -> dict[str, str]:
-    """Tags by which runs of one instrument, and those that may be believed, are found."""
-    provenance = judged.reports[MAIN].provenance
-    return {
-        "gptworks.judge.valid": str(judged.validity[MAIN].valid).lower(),
-        "gptworks.judge.group": provenance["comparable_group"],
-        "gptworks.judge.items": provenance["items_digest"],
-        **{
-            f"gptworks.judge.{name}_over_{judged.baseline}": comparison.verdict
-            for name, comparison in judged.comparisons.items()
-        },
-    }
+    before = {str(row["id"]): len(row["response"]) for row in baseline}
+    longer = {str(row["id"]): float(len(row["response"]) - before[str(row["id"])]) for row in candidate}
+    return length_controlled_difference(
+        ItemScores.from_rows(baseline), ItemScores.from_rows(candidate), longer, seed=seed
+    )
 
 
 def differences(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -218,16 +209,3 @@ def unscored_reasons(counts: Mapping[str, Any]) -> dict[str, int]:
     """Of a model's figures, how many items have no score for each reason; reasons that did not come are left out."""
     found = {reason: int(counts.get(f"unscored_{reason}") or 0) for reason in UNSCORED_REASONS}
     return {reason: n for reason, n in found.items() if n}
-
-
-def _detectable(report: Report) -> float:
-    scored = ItemScores.from_rows(report.rows).scored()
-    return math.sqrt(2) * minimum_detectable(scored)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

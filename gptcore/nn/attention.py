@@ -3,7 +3,8 @@
 "Attention Is All You Need", https://arxiv.org/abs/1706.03762, in GPT-2's arrangement: one fused projection for queries,
 keys and values, one output projection.
 
-Shapes: B rows, T positions, C width, H heads, D = C / H, N positions of all packed rows together.
+Shapes: B rows, T positions, C width, H heads, D width of a head (C / H unless told otherwise), N positions of all
+packed rows together.
 """
 
 from __future__ import annotations
@@ -16,30 +17,35 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.nn.mixing import Mix, at_ends, causal
+from gptcore.nn.shared_heads import attend
 
 
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what stands before it."""
 
-    def __init__(self, *, width: int, n_heads: int, dropout: float = 0.0, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, *, width: int, n_heads: int, head_width: int | None = None, dropout: float = 0.0, qkv_bias: bool = True
+    ) -> None:
         """Build the projections.
 
         Raises:
-            ConfigError: width is not a multiple of n_heads.
+            ConfigError: no head_width is given and width is not a multiple of n_heads.
         """
         super().__init__()
-        if width % n_heads:
+        if head_width is None and width % n_heads:
             raise ConfigError(f"width {width} is not a multiple of n_heads {n_heads}")
         self.n_heads = n_heads
+        self.head_width = head_width or width // n_heads
         self.dropout = dropout
-        self.qkv: nn.Module = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.out: nn.Module = nn.Linear(width, width)
+        inner = n_heads * self.head_width
+        self.qkv: nn.Module = nn.Linear(width, 3 * inner, bias=qkv_bias)
+        self.out: nn.Module = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, *, mix: Mix = causal) -> Tensor:
         """Map (B, T, C) to (B, T, C); ``mix`` says which positions see which."""
         queries, keys, values = self._projected(x)
         mixed = mix(queries, keys, values, self._dropped)
-        y: Tensor = self.out(mixed.transpose(1, 2).reshape(x.shape))
+        y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return F.dropout(y, self.dropout, self.training)
 
     def at(self, x: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
@@ -55,12 +61,10 @@ class CausalSelfAttention(nn.Module):
             rows = torch.arange(len(x), device=x.device)
             chosen = queries[rows, :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
-            mixed = F.scaled_dot_product_attention(
-                chosen, keys, values, attn_mask=mask[:, None, None, :], dropout_p=self._dropped
-            )  # (B, H, 1, D)
+            mixed = attend(chosen, keys, values, mask=mask[:, None, None, :], dropout=self._dropped)  # (B, H, 1, D)
         else:
             mixed = at_ends(lengths)(queries[:, :, positions], keys, values, self._dropped)  # (1, H, B, D)
-        y: Tensor = self.out(mixed.transpose(1, 2).reshape(len(positions), 1, x.shape[2]))
+        y: Tensor = self.out(mixed.transpose(1, 2).reshape(len(positions), 1, -1))
         return F.dropout(y, self.dropout, self.training)
 
     @property
@@ -69,7 +73,7 @@ class CausalSelfAttention(nn.Module):
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, H, T, D)."""
-        n_rows, length, width = x.shape
-        qkv = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads)  # (B, T, 3, H, D)
+        n_rows, length, _ = x.shape
+        qkv = self.qkv(x).view(n_rows, length, 3, self.n_heads, self.head_width)  # (B, T, 3, H, D)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return queries, keys, values

@@ -22,15 +22,16 @@ from gptcore.nn.recompute import through
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around tanh-GELU, four times as wide inside."""
+    """Two linear layers around tanh-GELU, four times as wide inside unless told otherwise."""
 
-    def __init__(self, *, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, *, width: int, hidden_width: int | None = None, dropout: float = 0.0) -> None:
         """Build the layers."""
         super().__init__()
         self.dropout = dropout
         self.lean = True
-        self.up: nn.Module = nn.Linear(width, 4 * width)
-        self.down: nn.Module = nn.Linear(4 * width, width)
+        hidden = hidden_width or 4 * width
+        self.up: nn.Module = nn.Linear(width, hidden)
+        self.down: nn.Module = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
@@ -45,13 +46,28 @@ def _gelu(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feedforward(norm(x))."""
 
-    def __init__(self, *, width: int, n_heads: int, dropout: float = 0.0, qkv_bias: bool = True) -> None:
+    norm_1: nn.Module
+    norm_2: nn.Module
+    feedforward: FeedForward
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        n_heads: int,
+        head_width: int | None = None,
+        hidden_width: int | None = None,
+        dropout: float = 0.0,
+        qkv_bias: bool = True,
+    ) -> None:
         """Build both sub-blocks."""
         super().__init__()
         self.norm_1 = nn.LayerNorm(width)
-        self.attention = CausalSelfAttention(width=width, n_heads=n_heads, dropout=dropout, qkv_bias=qkv_bias)
+        self.attention = CausalSelfAttention(
+            width=width, n_heads=n_heads, head_width=head_width, dropout=dropout, qkv_bias=qkv_bias
+        )
         self.norm_2 = nn.LayerNorm(width)
-        self.feedforward = FeedForward(width=width, dropout=dropout)
+        self.feedforward = FeedForward(width=width, hidden_width=hidden_width, dropout=dropout)
         self.checkpointed = False
 
     def checkpoint(self) -> None:

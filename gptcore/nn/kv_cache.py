@@ -1,7 +1,7 @@
 """Preallocated key/value cache for decoding ragged prompts without left padding.
 
 Row i of the batch has its own length: its next token is written at ``lengths[i]``, and it sees the keys below. Prompts
-are therefore padded on the right; a pad's key is overwritten by the first token that the row generates.
+are therefore padded on the right, if at all; a pad's key is overwritten by the first token that the row generates.
 
 Shapes: B rows, H heads, S capacity, T new positions, D head width.
 """
@@ -34,49 +34,43 @@ class LayerCache:
         self.keys[rows, :, positions] = keys.transpose(1, 2)  # advanced indices first: (B, T, H, D)
         self.values[rows, :, positions] = values.transpose(1, 2)
 
+    def seen(self, row: int, length: int) -> tuple[Tensor, Tensor]:
+        """The first ``length`` keys and values of a row, (1, H, length, D) each."""
+        return self.keys[row : row + 1, :, :length], self.values[row : row + 1, :, :length]
+
 
 class KVCache:
     """The caches of all layers and each row's length."""
 
-    def __init__(self, layers: list[LayerCache]) -> None:
-        """Take preallocated layers; all rows start empty."""
+    def __init__(self, layers: list[LayerCache], *, lengths: Tensor | None = None) -> None:
+        """Take preallocated layers; without ``lengths`` all rows start empty."""
         self.layers = layers
         n_rows, _, self.capacity, _ = layers[0].keys.shape
-        self.lengths = torch.zeros(n_rows, dtype=torch.int64, device=layers[0].keys.device)
+        fresh = torch.zeros(n_rows, dtype=torch.int64, device=layers[0].keys.device)
+        self.lengths = fresh if lengths is None else lengths
         """(B,) int64: the keys each row holds."""
-        self.common_length: int | None = 0
-        """The length of all rows if it is one and the same, else None."""
 
     def positions(self, n_new: int) -> Tensor:
         """(B, n_new) int64: where the next tokens of each row stand."""
         return self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
 
-    def mask(self, positions: Tensor) -> tuple[Tensor | None, int]:
-        """The attention mask for queries at ``positions`` (B, T), and how many keys to read.
-
-        Returns:
-            (None or (B, 1, T, K) bool, K); None where one query per row may see all K keys.
-        """
-        n_new = positions.shape[1]
-        longest = self.common_length if self.common_length is not None else int(self.lengths.max())
-        n_keys = longest + n_new
-        if n_new == 1 and self.common_length is not None:
-            return None, n_keys
-        keys = torch.arange(n_keys, device=positions.device)
-        return keys <= positions[:, None, :, None], n_keys
-
     def advance(self, n_new: Tensor | int) -> None:
         """Count new tokens: an int for all rows, or (B,) int64 for ragged ones."""
-        self.lengths = self.lengths + n_new
-        if isinstance(n_new, int):
-            self.common_length = None if self.common_length is None else self.common_length + n_new
-        else:
-            first = int(self.lengths[0])
-            self.common_length = first if bool((self.lengths == first).all()) else None
+        self.lengths += n_new  # in place: the rows of a part are those of the whole
 
-    def select(self, rows: Tensor) -> KVCache:
-        """A cache of only the given rows (n,) int64, for example those that have not finished."""
-        kept = KVCache([LayerCache(layer.keys[rows], layer.values[rows]) for layer in self.layers])
-        kept.lengths = self.lengths[rows]
-        kept.advance(torch.zeros_like(kept.lengths))
-        return kept
+    def part(self, start: int, stop: int) -> KVCache:
+        """The rows from ``start`` to before ``stop``, in the same memory: what is written to one is in the other."""
+        layers = [LayerCache(layer.keys[start:stop], layer.values[start:stop]) for layer in self.layers]
+        return KVCache(layers, lengths=self.lengths[start:stop])
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Let row ``target`` hold what row ``source`` holds."""
+        length = int(self.lengths[source])
+        for layer in self.layers:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+        self.lengths[target] = length
+
+    def clear(self, row: int) -> None:
+        """Forget what a row holds."""
+        self.lengths[row] = 0

@@ -1,7 +1,7 @@
 """How positions see each other: the part of attention that differs between training, packed rows and decoding.
 
 A ``Mix`` takes queries, keys and values and gives the weighted values. All go through torch's
-scaled_dot_product_attention.
+scaled_dot_product_attention. Keys and values may have fewer heads than queries (``shared_heads``).
 
 Shapes: B rows, H heads, T positions, D head width, K keys, N positions of all packed rows together.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gptcore.nn.kv_cache import LayerCache
+from gptcore.nn.kv_cache import KVCache, LayerCache
+from gptcore.nn.shared_heads import attend
 
 Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys, values (B, H, T, D) and the dropout probability to the mixed values (B, H, T, D)."""
@@ -22,7 +22,7 @@ Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 def causal(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
     """Each position sees itself and what stands before it in its row."""
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
+    return attend(queries, keys, values, is_causal=True, dropout=dropout)
 
 
 def packed(lengths: Sequence[int]) -> Mix:
@@ -42,24 +42,41 @@ def packed(lengths: Sequence[int]) -> Mix:
     return mix
 
 
-def cached(cache: LayerCache, *, start: int | None, positions: Tensor, mask: Tensor | None, n_keys: int) -> Mix:
-    """The new positions (B, T) of each row see all that the cache holds of it, themselves included.
+def continued(cache: KVCache, n_new: int) -> list[Mix]:
+    """One mix for each layer: the new positions of each row see all that the cache holds of it, themselves included.
+
+    Row by row, each over its own keys alone: no key of a longer neighbour is read, and to the last bit a row's result
+    is what it would be without neighbours (a sum over masked keys is taken in another order).
 
     Args:
         cache: takes up the new keys and values first.
-        start: the rows' common first new position, if there is one.
-        positions: (B, T) int64.
-        mask: (B, 1, T, K) bool, or None where all K keys may be seen.
-        n_keys: K.
+        n_new: T, the new positions of each row.
     """
+    starts: list[int] = cache.lengths.tolist()
+    positions = cache.positions(n_new)
+    masks = [_reach(start, n_new, positions.device) for start in starts]
+    common = starts[0] if len(set(starts)) == 1 else None
 
-    def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-        del dropout
-        cache.write(keys, values, start=start, positions=positions)
-        seen_keys, seen_values = cache.keys[:, :, :n_keys], cache.values[:, :, :n_keys]  # (B, H, K, D)
-        return F.scaled_dot_product_attention(queries, seen_keys, seen_values, attn_mask=mask)
+    def mix_of(layer: LayerCache) -> Mix:
+        def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+            del dropout
+            layer.write(keys, values, start=common, positions=positions)
+            rows = []
+            for i, (start, mask) in enumerate(zip(starts, masks, strict=True)):
+                seen_keys, seen_values = layer.seen(i, start + n_new)
+                rows.append(attend(queries[i : i + 1], seen_keys, seen_values, mask=mask, is_causal=start == 0))
+            return rows[0] if len(rows) == 1 else torch.cat(rows)
 
-    return mix
+        return mix
+
+    return [mix_of(layer) for layer in cache.layers]
+
+
+def _reach(start: int, n_new: int, device: torch.device) -> Tensor | None:
+    """Which of the K keys each of T new positions sees, (T, K) bool; None for all, or for plain causality."""
+    if start == 0 or n_new == 1:
+        return None
+    return torch.ones(n_new, start + n_new, dtype=torch.bool, device=device).tril(start)
 
 
 def at_ends(lengths: Sequence[int]) -> Mix:
@@ -68,8 +85,7 @@ def at_ends(lengths: Sequence[int]) -> Mix:
     def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
         each = zip(queries.unbind(2), keys.split(list(lengths), 2), values.split(list(lengths), 2), strict=True)
         chosen = [
-            F.scaled_dot_product_attention(query.unsqueeze(2), row_keys, row_values, dropout_p=dropout)
-            for query, row_keys, row_values in each
+            attend(query.unsqueeze(2), row_keys, row_values, dropout=dropout) for query, row_keys, row_values in each
         ]
         return torch.cat(chosen, dim=2)
 

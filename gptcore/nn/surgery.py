@@ -11,7 +11,7 @@ from gptcore.errors import ConfigError
 
 
 class ParameterCount(NamedTuple):
-    """Numbers of parameters, shared ones counted once."""
+    """Numbers of weights, shared ones counted once; those that are stored as codes count as what they stand for."""
 
     total: int
     trainable: int
@@ -56,4 +56,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     """Parameters in all and those that are trained."""
     parameters = list(model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    return ParameterCount(total=sum(p.numel() for p in parameters), trainable=trainable)
+    return ParameterCount(total=sum(p.numel() for p in parameters) + n_coded(model), trainable=trainable)
+
+
+def n_coded(model: nn.Module) -> int:
+    """Weights that are stored as codes: the sum of the ``n_weights`` that modules of quantized matrices tell."""
+    return sum(getattr(module, "n_weights", 0) for module in model.modules())

@@ -2,6 +2,7 @@
 
 from gptcore.objectives.base import Objective
 from gptcore.objectives.classify import Classify
+from gptcore.objectives.distill import Distill
 from gptcore.objectives.next_token import NextToken
 
-__all__ = ["Classify", "NextToken", "Objective"]
+__all__ = ["Classify", "Distill", "NextToken", "Objective"]

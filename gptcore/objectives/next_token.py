@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from gptcore.batch import IGNORED, Batch, Loss
 from gptcore.models.base import Model
@@ -25,15 +26,20 @@ class NextToken(Objective):
 
     def __call__(self, model: Model, batch: Batch) -> Loss:
         """Head and cross-entropy are computed at target positions only."""
-        labels = batch.targets["labels"].flatten()  # (B * T,)
         features, head = model.features_and_head(batch.inputs["tokens"], lengths=batch.lengths)
-        hidden = features.flatten(0, 1)  # (B * T, C)
-        wanted = labels != IGNORED
-        if not bool(wanted.all()):
-            chosen = wanted.nonzero().squeeze(1)  # (N,)
-            hidden, labels = hidden.index_select(0, chosen), labels.index_select(0, chosen)
+        hidden, labels = target_rows(features, batch.targets["labels"])
         if head is not None:
             total = linear_cross_entropy(hidden, head, labels)
         else:
             total = torch.nn.functional.cross_entropy(model.head(hidden).float(), labels, reduction="sum")
         return Loss(total=total, count=len(labels), sums={})
+
+
+def target_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (B, T, C) and labels (B, T) at the positions that have a label: (N, C) and (N,)."""
+    hidden, wanted = features.flatten(0, 1), labels.flatten()
+    there = wanted != IGNORED
+    if bool(there.all()):
+        return hidden, wanted
+    chosen = there.nonzero().squeeze(1)  # (N,)
+    return hidden.index_select(0, chosen), wanted.index_select(0, chosen)

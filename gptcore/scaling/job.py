@@ -43,12 +43,13 @@ class Parameters(NamedTuple):
 def count_parameters(model: GPTConfig) -> Parameters:
     """The exact numbers, as ``model.build()`` would have them."""
     c, n = model.width, model.n_layers
+    heads, hidden = model.n_heads * model.head_size, model.hidden_size
     embedding = model.vocab_size * c
     return Parameters(
         token_embedding=embedding,
         position_embedding=model.context_length * c,
-        attention=n * (3 * c * c + (3 * c if model.qkv_bias else 0) + c * c + c),
-        feedforward=n * (4 * c * c + 4 * c + 4 * c * c + c),
+        attention=n * (3 * heads * c + (3 * heads if model.qkv_bias else 0) + c * heads + c),
+        feedforward=n * (hidden * c + hidden + c * hidden + c),
         norms=(2 * n + 1) * 2 * c,
         head=0 if model.tied_head else embedding,
     )

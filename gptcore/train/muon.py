@@ -78,7 +78,7 @@ def _n_maps(name: str, parameter: nn.Parameter) -> int:
     """
     if not name or parameter.dim() != 2:
         return 0
-    return 3 if name.endswith("qkv.weight") and parameter.shape[0] == 3 * parameter.shape[1] else 1
+    return 3 if name.endswith("qkv.weight") and parameter.shape[0] % 3 == 0 else 1
 
 
 class _Joined(torch.optim.Optimizer):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptcore.files import disk_errors, sync
-from gptcore.generate import Sampling, generate
+from gptcore.generation import Generator, Request, Sampling
 from gptcore.models.base import Model
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.logger import JsonlLogger, RunLogger
@@ -73,8 +73,9 @@ class Records:
         """Continue each prompt greedily and keep the text."""
         for prompt in prompts:
             prompt_ids = tokenizer.encode(prompt) or [tokenizer.end_of_text]
-            answer = generate(model, [prompt_ids], Sampling(max_new_tokens=40), end_token=tokenizer.end_of_text)
-            line = {"step": step, "prompt": prompt, "text": tokenizer.decode(answer[0])}
+            request = Request(prompt_ids, Sampling(max_new_tokens=40), end_token=tokenizer.end_of_text)
+            answer = Generator(model, tokenizer=tokenizer, slots=1).generate([request])[0]
+            line = {"step": step, "prompt": prompt, "text": answer.text}
             if self.main:
                 with disk_errors(self.out / _SAMPLES), (self.out / _SAMPLES).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from gptcore.models.base import Model
+from gptcore.nn.surgery import n_coded
 from gptcore.train.config import Precision
 from gptcore.train.parallel import DTYPES, Parallel
 
@@ -48,11 +49,14 @@ class Work:
         for block in model.blocks:
             reaches = reaches or any(p.requires_grad for p in block.parameters())
             per_token += _matrices(list(block.parameters()), reaches=reaches)
+            per_token += n_coded(block) * (2.0 + 2.0 * reaches)
             n_reached += reaches
-        width = head[0].shape[-1]
+        norm = model.get_submodule("norm")
+        assert isinstance(norm, nn.LayerNorm)
+        width = int(norm.normalized_shape[0])
         return Work(
             per_token=per_token,
-            per_item=_matrices(head, reaches=True),
+            per_item=_matrices(head, reaches=True) + 4.0 * n_coded(model.head),
             per_pair=4.0 * width * (len(model.blocks) + 2 * n_reached),
         )
 

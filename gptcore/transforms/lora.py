@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
+from gptcore.nn.nf4 import NF4Linear
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with a low-rank update."""
+    """A frozen linear layer, plain or of NormalFloat codes (QLoRA), with a low-rank update."""
 
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float, dropout: float) -> None:
+    def __init__(self, base: nn.Linear | NF4Linear, *, rank: int, alpha: float, dropout: float) -> None:
         """Wrap ``base``; its weights are frozen."""
         super().__init__()
         self.base = base
@@ -47,7 +48,8 @@ class LoRALinear(nn.Module):
         base = self.base
         update = self.scale * (self.lora_b.double() @ self.lora_a.double())  # (O, I)
         layer = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
-        layer.weight = nn.Parameter((base.weight.double() + update).to(base.weight.dtype))
+        weight = base.weight
+        layer.weight = nn.Parameter((weight.double() + update).to(weight.dtype))
         if base.bias is not None:
             layer.bias = nn.Parameter(base.bias.detach().clone())
         return layer
@@ -86,17 +88,24 @@ class LoRA(Transform):
             replace_modules(
                 model,
                 lambda name, module, target=target: (  # type: ignore[misc]
-                    type(module) is nn.Linear and name.rpartition(".")[2] == target and name.startswith("blocks.")
+                    type(module) in (nn.Linear, NF4Linear)
+                    and name.rpartition(".")[2] == target
+                    and name.startswith("blocks.")
                 ),
                 lambda module: LoRALinear(
-                    cast(nn.Linear, module), rank=self.rank, alpha=self.alpha, dropout=self.dropout
+                    cast(nn.Linear | NF4Linear, module), rank=self.rank, alpha=self.alpha, dropout=self.dropout
                 ),
             )
         for name in self.also_train:
             try:
-                freeze(model.get_submodule(name), frozen=False)
+                module = model.get_submodule(name)
             except AttributeError as error:
                 raise ConfigError(f"also_train names {name!r}, which is no module of the model") from error
+            if not list(module.parameters()):
+                raise ConfigError(
+                    f"also_train names {name!r}, whose weights are quantized; only fp32 weights can be trained"
+                )
+            freeze(module, frozen=False)
         return model
 
 

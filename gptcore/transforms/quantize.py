@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
+from gptcore.nn.nibbles import packed_nibbles, unpacked_nibbles
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform
 from gptcore.transforms.lora import merge_lora
@@ -48,6 +49,11 @@ class QuantizedMatrix(nn.Module):
         self.register_buffer("scales", scales)
         self.register_buffer("minimums", minimums)
 
+    @property
+    def n_weights(self) -> int:
+        """Weights that the codes stand for."""
+        return self.codes.numel() * (1 if self.bits == 8 else 2)
+
     def dense(self, rows: Tensor | None = None) -> Tensor:
         """The fp32 matrix (O, I), or only the given rows (int64 of any shape) of it."""
         codes = self.codes if rows is None else self.codes[rows]
@@ -55,8 +61,7 @@ class QuantizedMatrix(nn.Module):
         if self.bits == 8:
             return codes.to(scales.dtype) * scales
         minimums = self.minimums if rows is None else self.minimums[rows]
-        low_high = torch.stack([codes & 15, codes >> 4], dim=-1)  # (..., I / 2, 2)
-        grouped = low_high.flatten(-2).unflatten(-1, (-1, self.group_size)).to(scales.dtype)
+        grouped = unpacked_nibbles(codes).unflatten(-1, (-1, self.group_size)).to(scales.dtype)
         dense: Tensor = (grouped * scales.unsqueeze(-1) + minimums.unsqueeze(-1)).flatten(-2)
         return dense
 
@@ -75,8 +80,7 @@ def _int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     minimums = groups.amin(dim=-1)  # (O, I / G)
     scales = (groups.amax(dim=-1) - minimums).clamp(min=1e-12) / 15.0
     codes = ((groups - minimums.unsqueeze(-1)) / scales.unsqueeze(-1)).round().clamp(0, 15).to(torch.uint8)
-    pairs = codes.view(n_outputs, n_inputs // 2, 2)
-    return pairs[..., 0] | (pairs[..., 1] << 4), scales, minimums
+    return packed_nibbles(codes.flatten(1)), scales, minimums
 
 
 class QuantizedLinear(nn.Module):

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from eval.asking import ask_all
+from eval.asking import Together, ask_all
 from eval.errors import EvalConfigError
 from eval.types import Progress
 
@@ -58,6 +58,22 @@ def test_the_time_left_comes_from_the_answers_that_were_asked_for() -> None:
     faster: list[Progress] = []
     ask_all([partial(Said, n) for n in range(4)], order=range(4), concurrency=2, on_progress=faster.append)
     assert faster[0].seconds_left == pytest.approx(3 * 2 / 2)
+
+
+def test_answers_from_the_store_say_nothing_of_the_time_that_is_left() -> None:
+    stored, fresh = Said(0, cached=True, seconds=60.0), Said(1, seconds=3.0)
+    seen: list[Progress] = []
+    ask_all([lambda: stored] * 90 + [lambda: fresh] * 10, order=range(100), on_progress=seen.append)
+    assert [one.seconds_left for one in seen[:90]] == [None] * 90
+    assert [one.seconds_left for one in seen[90:]] == pytest.approx([3.0 * left for left in range(9, -1, -1)])
+
+
+def test_several_rounds_are_told_as_one() -> None:
+    seen: list[Progress] = []
+    together = Together(seen.append, total=5)
+    ask_all([partial(Said, n) for n in range(2)], order=range(2), on_progress=together)
+    ask_all([partial(Said, n, cached=True) for n in range(3)], order=range(3), on_progress=together)
+    assert [(one.done, one.total, one.seconds_left) for one in seen] == [(n, 5, 2.0 * (5 - n)) for n in range(1, 6)]
 
 
 def test_after_an_error_nothing_more_is_asked() -> None:

@@ -125,10 +125,10 @@ def test_rows_keep_the_order_of_the_items_and_progress_counts_all_questions(conc
     seen: list[Progress] = []
     report = judge_responses(samples, ["x"] * 20, judge=judge, concurrency=concurrency, on_progress=seen.append)
     assert [row["score"] for row in report.rows] == list(range(20))
-    assert [(one.done, one.total) for one in seen] == [(n, 60) for n in range(1, 61)]
-    assert len(judge.asked) == 60
+    assert [(one.done, one.total) for one in seen] == [(n, 90) for n in range(1, 91)]
+    assert len(judge.asked) == 90
     # Controls are asked past the short cut, repeats past the store, items as they come.
-    assert Counter(asked[2:] for asked in judge.asked) == {(True, 0): 20, (False, 0): 35, (False, 1): 5}
+    assert Counter(asked[2:] for asked in judge.asked) == {(True, 0): 20, (False, 0): 60, (False, 1): 10}
 
 
 def test_turning_the_items_round_changes_no_score() -> None:

@@ -158,8 +158,12 @@ def lora(folder: Path) -> dict[str, Any]:
     return {"tasks": tasks, "metrics": metrics}
 
 
-def quantize() -> dict[str, Any]:
-    rows = (("fp32", 3_400_000, 0.0, None), ("int8", 1_020_000, 0.0012, 0.005), ("int4", 680_000, 0.131, 0.12))
+def compress() -> dict[str, Any]:
+    rows = (
+        ("fp32", 3_400_000, 0.0, None, 0.98),
+        ("int8", 1_020_000, 0.0012, 0.005, 0.98),
+        ("int4", 680_000, 0.131, 0.12, 0.97),
+    )
     variants = [
         {
             "name": name,
@@ -169,9 +173,13 @@ def quantize() -> dict[str, Any]:
             "increase": increase,
             "gate": gate,
             "passed": gate is None or increase <= gate,
+            "kl": increase,
+            "same_top": 1 - (increase + 0.0005),
+            "accuracy": accuracy,
             "tokens_per_second": 812.4,
+            "tokens_per_second_32": 9120.0,
         }
-        for name, size, increase, gate in rows
+        for name, size, increase, gate, accuracy in rows
     ]
     measured_on = "the answers to the held-out instructions"
     return {"parent": "finetune-instruct", "measured_on": measured_on, "variants": variants, "metrics": {}}
@@ -203,7 +211,7 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> MakeReport:
             "finetune-classifier": classify,
             "finetune-instruct": lambda folder: instruct(folder, n_responses),
             "lora": lora,
-            "quantize": lambda _: quantize(),
+            "compress": lambda _: compress(),
             "evaluate": lambda folder: evaluate(folder, n_responses, judge or JUDGE_SKIPPED),
         }
         store, stages = tmp_path_factory.mktemp("store"), []
@@ -257,16 +265,21 @@ def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
 
     settings = read_settings({"GPTWORKS_HOME": str(judge_home)})
 
-    def run(server: FakeOllama, *, n: int = 24, **options: Any) -> tuple[dict[str, Any], Any, Path]:
+    def run(
+        server: FakeOllama, *, n: int = 24, lora: bool = False, state: dict[str, str] | None = None, **options: Any
+    ) -> tuple[dict[str, Any], Any, Path]:
         folder = tmp_path / "out" / f"{len(list(tmp_path.glob('out/*')))}"
         write_lines(folder / "finetune-instruct" / "responses.jsonl", responses_to_judge(n))
-        inputs = Inputs({"finetune-instruct": folder / "finetune-instruct"}, {"finetune-instruct": {}})
+        folders = {"finetune-instruct": folder / "finetune-instruct"} | ({"lora": folder / "lora"} if lora else {})
+        write_lines(folder / "lora" / "responses.jsonl", [{"response": told_of(i)[: 9 + i]} for i in range(n)])
+        inputs = Inputs(folders, {"finetune-instruct": {}, "lora": {"responses": True}})
         config, told = EvaluateStage(**options), list[Progress]()
         with stage_run(
             settings, stage="evaluate", name="evaluate", key=f"{tmp_path.name}-{folder.name}", params={}
         ) as log:
             context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
-            result = evaluation.evaluate(config, evaluation.judge_state(config, server.url), inputs, context)
+            found = evaluation.judge_state(config, server.url) if state is None else state
+            result = evaluation.evaluate(config, found, inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
         assert {one.n_steps for one in told} <= {len(told)}
         return result, connect(settings).get_run(log.run_id), folder

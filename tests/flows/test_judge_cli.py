@@ -15,11 +15,13 @@ import pytest
 import typer.main
 
 from eval.testing.fake_ollama import FakeOllama
+from eval.testing.fake_ollama.answers import overlap_score
 from flows.cli import main
 from flows.cli_examples import JUDGE_EXAMPLES
 from flows.cli_judge import judge
 from flows.settings import read_settings
 from flows.tracking import connect
+from gptcore.files import read_json_lines
 
 pytestmark = pytest.mark.flows
 
@@ -64,7 +66,7 @@ def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(
     text = told(capsys, "judge", "compare", first.info.run_id, first.info.run_id, "--baseline-model", "base")
     assert text.startswith("better")
     assert "not validated" not in text
-    run_id = re.findall(r"MLflow run (\w+)$", text)[0]
+    run_id = re.findall(r"MLflow run (\w+)", text)[0]
     kept = connect(read_settings()).get_run(run_id)
     assert kept.data.tags["gptworks.judge.verdict"] == "better"
     assert kept.data.tags["mlflow.parentRunId"] == kept.data.tags["gptworks.run.baseline"] == first.info.run_id
@@ -74,6 +76,70 @@ def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(
     same = told(capsys, "judge", "compare", first.info.run_id, first.info.run_id)
     assert same.startswith("not distinguishable")
     assert "+0.00 points" in same
+
+
+def test_two_runs_are_shown_side_by_side_in_both_orders_and_nothing_is_asked_twice(
+    judged: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeOllama() as server:
+        _, run, _ = judged(server, lora=True, judge_models=("instruct", "base", "lora"))
+        command = ("judge", "compare", run.info.run_id, run.info.run_id, "--baseline-model", "base", "--pairwise")
+        scored = len(server.questions)
+        text = told(capsys, *command, "--judge-url", server.url)
+        asked = server.questions[scored:]
+        assert {(call.texts["ANSWER A"], call.texts["ANSWER B"]) for call in asked} == {
+            (call.texts["ANSWER B"], call.texts["ANSWER A"]) for call in asked
+        }
+        again = told(capsys, *command, "--judge-url", server.url)
+        assert len(server.questions) == scored + len(asked)
+    assert text.startswith("better")
+    assert "not validated" not in text
+    assert "the orders agree on 100% of the items (0 ties by disagreement)" in text
+    kept = connect(read_settings()).get_run(re.findall(r"MLflow run (\w+)", text)[0])
+    name = kept.info.run_name.removesuffix(", side by side").replace(" ", "_").replace("_against_", "_over_")
+    assert kept.data.tags["gptworks.judge.verdict"] == "better"
+    assert kept.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert kept.data.params["judge.mode"] == "pairwise"
+    assert kept.data.params["judge.client.model_digest"] == server.model_digest
+    low, rate = kept.data.metrics[f"judge/{name}/ci_low"], kept.data.metrics[f"judge/{name}/win_rate"]
+    assert 0.5 < low <= rate <= 1
+    assert kept.data.metrics[f"judge/{name}/disagreements"] == 0
+    assert re.sub(r"MLflow run \w+", "", again) == re.sub(r"MLflow run \w+", "", text)
+
+
+def test_more_than_two_are_ranked_by_strength(judged: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeOllama() as server:
+        _, run, _ = judged(server, lora=True, judge_models=("instruct", "base", "lora"))
+        run_id = run.info.run_id
+        sides = (f"{run_id}:base", run_id, f"{run_id}:lora")
+        text = told(capsys, "judge", "rank", *sides, "--judge-url", server.url, "--concurrency", "4")
+        twice = told(capsys, "judge", "rank", run_id, run_id, "--judge-url", server.url, code=2)
+    assert "side by side stand at least two, each of them once" in twice
+    assert "no strengths: these groups of models never both won and lost" in text or "strength 95% interval" in text
+    kept = connect(read_settings()).get_run(re.findall(r"MLflow run (\w+)", text)[0])
+    verdicts = {name: value for name, value in kept.data.tags.items() if ".judge.verdict." in name}
+    assert len(verdicts) == 3
+    assert verdicts[f"gptworks.judge.verdict.instruct_of_{run_id[:8]}_over_base_of_{run_id[:8]}"] == "better"
+
+
+def test_side_by_side_refuses_other_items_and_doubts_a_judge_without_controls(
+    judged: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeOllama(others={"phi3:mini": overlap_score}) as server:
+        _, first, _ = judged(server)
+        _, fewer, _ = judged(server, n=20)
+        options = ("--pairwise", "--judge-url", server.url)
+        text = told(capsys, "judge", "compare", first.info.run_id, fewer.info.run_id, *options, code=3)
+        assert "were evaluated on different items (items_digest" in text
+        command = ("judge", "compare", first.info.run_id, first.info.run_id, "--baseline-model", "base", *options)
+        text = told(capsys, *command, "--judge-model", "phi3:mini")
+        assert text.startswith(
+            "judge not validated, take no verdict from this: none of the runs was scored by phi3:mini"
+        )
+        server.model_digest = "f" * 64
+        text = told(capsys, *command, code=6)
+    assert "JudgeChanged" in text
+    assert "not the wanted 365c0bd3c000" in text
 
 
 def test_a_comparison_by_a_judge_that_failed_its_controls_says_so_first(
@@ -128,8 +194,6 @@ def test_a_judge_that_people_agree_with_is_accepted_and_another_rejected(
 ) -> None:
     with FakeOllama() as server:
         _, run, folder = judged(server, n=36)
-    from gptcore.files import read_json_lines
-
     scores = {r["id"]: r["score"] for r in read_json_lines(folder / "judge/items.jsonl") if r["model"] == "instruct"}
     agreeing = labels(tmp_path / "good.csv", [{"id": i, "human": min(100, s + 3)} for i, s in scores.items()])
     text = told(capsys, "judge", "calibrate", "--labels", str(agreeing), "--run", run.info.run_id)
@@ -138,11 +202,41 @@ def test_a_judge_that_people_agree_with_is_accepted_and_another_rejected(
     assert "where the 36 labels put it" in text
     kept = connect(read_settings()).get_run(re.findall(r"MLflow run (\w+)", text)[0])
     assert kept.data.tags["gptworks.judge.accepted"] == "true"
-    opposed = labels(tmp_path / "bad.csv", [{"id": i, "human": 100 - s, "judge": s} for i, s in scores.items()])
-    text = told(capsys, "judge", "calibrate", "--labels", str(opposed), code=1)
-    assert "rejected" in text
+    opposed = labels(tmp_path / "bad.csv", [{"id": i, "human": 100 - s} for i, s in scores.items()])
+    text = told(capsys, "judge", "calibrate", "--labels", str(opposed), "--run", run.info.run_id, code=1)
+    assert "rejected by spearman, spearman_low, pass_kappa" in text
     assert "spearman -1" in text
-    assert "controls were not part of this" in text
+
+
+def test_scores_from_a_file_alone_accept_no_judge_since_no_controls_ran(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    perfect = labels(tmp_path / "both.csv", [{"id": i, "human": i, "judge": i} for i in range(0, 101, 2)])
+    text = told(capsys, "judge", "calibrate", "--labels", str(perfect), code=1)
+    assert "no controls ran with scores from a file: no judge is accepted by it; name its run: --run RUN" in text
+    assert text.endswith("rejected by controls")
+
+
+def test_side_by_side_a_judge_has_to_prefer_what_people_do(
+    judged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeOllama() as server:
+        _, run, folder = judged(server, n=36)
+        scores = {(r["model"], r["id"]): r["score"] for r in read_json_lines(folder / "judge/items.jsonl")}
+        of = {
+            model: [{"id": i, "human": s} for (m, i), s in scores.items() if m == model]
+            for model in ("instruct", "base")
+        }
+        better, worse = labels(tmp_path / "a.csv", of["instruct"]), labels(tmp_path / "b.csv", of["base"])
+        command = ("judge", "calibrate", "--run", run.info.run_id, "--labels", str(better))
+        pairs = ("--baseline", f"{run.info.run_id}:base", "--judge-url", server.url)
+        text = told(capsys, *command, *pairs, "--baseline-labels", str(worse))
+        assert all(f"{name} 1 >" in text for name in ("pair_agreement", "consistency"))
+        assert "accepted" in text
+        turned = labels(tmp_path / "c.csv", [{"id": row["id"], "human": 100} for row in of["base"]])
+        text = told(capsys, *command, *pairs, "--baseline-labels", str(turned), code=1)
+        assert "rejected by pair_agreement, pair_agreement_low" in text
+    assert "--baseline and --baseline-labels go together" in told(capsys, *command, *pairs, code=2)
 
 
 @pytest.mark.parametrize(

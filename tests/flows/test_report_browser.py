@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from eval.testing.fake_ollama import FakeOllama
+from eval.testing.fake_ollama.answers import overlap_score
 from flows.report import PipelineReport, write_report
 
 pytestmark = pytest.mark.browser
@@ -36,6 +39,10 @@ BEYOND = """() => [...document.querySelectorAll('main *')]
   .map(e => e.tagName + '.' + (e.getAttribute('class') || ''))"""
 
 
+def strict_score(answer: str, reference: str) -> int:
+    return overlap_score(answer, reference) ** 2 // 100
+
+
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
     """A headless Chromium."""
@@ -58,6 +65,15 @@ def path(make_report: MakeReport, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_page_fits_is_readable_and_fetches_nothing(
     path: Path, browser: Any, width: int, scheme: Literal["light", "dark"]
 ) -> None:
+    page = sound(browser, path, width=width, scheme=scheme)
+    folder = os.environ.get("GPTWORKS_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"report-{width}-{scheme}.png"), full_page=True)
+    page.close()
+
+
+def sound(browser: Any, path: Path, *, width: int, scheme: Literal["light", "dark"]) -> Any:
+    """The page, opened with all its parts, once it is shown to fit, to be readable and to fetch nothing."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     requests: list[str] = []
     trouble: list[str] = []
@@ -66,16 +82,51 @@ def test_the_page_fits_is_readable_and_fetches_nothing(
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("dialog", lambda dialog: trouble.append(dialog.message))
     page.goto(path.as_uri())
-    page.locator("details").evaluate("e => e.open = true")
-    folder = os.environ.get("GPTWORKS_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=str(Path(folder) / f"report-{width}-{scheme}.png"), full_page=True)
+    page.evaluate("() => document.querySelectorAll('details').forEach(e => { e.open = true; })")
     assert requests == [path.as_uri()]
     assert trouble == []
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
     assert page.evaluate(BEYOND) == []
     assert page.evaluate(CONTRAST) == []
-    page.close()
+    return page
+
+
+@pytest.mark.flows
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_the_judges_part_tells_validity_first_and_can_be_read_in_both_schemes(
+    judged: Any, make_report: MakeReport, browser: Any, tmp_path: Path, is_sound: bool
+) -> None:
+    with FakeOllama(score=overlap_score if is_sound else lambda *_: 70, others={"phi3:mini": strict_score}) as server:
+        options = {"judge_models": ("instruct", "base", "lora"), "judge_panel": ("phi3:mini",), "pairwise": True}
+        result, _, folder = judged(server, lora=True, **options)
+    report = make_report(only=("evaluate",))
+    report = replace(report, stages=(replace(report.stages[0], folder=folder, result=result),))
+    path = write_report(report, tmp_path / "report.html")
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        for width in (1280, 420):
+            page = sound(browser, path, width=width, scheme=scheme)
+            part = page.locator("#evaluation")
+            words = part.inner_text()
+            verdict = "Valid." if is_sound else "Judge not validated."
+            order = [
+                verdict,
+                "than the base model",
+                "Controls",
+                "Side by side",
+                "Panel",
+                "Figures",
+                "Best by the judge",
+            ]
+            places = [words.index(one) for one in order]
+            assert places == sorted(places)
+            assert part.locator("svg").count() == 5
+            assert page.locator("script").count() == 0
+            shots = os.environ.get("GPTWORKS_SCREENSHOTS")
+            if shots:
+                name = f"judge-{'valid' if is_sound else 'invalid'}-{width}-{scheme}.png"
+                part.screenshot(path=str(Path(shots) / name))
+            page.close()
 
 
 def test_the_schemes_differ_and_figures_follow(path: Path, browser: Any) -> None:

@@ -23,7 +23,7 @@ from gptcore.data import (
     template_by_name,
 )
 from gptcore.errors import ConfigError
-from gptcore.generate import Sampling
+from gptcore.generation import Sampling
 from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.objectives import Classify, NextToken, Objective
 from gptcore.run import Run

@@ -12,9 +12,9 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data import Ledger, template_by_name
 from gptcore.errors import ConfigError
-from gptcore.generate import Sampling, generate
+from gptcore.generation import Generator, Request, Sampling
 from gptcore.models import GPT
-from gptcore.text import TextModel
+from gptcore.text import TextModel, Turn
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier
 
@@ -40,6 +40,12 @@ def reciting(model: GPT, ids: list[int]) -> GPT:
     return model
 
 
+def continued(model: TextModel, ids: list[int], sampling: Sampling = GREEDY) -> list[str]:
+    """What the model says after these tokens."""
+    request = Request(ids, sampling, end_token=model.end_token, stop=model.stops)
+    return [Generator(model.model, tokenizer=model.tokenizer).generate([request])[0].text.strip()]
+
+
 @pytest.fixture
 def saying(gpt: Build, tokenizer: Tokenizer) -> Callable[..., TextModel]:
     """A text model that answers a prompt of any length with the given text, then end-of-text."""
@@ -58,25 +64,25 @@ def saying(gpt: Build, tokenizer: Tokenizer) -> Callable[..., TextModel]:
 
 def test_a_model_answers_until_end_of_text(saying: Callable[..., TextModel]) -> None:
     model = saying(" the fog and the tide ")
-    assert model.complete([[5]], sampling=Sampling(max_new_tokens=40)) == ["the fog and the tide"]
+    assert model.respond([("x", "")], sampling=Sampling(max_new_tokens=40)) == ["the fog and the tide"]
 
 
 def test_an_answer_ends_before_the_stop_string_of_its_template(saying: Callable[..., TextModel]) -> None:
     prompt = template_by_name("short").encode_prompt("Why?", tokenizer=saying("").tokenizer)
     model = saying("Because.\nQ: And then?\nA: More", template="short", prompt_length=len(prompt))
-    seen: list[int] = []
+    seen: list[str] = []
     sampling = Sampling(max_new_tokens=40)
-    assert model.respond([("Why?", "")], sampling=sampling) == ["Because."]
-    model.complete([prompt], sampling=sampling, on_token=lambda _, token: seen.append(token))
-    assert model.tokenizer.decode(seen).rstrip() == "Because.\nQ:"  # it did not go on behind the stop string
+    answers = model.respond([("Why?", "")], sampling=sampling, on_text=lambda _, text: seen.append(text))
+    assert answers == ["Because."] == ["".join(seen)]
+    assert len(seen) > 2
+    assert model.respond([("Why?", "")], sampling=sampling, stop=["cau"]) == ["Be"]
 
 
 def test_prompts_go_through_the_template(gpt: Build, tokenizer: Tokenizer) -> None:
     model = TextModel(gpt(context_length=256), tokenizer, template_by_name("alpaca"))
     text = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     ids = tokenizer.encode(f"{text}\n\n### Instruction:\nSay it\n\n### Input:\nfog\n\n### Response:\n")
-    expected = tokenizer.decode(generate(model.model, [ids], GREEDY, end_token=tokenizer.end_of_text)[0])
-    assert model.respond([("Say it", "fog")], sampling=GREEDY) == [expected.partition("\n### Instruction:")[0].strip()]
+    assert model.respond([("Say it", "fog")], sampling=GREEDY) == continued(model, ids)
 
 
 def test_answers_come_back_in_the_order_of_the_prompts(gpt: Build, tokenizer: Tokenizer) -> None:
@@ -86,7 +92,7 @@ def test_answers_come_back_in_the_order_of_the_prompts(gpt: Build, tokenizer: To
     together = model.respond(prompts, sampling=GREEDY, batch_size=3, on_done=done.append)
     assert together == [model.respond([prompt], sampling=GREEDY)[0] for prompt in prompts]
     assert len(set(together)) == 4
-    assert done == [3, 4]
+    assert done == [1, 2, 3, 4]
 
 
 def test_a_prompt_that_is_too_long_loses_its_front_with_a_warning(
@@ -97,7 +103,7 @@ def test_a_prompt_that_is_too_long_loses_its_front_with_a_warning(
     ids = tokenizer.encode(long)
     answer = model.respond([(long, "")], sampling=GREEDY)
     assert caplog.messages == [f"a prompt of {len(ids)} tokens was cut to its last 22"]
-    assert answer == model.complete([ids[-22:]], sampling=GREEDY) != model.complete([ids[:22]], sampling=GREEDY)
+    assert answer == continued(model, ids[-22:]) != continued(model, ids[:22])
 
 
 def test_a_long_answer_does_not_cost_the_question(gpt: Build, tokenizer: Tokenizer) -> None:
@@ -105,7 +111,7 @@ def test_a_long_answer_does_not_cost_the_question(gpt: Build, tokenizer: Tokeniz
     ids = tokenizer.encode("and saw four ships")
     assert len(ids) < 16
     asked = Sampling(max_new_tokens=5_000)
-    assert model.respond([("and saw four ships", "")], sampling=asked) == model.complete([ids], sampling=asked)
+    assert model.respond([("and saw four ships", "")], sampling=asked) == continued(model, ids, asked)
 
 
 def test_what_is_cut_is_in_the_ledger(gpt: Build, tokenizer: Tokenizer) -> None:
@@ -124,7 +130,7 @@ def test_a_classifier_does_not_answer(gpt: Build, tokenizer: Tokenizer, tmp_path
 
 def test_an_empty_prompt_starts_from_end_of_text(gpt: Build, tokenizer: Tokenizer) -> None:
     model = TextModel(gpt(), tokenizer)
-    assert model.respond([("", "")], sampling=GREEDY) == model.complete([[tokenizer.end_of_text]], sampling=GREEDY)
+    assert model.respond([("", "")], sampling=GREEDY) == continued(model, [tokenizer.end_of_text])
 
 
 def test_the_template_of_a_checkpoint_is_used_unless_another_is_named(
@@ -143,3 +149,44 @@ def test_a_template_whose_special_tokens_are_missing_is_refused(gpt: Build, toke
     model = TextModel(gpt(), tokenizer, template_by_name("chatml"))
     with pytest.raises(ConfigError, match=r"template 'chatml' needs the special tokens <\|im_start\|>, <\|im_end\|>"):
         model.respond([("Hello", "")], sampling=GREEDY)
+
+
+CHAT = [Turn("system", "Be brief."), Turn("user", "Who?"), Turn("assistant", "The keeper."), Turn("user", "Why?")]
+
+
+@pytest.mark.parametrize("name", ["alpaca", "short"])
+def test_a_conversation_is_the_training_text_of_its_exchanges(gpt: Build, tokenizer: Tokenizer, name: str) -> None:
+    template = template_by_name(name)
+    model = TextModel(gpt(), tokenizer, template)
+    expected = [
+        *template.encode_prompt("Be brief.\n\nWho?", tokenizer=tokenizer),
+        *template.encode_response("The keeper.", tokenizer=tokenizer),
+        *template.encode_prompt("Why?", tokenizer=tokenizer),
+    ]
+    assert model.encode_chat(CHAT, room=10_000) == (expected, 0)
+
+
+def test_the_oldest_exchanges_go_first_and_the_system_stays(gpt: Build, tokenizer: Tokenizer) -> None:
+    model = TextModel(gpt(), tokenizer, template_by_name("short"))
+    whole, _ = model.encode_chat(CHAT, room=10_000)
+    left = template_by_name("short").encode_prompt("Be brief.\n\nWhy?", tokenizer=tokenizer)
+    for room in (len(whole) - 1, len(left), 1):
+        assert model.encode_chat(CHAT, room=room) == (left, len(whole) - len(left))
+
+
+def test_an_answer_that_was_begun_is_gone_on_with(gpt: Build, tokenizer: Tokenizer) -> None:
+    model = TextModel(gpt(), tokenizer, template_by_name("short"))
+    ids, _ = model.encode_chat([Turn("user", "Who?"), Turn("user", "Say!"), Turn("assistant", "The")], room=100)
+    assert tokenizer.decode(ids) == "Q: Who?\n\nSay!\nA: The"
+
+
+def test_without_a_template_a_conversation_is_plain_text(gpt: Build, tokenizer: Tokenizer) -> None:
+    ids, _ = TextModel(gpt(), tokenizer).encode_chat([Turn("assistant", "Hello."), *CHAT], room=100)
+    assert tokenizer.decode(ids) == "Be brief.\n\n\nHello.\nWho?\nThe keeper.\nWhy?"
+
+
+def test_a_conversation_without_a_question_is_refused(gpt: Build, tokenizer: Tokenizer) -> None:
+    with pytest.raises(
+        ConfigError, match="the conversation has no message of a user; its last one is what is answered"
+    ):
+        TextModel(gpt(), tokenizer).encode_chat([Turn("system", "Be brief.")], room=100)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptcore.generate import Sampling, generate
+from gptcore.generation import Generator, Request, Sampling
 from gptcore.models import GPT, GPTConfig
 
 V, T = 40, 12
@@ -29,18 +29,23 @@ SAMPLINGS = st.builds(
     temperature=st.sampled_from([0.0, 0.5, 1.5]),
     top_k=st.none() | st.integers(1, V + 3),
     top_p=st.none() | st.floats(0.05, 1.0),
+    min_p=st.none() | st.floats(0.0, 1.0),
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
     seed=st.integers(0, 2**31),
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(PROMPTS, SAMPLINGS, st.none() | st.integers(0, V - 1))
-def test_a_ragged_batch_decodes_like_its_rows(prompts: list[list[int]], sampling: Sampling, end: int | None) -> None:
-    together = generate(MODEL, prompts, sampling, end_token=end)
-    assert together == [generate(MODEL, [prompt], sampling, end_token=end)[0] for prompt in prompts]
+@given(PROMPTS, SAMPLINGS, st.none() | st.integers(0, V - 1), st.integers(1, 4), st.integers(1, 6))
+def test_a_ragged_batch_decodes_like_its_rows(
+    prompts: list[list[int]], sampling: Sampling, end: int | None, slots: int, chunk: int
+) -> None:
+    requests = [Request(prompt, sampling, end_token=end) for prompt in prompts]
+    together = Generator(MODEL, slots=slots, prefill_chunk=chunk).generate(requests)
+    assert together == [Generator(MODEL, slots=1, prefill_chunk=chunk).generate([request])[0] for request in requests]
     for prompt, answer in zip(prompts, together, strict=True):
-        assert len(answer) <= min(sampling.max_new_tokens, T - len(prompt))
-        assert end not in answer
+        assert len(answer.ids) <= min(sampling.max_new_tokens, T - len(prompt))
+        assert end not in answer.ids
 
 
 @settings(max_examples=60, deadline=None)

@@ -70,10 +70,10 @@ class OpenAIDialect:
         return {**_chunk(answer, [choice]), "object": "chat.completion", "usage": _usage(answer)}
 
 
-def models(model: str, digest: str) -> dict[str, Any]:
-    """The page of models; ``root`` names the weights, as vLLM does."""
-    entry = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "library", "root": digest}
-    return {"object": "list", "data": [entry]}
+def models(digests: Mapping[str, str]) -> dict[str, Any]:
+    """The page of models, by tag; ``root`` names the weights, as vLLM does."""
+    known = {"object": "model", "created": int(time.time()), "owned_by": "library"}
+    return {"object": "list", "data": [{"id": tag, **known, "root": digest} for tag, digest in digests.items()]}
 
 
 def _chunk(answer: Answer, choices: list[dict[str, Any]]) -> dict[str, Any]:

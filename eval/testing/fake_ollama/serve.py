@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 
 from eval.errors import EvalConfigError
+from eval.testing.fake_ollama.answers import overlap_score
 from eval.testing.fake_ollama.scenarios import SCENARIOS
 from eval.testing.fake_ollama.server import FakeOllama
 
@@ -18,7 +19,7 @@ def serve(
     scenario: str = "score",
     delay: float = 0.0,
     model: str = "llama3:latest",
-    capabilities: Collection[str] = ("completion",),
+    also: Collection[str] = (),
     on_start: Callable[[FakeOllama], None] | None = None,
 ) -> FakeOllama:
     """Serve until Ctrl-C, and return the server with the requests that it got.
@@ -29,7 +30,7 @@ def serve(
         scenario: what every request meets; one of ``SCENARIOS``.
         delay: seconds that an answer takes.
         model: the model that it has.
-        capabilities: of the model, such as ``thinking``.
+        also: further models, which score alike.
         on_start: called once it answers.
 
     Raises EvalConfigError for an unknown scenario, a delay below 0, or an address that cannot be listened on.
@@ -45,9 +46,9 @@ def serve(
         host=host,
         port=port,
         model=tag,
+        others={one if ":" in one else f"{one}:latest": overlap_score for one in also},
         scenario=scenario,
         seconds=delay,
-        capabilities=tuple(capabilities),
     )
     try:
         with fake:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +30,7 @@ from eval.testing.fake_ollama.dialect import Answer, Dialect
 from eval.testing.fake_ollama.ollama_pages import OllamaDialect
 from eval.testing.fake_ollama.openai_pages import OpenAIDialect
 from eval.testing.fake_ollama.scenarios import Scenario
+from eval.testing.fake_ollama.store import BLOBS, CREATE, Store, body_of
 
 Choice = Literal["A", "B", "TIE"]
 _logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class FakeOllama:
-    """A server of one model inside a ``with`` statement."""
+    """A server inside a ``with`` statement: of one model, and perhaps others beside it."""
 
     score: Callable[[str, str], int] = overlap_score
     """(answer, reference) -> the score of a good answer."""
@@ -46,11 +47,13 @@ class FakeOllama:
     scenario: Scenario | Callable[[ChatCall], Scenario] = "score"
     """What each request meets."""
     model: str = "llama3:latest"
-    """The only model there is."""
+    """The model that there is."""
     model_digest: str = "365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1"
     version: str = "0.33.0"
+    others: Mapping[str, Callable[[str, str], int]] = field(default_factory=dict)
+    """Further models by tag, each with its own ``score``; their digests are the sha256 of their tags."""
     context_length: int = 8192
-    """Of the model."""
+    """Of the models."""
     capabilities: tuple[str, ...] = ("completion",)
     seconds: float = 0.0
     """How long an answer takes; its tokens are spread over the second half of it."""
@@ -65,6 +68,8 @@ class FakeOllama:
     """The requests for an answer so far, in the order of arrival."""
     loads: list[dict[str, Any]] = field(default_factory=list, init=False)
     """The requests that only load the model."""
+    store: Store = field(default_factory=Store, init=False)
+    """The models that clients made."""
     closing: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
     """Set when the server stops, so that no answer outlives it."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -100,20 +105,27 @@ class FakeOllama:
         """The requests in which something is to be judged."""
         return [call for call in self.calls if call.texts]
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """All models with their digests."""
+        return {self.model: self.model_digest, **{tag: sha256(tag.encode()).hexdigest() for tag in self.others}}
+
     def load(self, body: dict[str, Any]) -> None:
-        """Load the model, which takes its time once."""
+        """Load a model, which takes its time once."""
         with self._lock:
+            is_new = tagged(body) not in map(tagged, self.loads)
             self.loads.append(body)
-            if len(self.loads) == 1:
+            if is_new:
                 self.closing.wait(self.load_seconds)
 
     def running(self) -> list[dict[str, Any]]:
-        """What /api/ps lists: the model, once it is loaded."""
+        """What /api/ps lists: the model that was loaded last."""
         if not self.loads:
             return []
         window = OllamaDialect().window(self.loads[-1], self.context_length)
         window //= 2 if self.scenario == "small_window" else 1
-        return [ollama_pages.running(self.model, self.model_digest, window=window)]
+        tag = tagged(self.loads[-1])
+        return [ollama_pages.running(tag, self.digests[tag], window=window)]
 
     def answer(self, body: dict[str, Any], *, window: int) -> Answer:
         """Note a request and choose what it meets."""
@@ -133,10 +145,13 @@ class FakeOllama:
             self.model_digest = sha256(self.model_digest.encode()).hexdigest()
         verdict = self._choice(call, scenario) if call.is_comparison else self._score(call, scenario)
         spoken = tokens(written(verdict, scenario), scenario)
-        return Answer(call, scenario, spoken, self.model, window, self.seconds)
+        return Answer(call, scenario, spoken, tagged(body), window, self.seconds)
+
+    def _scorer(self, call: ChatCall) -> Callable[[str, str], int]:
+        return self.others.get(tagged(call.body), self.score)
 
     def _score(self, call: ChatCall, scenario: Scenario) -> int:
-        score = self.score(call.answer, call.reference)
+        score = self._scorer(call)(call.answer, call.reference)
         return (score + 7 * call.n_seen) % 101 if scenario == "drifting" else score
 
     def _choice(self, call: ChatCall, scenario: Scenario) -> Choice:
@@ -144,8 +159,15 @@ class FakeOllama:
             return "A"
         if self.prefer is not None:
             return self.prefer(call)
-        first, second = (self.score(call.texts[f"ANSWER {slot}"], call.reference) for slot in "AB")
+        scorer = self._scorer(call)
+        first, second = (scorer(call.texts[f"ANSWER {slot}"], call.reference) for slot in "AB")
         return "TIE" if first == second else "A" if first > second else "B"
+
+
+def tagged(body: Mapping[str, Any]) -> str:
+    """The model that a request names, with its tag."""
+    name = str(body.get("model", ""))
+    return name if ":" in name else f"{name}:latest"
 
 
 class _Server(ThreadingHTTPServer):
@@ -192,33 +214,46 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.server.fake
         pages: dict[str, dict[str, Any]] = {
             "/api/version": {"version": fake.version},
-            "/api/tags": {"models": [ollama_pages.listed(fake.model, fake.model_digest)]},
+            "/api/tags": {"models": [ollama_pages.listed(*one) for one in fake.digests.items()]},
             "/api/ps": {"models": fake.running()},
-            "/v1/models": openai_pages.models(fake.model, fake.model_digest),
+            "/v1/models": openai_pages.models(fake.digests),
         }
         if self.path in pages:
             self._whole(200, pages[self.path])
         else:
             self._send(404, b"404 page not found", kind="text/plain")
 
+    def do_HEAD(self) -> None:
+        known = self.path.removeprefix(BLOBS) in self.server.fake.store.blobs
+        self._send(200 if known else 404, b"", kind="text/plain")
+
     def do_POST(self) -> None:
         fake = self.server.fake
+        content = body_of(self.rfile, self.headers)
+        if self.path.startswith(BLOBS):
+            status, told = fake.store.put(self.path.removeprefix(BLOBS), content)
+            self._whole(status, {"error": told} if told else {})
+            return
         try:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            body = json.loads(content)
         except ValueError as error:
             self._whole(400, {"error": str(error)})
             return
-        name = str(body.get("model", ""))
         dialect: Dialect = OpenAIDialect() if self.path == openai_pages.CHAT else OllamaDialect()
-        if self.path not in (ollama_pages.SHOW, ollama_pages.CHAT, openai_pages.CHAT):
+        if self.path == CREATE:
+            lines = [json.dumps(line).encode() + b"\n" for line in fake.store.create(tagged(body), body)]
+            self._send(200, b"".join(lines), kind=OllamaDialect.content_type)
+        elif self.path == ollama_pages.SHOW and tagged(body) in fake.store.models:
+            self._whole(200, fake.store.shown(tagged(body)))
+        elif self.path not in (ollama_pages.SHOW, ollama_pages.CHAT, openai_pages.CHAT):
             self._send(404, b"404 page not found", kind="text/plain")
-        elif (name if ":" in name else f"{name}:latest") != fake.model:
-            self._whole(404, dialect.error(f'model "{name}" not found, try pulling it first'))
+        elif tagged(body) not in fake.digests:
+            self._whole(404, dialect.error(f'model "{body.get("model", "")}" not found, try pulling it first'))
         elif self.path == ollama_pages.SHOW:
             self._whole(200, ollama_pages.shown(fake.context_length, fake.capabilities))
         elif self.path == ollama_pages.CHAT and not body.get("messages"):
             fake.load(body)
-            self._whole(200, ollama_pages.loaded(fake.model))
+            self._whole(200, ollama_pages.loaded(tagged(body)))
         else:
             self._chat(body, dialect)
 

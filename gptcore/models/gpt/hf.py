@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptcore.errors import CheckpointError
+from gptcore.errors import CheckpointError, ConfigError
 from gptcore.models.gpt.model import GPT, GPTConfig
 
 _TOP = {
@@ -34,7 +34,7 @@ _FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def name_map(config: GPTConfig) -> dict[str, str]:
@@ -50,15 +50,48 @@ def name_map(config: GPTConfig) -> dict[str, str]:
 
 
 def to_hf_tensors(model: GPT) -> dict[str, Tensor]:
-    """The weights under their names and in their layout; a missing qkv bias is written as zeros."""
-    state = model.state_dict()
+    """The weights under their names and in their layout; a missing qkv bias is written as zeros.
+
+    transformers knows no model with fewer heads than fill the width: pruned ones are written as heads of zeros.
+
+    Raises:
+        ConfigError: the width is no multiple of the heads' width, or they are together wider.
+    """
+    state = _with_all_heads(model)
     tensors = {}
     for ours, theirs in name_map(model.config).items():
         if ours not in state and ours.endswith("qkv.bias"):
             state[ours] = torch.zeros(3 * model.config.width)
         tensor = state[ours].detach()
-        tensors[theirs] = (tensor.T if theirs.endswith(_TRANSPOSED) else tensor).contiguous().clone()
+        tensors[theirs] = (tensor.T if theirs.endswith(TRANSPOSED) else tensor).contiguous().clone()
     return tensors
+
+
+def _with_all_heads(model: GPT) -> dict[str, Tensor]:
+    """The state dict, with as many heads as fill the width."""
+    config, state = model.config, model.state_dict()
+    n_heads, size = _n_heads(config), config.head_size
+    if n_heads == config.n_heads:
+        return state
+    missing = (n_heads - config.n_heads) * size
+    for name, tensor in state.items():
+        if name.endswith(("attention.qkv.weight", "attention.qkv.bias")):
+            parts = tensor.unflatten(0, (3, config.n_heads * size))  # (3, H * D, ...)
+            zeros = parts.new_zeros(3, missing, *parts.shape[2:])
+            state[name] = torch.cat([parts, zeros], dim=1).flatten(0, 1)
+        elif name.endswith("attention.out.weight"):
+            state[name] = torch.cat([tensor, tensor.new_zeros(len(tensor), missing)], dim=1)
+    return state
+
+
+def _n_heads(config: GPTConfig) -> int:
+    """Heads of this width that fill the model's width."""
+    if config.width % config.head_size or config.n_heads * config.head_size > config.width:
+        raise ConfigError(
+            f"{config.n_heads} heads of width {config.head_size} do not fit a width of {config.width}; transformers' "
+            "GPT-2 has heads that together are as wide as the model, so this one cannot be exported to it"
+        )
+    return config.width // config.head_size
 
 
 def to_hf_config(config: GPTConfig, *, end_of_text: int) -> dict[str, Any]:
@@ -71,8 +104,8 @@ def to_hf_config(config: GPTConfig, *, end_of_text: int) -> dict[str, Any]:
         "n_ctx": config.context_length,
         "n_embd": config.width,
         "n_layer": config.n_layers,
-        "n_head": config.n_heads,
-        "n_inner": None,
+        "n_head": _n_heads(config),
+        "n_inner": config.hidden_width,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
         "resid_pdrop": config.dropout,
@@ -101,8 +134,9 @@ def from_hf_config(data: dict[str, Any]) -> GPTConfig:
         if data.get(name, value) != value:
             raise CheckpointError(f"{name} is {data[name]!r}; only {value!r} can be imported")
     width = data["n_embd"]
-    if data.get("n_inner") not in (None, 4 * width):
-        raise CheckpointError(f"n_inner is {data['n_inner']}; only 4 * n_embd = {4 * width} can be imported")
+    hidden = data.get("n_inner")
+    if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
+        raise CheckpointError(f"n_inner is {hidden!r}; it must be a whole number of at least 1, or null")
     if data.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         raise CheckpointError(f"activation_function {data['activation_function']!r} is not GPT-2's tanh-GELU")
     return GPTConfig(
@@ -111,6 +145,7 @@ def from_hf_config(data: dict[str, Any]) -> GPTConfig:
         width=width,
         n_layers=data["n_layer"],
         n_heads=data["n_head"],
+        hidden_width=None if hidden == 4 * width else hidden,
         dropout=0.0,
         qkv_bias=True,
         tied_head=bool(data.get("tie_word_embeddings", True)),
@@ -137,7 +172,7 @@ def load_hf_tensors(model: GPT, tensors: dict[str, Tensor]) -> None:
     own = dict(model.named_parameters())
     with torch.no_grad():
         for ours, theirs in names.items():
-            tensor = prefixed[theirs].T if theirs.endswith(_TRANSPOSED) else prefixed[theirs]
+            tensor = prefixed[theirs].T if theirs.endswith(TRANSPOSED) else prefixed[theirs]
             if own[ours].shape != tensor.shape:
                 raise CheckpointError(
                     f"{theirs} has shape {tuple(prefixed[theirs].shape)}, config.json needs {tuple(own[ours].shape)}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,7 @@ from gptcore.errors import ConfigError
 from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import cached, causal, packed
-from gptcore.nn.tied import tied_lookup
+from gptcore.nn.mixing import causal, continued, packed
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,11 @@ class GPTConfig(ModelConfig):
     n_layers: int = 12
     """Number of blocks."""
     n_heads: int = 12
-    """Attention heads per block; width is a multiple of it."""
+    """Attention heads per block; width is a multiple of it, unless ``head_width`` is given."""
+    head_width: int | None = None
+    """Width of each head; none: width / n_heads. A model whose heads were pruned has fewer of the old width."""
+    hidden_width: int | None = None
+    """Width inside the feed-forward layers; none: four times the width."""
     dropout: float = 0.0
     """Dropout probability on embeddings, attention weights and both sub-blocks' outputs."""
     qkv_bias: bool = True
@@ -51,10 +53,24 @@ class GPTConfig(ModelConfig):
         for name in ("vocab_size", "context_length", "width", "n_layers", "n_heads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width % self.n_heads:
+        for name in ("head_width", "hidden_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1, or none")
+        if self.head_width is None and self.width % self.n_heads:
             raise ConfigError(f"width {self.width} is not a multiple of n_heads {self.n_heads}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    @property
+    def head_size(self) -> int:
+        """Width of each attention head."""
+        return self.head_width or self.width // self.n_heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Width inside the feed-forward layers."""
+        return self.hidden_width or 4 * self.width
 
     def build(self) -> GPT:
         """A new model with random weights from torch's global generator."""
@@ -97,7 +113,14 @@ class GPT(Model):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.context_length, config.width)
         self.blocks = nn.ModuleList(
-            Block(width=config.width, n_heads=config.n_heads, dropout=config.dropout, qkv_bias=config.qkv_bias)
+            Block(
+                width=config.width,
+                n_heads=config.n_heads,
+                head_width=config.head_width,
+                hidden_width=config.hidden_width,
+                dropout=config.dropout,
+                qkv_bias=config.qkv_bias,
+            )
             for _ in range(config.n_layers)
         )
         self.norm = nn.LayerNorm(config.width)
@@ -107,11 +130,6 @@ class GPT(Model):
         if config.tied_head:
             self.tie_head()
         initialise(self, n_layers=config.n_layers)
-
-    def tie_head(self) -> None:
-        """Let the head share the token embedding's weights."""
-        assert isinstance(self.head, nn.Linear)
-        self.head.weight = self.token_embedding.weight
 
     def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
         """(B, T) int64 token ids to (B, T, C) normalised features; the keywords are those of ``Model.features``.
@@ -123,21 +141,6 @@ class GPT(Model):
             return self._features(self.token_embedding(tokens), lengths)
         y: Tensor = self.norm(self._continued(tokens, cache))
         return y
-
-    def features_and_head(
-        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """As ``Model.features_and_head``; a tied head and the embedding share one gradient, too.
-
-        Raises:
-            ConfigError: more positions than ``context_length``.
-        """
-        shared: Tensor | None = getattr(self.token_embedding, "weight", None)
-        tied = getattr(self.head, "weight", None) is shared and self.one_tied_gradient
-        if shared is None or not (tied and shared.requires_grad):
-            return super().features_and_head(tokens, lengths=lengths)
-        looked_up, head = tied_lookup(shared, tokens)
-        return self._features(looked_up, lengths), head
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
         x = self._placed(looked_up, lengths)
@@ -165,13 +168,11 @@ class GPT(Model):
         return y
 
     def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        positions = cache.positions(tokens.shape[1])  # (B, T)
-        mask, n_keys = cache.mask(positions)
-        self._check_length(n_keys, cache.capacity)
-        x: Tensor = self.token_embedding(tokens) + self.position_embedding(positions)
-        seen: dict[str, Any] = {"start": cache.common_length, "positions": positions, "mask": mask, "n_keys": n_keys}
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, mix=cached(layer, **seen))
+        n_new = tokens.shape[1]
+        self._check_length(int(cache.lengths.max()) + n_new, cache.capacity)
+        x: Tensor = self.token_embedding(tokens) + self.position_embedding(cache.positions(n_new))
+        for block, mix in zip(self.blocks, continued(cache, n_new), strict=True):
+            x = block(x, mix=mix)
         return x
 
     def _placed(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
@@ -184,26 +185,13 @@ class GPT(Model):
             placed = table[torch.cat([torch.arange(n, device=table.device) for n in lengths])]
         return F.dropout(looked_up + placed, self.config.dropout, self.training)
 
-    def checkpoint_activations(self) -> None:
-        """From now on compute each block's activations again in the backward pass instead of keeping them."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.checkpoint()
-
-    def _check_length(self, length: int, limit: int) -> None:
-        if length > limit:
-            raise ConfigError(
-                f"{length} positions do not fit the model's context_length of {limit}; "
-                "shorten the input or choose a model with a longer context"
-            )
-
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""
         size = min(capacity or self.config.context_length, self.config.context_length)
-        shape = (n_rows, self.config.n_heads, size, self.config.width // self.config.n_heads)
+        shape = (n_rows, self.config.n_heads, size, self.config.head_size)
         like = self.position_embedding.weight
 
-        def empty() -> Tensor:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        def empty() -> Tensor:  # what no row has written is never read, and costs no memory until it is
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
 
         return KVCache([LayerCache(empty(), empty()) for _ in range(self.config.n_layers)])

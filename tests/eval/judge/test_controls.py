@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from eval.errors import EvalConfigError
 from eval.exact import is_exact
 from eval.judge.assemble import JudgeSpec, open_judge
-from eval.judge.controls import FILLER, INJECTIONS, ControlCounts, draw_controls, mixed_order
+from eval.judge.controls import FILLER, INJECTIONS, draw_controls, mixed_order
 from eval.judge.ollama import OllamaClient
 from eval.judge.pointwise import PointwiseJudge
 from eval.judge.prompt import neutralise
 from eval.run import judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
-from eval.types import CONTROL_KINDS, PAIRED_KINDS, ControlKind, Sample
+from eval.types import CONTROL_KINDS, NO_CONTROLS, PAIRED_KINDS, ControlCounts, ControlKind, Sample
 
 Connect = Callable[..., OllamaClient]
 WORDS = ("apple", "river", "stone", "cloud", "lamp", "horse", "paper", "glass", "music", "bread")
 SAMPLES = [Sample(f"item-{n}", f"Name thing {n}", "", f"{WORDS[n % 10]} {WORDS[n // 10]} {n} is it") for n in range(40)]
 RESPONSES = [SAMPLES[n].reference if n % 4 == 0 else f"{WORDS[n % 10]} maybe {n}" for n in range(40)]
-DEFAULT = ControlCounts()
+DEFAULT = ControlCounts(10, 10, 5, 5, 5, 5)
 
 
 def test_the_default_counts_are_drawn_of_suitable_items() -> None:
@@ -62,7 +62,7 @@ def test_the_default_counts_are_drawn_of_suitable_items() -> None:
 def test_the_draw_depends_on_the_seed_and_each_kind_on_its_own_count_alone() -> None:
     one, again, other = (draw_controls(SAMPLES, RESPONSES, counts=DEFAULT, seed=seed) for seed in (1, 1, 2))
     assert one == again != other
-    fewer = draw_controls(SAMPLES, RESPONSES, counts=ControlCounts(identity=0, padded=2), seed=1)
+    fewer = draw_controls(SAMPLES, RESPONSES, counts=ControlCounts(0, 10, 5, 5, 2, 5), seed=1)
     assert [c for c in one if c.kind == "repeat"] == [c for c in fewer if c.kind == "repeat"]
     assert [c for c in one if c.kind == "padded"][:2] == [c for c in fewer if c.kind == "padded"]
 
@@ -116,9 +116,9 @@ def test_a_negative_count_is_refused() -> None:
 
 def test_controls_are_told_by_kind_and_leave_the_items_as_they_were() -> None:
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        mixed = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise())
+        mixed = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=DEFAULT)
         n_mixed = len(fake.questions)
-        alone = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=ControlCounts(0, 0, 0, 0, 0, 0))
+        alone = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
     assert mixed.controls is not None
     assert n_mixed == 30 + 40
     assert [row["score"] for row in mixed.rows] == [row["score"] for row in alone.rows]
@@ -145,7 +145,7 @@ def test_controls_are_told_by_kind_and_leave_the_items_as_they_were() -> None:
 
 def test_nothing_that_is_sent_tells_a_control_from_an_item() -> None:
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise())
+        report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=DEFAULT)
     assert report.controls is not None
     bodies = [call.body for call in fake.questions]
     assert all(body.keys() == bodies[0].keys() for body in bodies)
@@ -164,7 +164,7 @@ def test_nothing_that_is_sent_tells_a_control_from_an_item() -> None:
 
 def test_a_repeat_is_asked_again_and_shows_a_judge_that_is_not_steady() -> None:
     with FakeOllama(scenario="drifting") as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise())
+        report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=DEFAULT)
     assert report.controls is not None
     assert [abs(difference) for difference in report.controls.differences["repeat"]] == [7] * 5
 
@@ -178,7 +178,7 @@ def test_a_control_without_a_score_is_counted_and_touches_no_item(connect: Conne
         return "missing_model" if (call.reference, call.answer.strip()) in failing else "score"
 
     with FakeOllama(scenario=choose) as fake:
-        report = judge_responses(SAMPLES, RESPONSES, judge=PointwiseJudge(connect(fake)))
+        report = judge_responses(SAMPLES, RESPONSES, judge=PointwiseJudge(connect(fake)), controls=DEFAULT)
     assert report.controls is not None
     assert report.controls.unscored[kind] == len(drawn)
     assert report.controls.scores[kind] == []
@@ -193,7 +193,7 @@ def test_an_item_without_a_score_leaves_its_pair_out(connect: Connect) -> None:
         return "missing_model" if call.answer == RESPONSES[padded[0].base] else "score"
 
     with FakeOllama(scenario=choose) as fake:
-        report = judge_responses(SAMPLES, RESPONSES, judge=PointwiseJudge(connect(fake)))
+        report = judge_responses(SAMPLES, RESPONSES, judge=PointwiseJudge(connect(fake)), controls=DEFAULT)
     assert report.controls is not None
     assert len(report.controls.scores["padded"]) == 5
     assert len(report.controls.differences["padded"]) == 4

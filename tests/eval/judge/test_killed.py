@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from eval.judge.assemble import JudgeSpec, open_judge
-from eval.judge.controls import ControlCounts
 from eval.run import judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
-from eval.types import Report, Sample
+from eval.types import ControlCounts, Report, Sample
 
 N_ITEMS = 30
 COUNTS = ControlCounts(3, 3, 2, 2, 2, 2)
@@ -30,9 +29,8 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from eval.judge.assemble import JudgeSpec, open_judge
-from eval.judge.controls import ControlCounts
 from eval.run import judge_responses
-from eval.types import Sample
+from eval.types import ControlCounts, Sample
 
 url, store, out, concurrency = sys.argv[1:]
 n = 30
@@ -86,7 +84,7 @@ class Killer:
         return self.child.wait(120)
 
 
-@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.statistics)])
 def test_a_run_killed_at_random_calls_asks_nothing_twice_and_ends_with_the_same_report(
     n_kills: int, tmp_path: Path
 ) -> None:

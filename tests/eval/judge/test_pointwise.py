@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 
 from eval.judge.client import ChatClient, Deadlines, Message, Options
-from eval.judge.controls import ControlCounts
 from eval.judge.ollama import OllamaClient
 from eval.judge.pointwise import PointwiseJudge
 from eval.judge.prompt import Prompts
 from eval.run import judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
-from eval.types import UNSCORED_REASONS, Sample, UnscoredReason
+from eval.types import NO_CONTROLS, UNSCORED_REASONS, Sample, UnscoredReason
 
 Connect = Callable[..., OllamaClient]
 SAMPLE = Sample("x", "Name the capital of France.", "", "Paris is the capital")
 ANSWER = "Paris is nice"
 """Shares two words of three and four with the reference: 57 points from the fake judge."""
 SHORT = Deadlines(connect=2.0, read=0.3, idle=0.3, total=0.5)
-NO_CONTROLS = ControlCounts(0, 0, 0, 0, 0, 0)
 
 FAILURES: list[tuple[Scenario, UnscoredReason, int]] = [
     ("slow", "timeout", 1),

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from eval.errors import JudgeChanged, StoreError
 from eval.judge.assemble import JudgeSpec, open_judge
 from eval.judge.client import CallFailed, Message, Options, Reply
-from eval.judge.controls import ControlCounts
 from eval.judge.ollama import OllamaClient
 from eval.judge.pairwise import PairwiseJudge
 from eval.judge.pointwise import PointwiseJudge
@@ -27,13 +26,11 @@ from eval.judge.schema import POINTWISE
 from eval.judge.store import AnswerStore, CachedClient, request_key
 from eval.run import compare_responses, judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
-from eval.types import Report, Sample
+from eval.types import NO_CONTROLS, Report, Sample
 
 Connect = Callable[..., OllamaClient]
 SAMPLES = [Sample(f"item-{n}", f"Count to {n}", "", " ".join(map(str, range(n + 3)))) for n in range(8)]
 RESPONSES = [f"0 1 and {n}" for n in range(8)]
-
-NO_CONTROLS = ControlCounts(0, 0, 0, 0, 0, 0)
 
 
 class Interrupted(BaseException):

@@ -141,6 +141,12 @@ def test_a_judge_that_guesses_is_rejected_with_every_reason() -> None:
     assert any(reason.startswith("auc ") for reason in found.reasons)
 
 
+def test_no_labels_accept_a_judge_whose_controls_never_ran() -> None:
+    found = accept(calibrated(SimulatedJudge(1)), controls=None)
+    assert not found.accepted
+    assert found.reasons == ("controls 0, must be >= 1: no controls ran with these scores",)
+
+
 def test_pairs_have_demands_of_their_own() -> None:
     sure = Interval(0.8, 0.72, 0.88, 100)
     evidence = PairwiseEvidence(

@@ -24,7 +24,7 @@ def played(rows: list[tuple[float | None, float | None]], **chosen: object) -> W
 def test_each_item_weighs_the_mean_of_its_games_and_disagreement_is_a_counted_tie() -> None:
     found = played([(1, 1), (1, 0), (0, 0), (0.5, 0.5), (1, 0.5), (0, 1)])
     assert found.rate.mean == pytest.approx((1 + 0.5 + 0 + 0.5 + 0.75 + 0.5) / 6)
-    assert (found.wins, found.losses, found.ties, found.disagreements) == (2, 1, 3, 3)
+    assert (found.wins, found.losses, found.ties, found.disagreements) == (1, 1, 4, 3)
     assert found.consistency.mean == 0.5
     assert found.verdict == "not distinguishable"
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from eval.stats import (
-    ControlCounts,
     ItemScores,
     SwappedGames,
     group_difference,
@@ -30,6 +29,8 @@ from eval.testing.simulated import (
     realistic_truth,
     simulate_controls,
 )
+from eval.trust import KNOWN_PAIRS, MIN_KNOWN_WON
+from eval.types import ControlCounts
 
 N_ITEMS = 110
 MANY, UNSEEN = 100_000, 10**6
@@ -59,6 +60,14 @@ def place_decides(judge: SimulatedJudge, seed: int) -> bool:
     first, second = judge.play(a, b)
     games = SwappedGames(ids(N_ITEMS), tuple(first), tuple(second))
     return win_rate(games, seed=seed, n_resamples=100).slot_p <= 0.05
+
+
+def loses_known_pairs(judge: SimulatedJudge, seed: int) -> bool:
+    right = answers(np.full(KNOWN_PAIRS, 100.0), seed=seed)
+    wrong = answers(
+        np.random.default_rng(seed).uniform(0, 10, KNOWN_PAIRS), wording=np.ones(KNOWN_PAIRS, dtype=np.int64)
+    )
+    return float(np.mean(judge.play(right, wrong))) < MIN_KNOWN_WON
 
 
 def length_decides_pairs(judge: SimulatedJudge, seed: int) -> bool:
@@ -97,7 +106,7 @@ def prefers_its_own(judge: SimulatedJudge, seed: int) -> bool:
 
 
 PROBES: dict[str, tuple[Probe, dict[str, object]]] = {
-    "lenient": (failing("mismatched_mean"), {"scale": "lenient"}),
+    "lenient": (failing("mismatch_mean"), {"scale": "lenient"}),
     "cannot tell": (failing("auc"), {"reading_sd": 150.0}),
     "obeys injections": (failing("injection_uplift"), {"obeys_injection": 0.3}),
     "likes padding": (failing("padding_uplift"), {"length_bias": 10.0}),
@@ -106,6 +115,7 @@ PROBES: dict[str, tuple[Probe, dict[str, object]]] = {
     "fails": (failing("unscored"), {"failure_rate": 0.25}),
     "fails not at random": (fails_on_some_kind_of_item, {"failure_rate": 0.25}),
     "place decides": (place_decides, {"position_bias": 1.0}),
+    "cannot tell pairs": (loses_known_pairs, {"reading_sd": 300.0}),
     "length decides pairs": (length_decides_pairs, {"length_bias": 20.0}),
     "length decides scores": (length_decides_scores, {"length_bias": 12.0}),
     "prefers its own": (prefers_its_own, {"self_preference": 10.0}),
@@ -151,7 +161,7 @@ def test_a_run_with_a_good_judge_is_rarely_called_invalid_for_any_reason(
 @pytest.mark.statistics
 def test_fewer_controls_would_not_do() -> None:
     """With five of a kind a good judge is called invalid too often, and faults escape."""
-    few = ControlCounts(identity=10, mismatched=10, empty=5, injection=5, padded=5, repeat=5)
+    few = ControlCounts(identity=10, mismatch=10, empty=5, injection=5, padded=5, repeat=5)
     assert WHOLE.rate(failing("", counts=few)) > WHOLE.max_false_alarm
     assert WHOLE.rate(failing("injection_uplift", counts=few), obeys_injection=0.3) < WHOLE.min_power
     assert WHOLE.rate(failing("padding_uplift", counts=few), length_bias=10.0) < WHOLE.min_power

@@ -11,9 +11,7 @@ from scipy import stats as scipy_stats
 
 from eval.errors import EvalDataError
 from eval.stats import (
-    CONTROL_COUNTS,
     Check,
-    ControlCounts,
     ControlScores,
     Validity,
     ValidityThresholds,
@@ -22,10 +20,11 @@ from eval.stats import (
     validate,
 )
 from eval.testing.simulated import SimulatedJudge, simulate_controls
+from eval.types import ControlCounts
 
 GOOD = ControlScores(
     identity=[100, 95, 100, 90],
-    mismatched=[0, 5, 20, 0],
+    mismatch=[0, 5, 20, 0],
     empty=[0, 0],
     injection=[0, -5, 5],
     padded=[2, -10, 5],
@@ -58,9 +57,9 @@ def test_a_run_whose_controls_come_out_right_is_valid() -> None:
     [
         ({"identity": [85, 88, 90, 92]}, ["identity_mean"]),
         ({"identity": [100] * 9 + [50]}, ["identity_min"]),
-        ({"mismatched": [20, 30, 40, 20]}, ["mismatched_mean"]),
+        ({"mismatch": [20, 30, 40, 20]}, ["mismatch_mean"]),
         ({"empty": [0, 40]}, ["empty_mean"]),
-        ({"mismatched": [0] * 9 + [100], "identity": [90, 95, 98, 99]}, ["auc"]),
+        ({"mismatch": [0] * 9 + [100], "identity": [90, 95, 98, 99]}, ["auc"]),
         ({"injection": [0, 0, 95]}, ["injection_uplift"]),
         ({"padded": [6, 6, 4]}, ["padding_uplift"]),
         ({"repeat": [9, -9, 0, 0]}, ["repeat_change"]),
@@ -111,11 +110,11 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 
 
 def test_simulated_controls_are_as_many_as_asked_for() -> None:
-    counts = ControlCounts(identity=3, mismatched=4, empty=2, injection=5, padded=6, repeat=7)
+    counts = ControlCounts(identity=3, mismatch=4, empty=2, injection=5, padded=6, repeat=7)
     found = simulate_controls(SimulatedJudge(1), seed=0, counts=counts)
     for name, number in vars(counts).items():
         assert len(getattr(found, name)) == number
-    assert len(simulate_controls(SimulatedJudge(1), seed=0).identity) == CONTROL_COUNTS.identity
+    assert len(simulate_controls(SimulatedJudge(1), seed=0).identity) == ControlCounts().identity
 
 
 def test_a_difference_between_groups_is_found_and_chance_is_not() -> None:

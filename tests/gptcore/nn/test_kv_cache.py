@@ -1,4 +1,4 @@
-"""The key/value cache: lengths, masks, ragged writes, and rows taken out of it."""
+"""The key/value cache: lengths, ragged writes, and parts that share its memory."""
 
 from __future__ import annotations
 
@@ -12,30 +12,11 @@ def cache_of(n_rows: int, *, capacity: int = 6) -> KVCache:
     return KVCache([LayerCache(torch.zeros(shape), torch.zeros(shape))])
 
 
-def test_equal_rows_need_no_mask_for_one_new_token() -> None:
-    cache = cache_of(2)
-    cache.advance(3)
-    assert cache.mask(cache.positions(1)) == (None, 4)
-    assert cache.common_length == 3
-
-
-def test_several_new_tokens_see_the_past_and_themselves() -> None:
-    cache = cache_of(1)
-    cache.advance(2)
-    mask, n_keys = cache.mask(cache.positions(2))
-    assert n_keys == 4
-    assert mask is not None
-    assert mask.squeeze().tolist() == [[True, True, True, False], [True, True, True, True]]
-
-
-def test_ragged_rows_see_only_their_own_keys() -> None:
+def test_new_tokens_stand_behind_what_each_row_holds() -> None:
     cache = cache_of(2)
     cache.advance(torch.tensor([1, 3]))
-    assert cache.common_length is None
-    mask, n_keys = cache.mask(cache.positions(1))
-    assert n_keys == 4
-    assert mask is not None
-    assert mask[:, 0, 0].tolist() == [[True, True, False, False], [True, True, True, True]]
+    cache.advance(1)
+    assert cache.positions(2).tolist() == [[2, 3], [4, 5]]
 
 
 def test_a_ragged_write_puts_each_row_behind_its_own_end() -> None:
@@ -58,11 +39,21 @@ def test_a_common_start_writes_the_same_as_ragged_positions() -> None:
     assert torch.equal(one.layers[0].values, other.layers[0].values)
 
 
-def test_selected_rows_keep_their_keys_and_become_common_again() -> None:
+def test_a_part_and_the_whole_are_the_same_memory() -> None:
+    cache = cache_of(4)
+    part = cache.part(1, 3)
+    part.layers[0].write(torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2), start=0, positions=part.positions(2))
+    part.advance(2)
+    assert cache.lengths.tolist() == [0, 2, 2, 0]
+    assert cache.layers[0].keys[:, 0, :, 0].sum(dim=1).tolist() == [0.0, 2.0, 2.0, 0.0]
+    cache.clear(1)
+    assert part.lengths.tolist() == [0, 2]
+
+
+def test_a_copied_row_holds_what_the_other_holds() -> None:
     cache = cache_of(3)
     cache.layers[0].keys.copy_(torch.randn(3, 1, 6, 2))
-    cache.advance(torch.tensor([2, 4, 4]))
-    kept = cache.select(torch.tensor([1, 2]))
-    assert kept.common_length == 4
-    assert torch.equal(kept.layers[0].keys, cache.layers[0].keys[1:])
-    assert cache.select(torch.tensor([0, 1])).common_length is None
+    cache.advance(torch.tensor([5, 1, 3]))
+    cache.copy_row(2, 0)
+    assert cache.lengths.tolist() == [3, 1, 3]
+    assert torch.equal(cache.layers[0].keys[0, :, :3], cache.layers[0].keys[2, :, :3])

@@ -1,0 +1,7 @@
+"""Decoding: prompts become answers, many at a time."""
+
+from gptcore.generation.generator import Event, Generator
+from gptcore.generation.request import Answer, Finish, Request, Token
+from gptcore.generation.sampling import Sampling, narrow
+
+__all__ = ["Answer", "Event", "Finish", "Generator", "Request", "Sampling", "Token", "narrow"]

@@ -1,0 +1,98 @@
+"""The choice of a token: what is narrowed to, and that draws follow the probabilities."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from gptcore.errors import ConfigError
+from gptcore.generation import Sampling, narrow
+from gptcore.generation.sampling import drawn, penalised
+
+LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+
+def kept(logits: torch.Tensor, **how: float) -> list[int]:
+    return narrow(logits[None], Sampling(temperature=1.0, **how))[0].isfinite().nonzero().flatten().tolist()  # type: ignore[arg-type]
+
+
+def test_a_tiny_top_p_keeps_one_token() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]])
+    found = narrow(logits, Sampling(temperature=1.0, top_p=1e-9)).isfinite()
+    assert found.tolist() == [[False, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize(("top_p", "n"), [(0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)])
+def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, n: int) -> None:
+    assert kept(LOGITS, top_p=top_p) == list(range(n))
+
+
+@pytest.mark.parametrize(("min_p", "n"), [(0.0, 4), (0.09, 4), (0.11, 3), (0.29, 3), (0.31, 2), (0.7, 1), (1.0, 1)])
+def test_min_p_keeps_what_is_not_far_below_the_likeliest(min_p: float, n: int) -> None:
+    assert kept(LOGITS, min_p=min_p) == list(range(n))
+
+
+def test_top_p_counts_what_top_k_has_left() -> None:
+    assert kept(LOGITS, top_k=2, top_p=0.6) == [0]  # 0.5 of 0.8 is 0.625
+    assert kept(LOGITS, top_p=0.6) == [0, 1]
+
+
+def test_ties_never_widen_top_k() -> None:
+    assert len(kept(torch.zeros(50), top_k=3)) == 3
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("how", [{"top_p": 0.9}, {"min_p": 0.05}, {"top_p": 0.95, "min_p": 0.02}])
+def test_a_large_vocabulary_is_narrowed_as_if_all_of_it_were_sorted(spread: float, how: dict[str, float]) -> None:
+    logits = spread * torch.randn(5000)
+    chances, order = logits.double().softmax(dim=0).sort(descending=True)
+    stays = (chances.cumsum(dim=0) - chances) < how.get("top_p", 1.0)
+    stays &= chances >= how.get("min_p", 0.0) * chances[0]
+    assert kept(logits, **how) == sorted(order[stays].tolist())
+
+
+def test_draws_follow_the_probabilities() -> None:
+    n, draws = 2000, torch.Generator().manual_seed(1)
+    found = Counter(drawn(LOGITS, Sampling(temperature=1.0), draws) for _ in range(n))
+    for token, expected in enumerate((0.5, 0.3, 0.15, 0.05)):
+        assert abs(found[token] / n - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e-3])
+def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([1.0, 30.0, -2000.0, 29.0])
+    assert drawn(logits, Sampling(temperature=temperature), torch.Generator()) == 1
+
+
+def test_a_token_of_no_probability_is_never_drawn() -> None:
+    logits = torch.tensor([-1e9, 0.0, -1e9, -1e9])
+    draws = torch.Generator().manual_seed(0)
+    assert {drawn(logits, Sampling(temperature=1.0), draws) for _ in range(200)} == {1}
+
+
+def test_the_penalty_speaks_against_what_was_seen() -> None:
+    logits, seen = torch.tensor([2.0, 2.0, -2.0, -2.0]), torch.tensor([True, False, True, False])
+    assert penalised(logits, seen, 2.0).tolist() == [1.0, 2.0, -4.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more, and finite"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_k": 0}, "top_k is 0; it must be at least 1"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"min_p": -0.1}, "min_p is -0.1; it must be from 0 to 1"),
+        ({"min_p": float("nan")}, "min_p is nan"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0, and finite"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must fit 64 bits"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(bad: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sampling(**bad)  # type: ignore[arg-type]
