@@ -216,9 +216,8 @@ def _guardrails(sides: Sides, primary: Measure | None, policy: GatePolicy) -> It
 
 
 def _one_sided(name: Measure, sides: Sides, outcome: Outcome, note: str) -> Row:
-    means = [side.mean(name) for side in sides]
-    known = [None if math.isnan(mean) else mean for mean in means]
-    return Row("guardrail", name, UNITS[name], *known, None, None, None, "measured of both models", outcome, note)
+    ours, theirs = (side.mean(name) if name in side.values else None for side in sides)
+    return Row("guardrail", name, UNITS[name], ours, theirs, None, None, None, "measured of both models", outcome, note)
 
 
 def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
@@ -250,8 +249,8 @@ def _compared(
     note: str,
 ) -> Row:
     figures = (None, None, None) if found is None else (found.difference, found.low, found.high)
-    means = [side.mean(name) for side in sides]
-    return Row(kind, name, UNITS[name], *means, *figures, demand, outcome, note, found.n if found else 0)
+    ours, theirs = (side.mean(name) for side in sides)
+    return Row(kind, name, UNITS[name], ours, theirs, *figures, demand, outcome, note, found.n if found else 0)
 
 
 def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:
