@@ -13,6 +13,7 @@ import yaml
 from flows.services.deploy import POOL, ROOT, UPKEEP, PoolType, pool_template, prefect_template
 from gptcore.errors import ConfigError
 
+pytestmark = pytest.mark.flows  # imports every flow
 KINDS = get_args(PoolType)
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 
