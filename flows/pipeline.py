@@ -82,7 +82,7 @@ def pipeline(
     ):
         stages.check()
         for stage in ORDER:
-            begun = Begun(made=dict(made), run_id=log.run_id)
+            begun = Begun(made=dict(made), run_id=log.local_id)
             summary = stage(preset, overrides, data, data_dir, force, launch, begun)
             if summary is not None:
                 made[summary["stage"]], seconds[summary["stage"]] = summary["key"], summary["seconds"]

@@ -38,7 +38,8 @@ def _stage_flow(stage: str, description: str) -> Flow[..., Summary | None]:
             outcome = stages.ensure(stage, force=force)
         if outcome is None:
             return None
-        publish_link(stage, stages.run_url(outcome))
+        if outcome.cached:  # one that ran has shown its link while it did
+            publish_link(stage, stages.run_url(outcome))
         return {
             "stage": stage,
             "key": outcome.key,

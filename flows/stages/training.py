@@ -53,11 +53,13 @@ def pretrain(config: PretrainStage, inputs: Inputs, context: Context) -> dict[st
         seed=context.seed,
     )
     result = _execute(run, context)
+    samples = _samples(context.folder / "run")
+    context.log.log_table(samples, "samples.json")
     return {
         "checkpoint": CHECKPOINT,
         "model": _model_facts(result.path),
         "metrics": result.metrics,
-        "samples": _samples(context.folder / "run"),
+        "samples": samples,
     }
 
 

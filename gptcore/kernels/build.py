@@ -124,5 +124,7 @@ def _run(command: Sequence[str]) -> None:
     except subprocess.TimeoutExpired as error:
         raise ConfigError(f"{command[0]} did not finish within {_LONGEST_BUILD:.0f} s") from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nothing"]
+        lines = (
+            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nothing"]
+        )
         raise ConfigError(f"{command[0]} failed with exit code {done.returncode}: {lines[0]}")

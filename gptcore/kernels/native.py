@@ -178,10 +178,7 @@ class Native:
             narrow: as in ``linear``.
         """
         held = (_Cache * len(caches))(
-            *(
-                _Cache(_address(c.keys), _address(c.values), c.keys.stride(0), c.keys.stride(1))
-                for c in caches
-            )
+            *(_Cache(_address(c.keys), _address(c.values), c.keys.stride(0), c.keys.stride(1)) for c in caches)
         )
         places = positions.contiguous()
         self._library.gptworks_blocks(

@@ -53,9 +53,7 @@ class Continuation:
         """Keep the model for what the kernels do not do."""
         self.model, self.blocks, self.kernels, self.narrow = model, blocks, kernels, narrow
 
-    def __call__(
-        self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None
-    ) -> Tensor:
+    def __call__(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
         """As ``GPT.features``."""
         model = self.model
         if cache is None or not self._fits(tokens, cache):
@@ -69,7 +67,7 @@ class Continuation:
     def _fits(self, tokens: Tensor, cache: KVCache) -> bool:
         keys, values = cache.layers[0].keys, cache.layers[0].values
         return (
-            0 < tokens.numel()
+            tokens.numel() > 0
             and tokens.shape[1] <= MOST_NEW_POSITIONS
             and int(cache.lengths.max()) + tokens.shape[1] <= cache.capacity
             and not self.model.training
@@ -87,7 +85,7 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
 
     Args:
         model: with its weights loaded, transformed as it will be used.
-        narrow_activations: round the inputs of int8 layers to int16 row by row, as finely as exact sums in 32 bits allow
+        narrow_activations: round the inputs of int8 layers to int16 row by row, as finely as exact 32-bit sums allow
             (1 / 5,504 of a row's largest value for GPT-2's longest rows): about twice as fast for many rows.
 
     Returns:
@@ -106,9 +104,7 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
         if whole and len(whole) == len(blocks):
-            _shadow(
-                model, "features", Continuation(model, Blocks(whole), kernels=kernels, narrow=narrow_activations)
-            )
+            _shadow(model, "features", Continuation(model, Blocks(whole), kernels=kernels, narrow=narrow_activations))
     return model
 
 
