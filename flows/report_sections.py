@@ -64,6 +64,7 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         "samples": _samples(report),
         "responses": _responses(report),
         "quantized": _result(report, "quantize"),
+        "equivalence": _equivalence(report),
         "evaluated": _result(report, "evaluate"),
         "overlap": _overlap(report),
         "judged": judge_part(report.stage("evaluate")),
@@ -76,6 +77,12 @@ def collect(report: PipelineReport) -> dict[str, Any]:
 def _result(report: PipelineReport, name: str) -> dict[str, Any] | None:
     stage = report.stage(name)
     return stage.result if stage else None
+
+
+def _equivalence(report: PipelineReport) -> list[dict[str, Any]]:
+    """Forms of the run's model against itself, those that must be equal first."""
+    rows = [row for name in ("quantize", "lora") for row in (_result(report, name) or {}).get("equivalence", ())]
+    return sorted(rows, key=lambda row: not row["must_equal"])
 
 
 def _absence(report: PipelineReport, name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.recipes import QuantizeStage
 from flows.stages.context import Context, Inputs
+from flows.stages.equivalence import held_out_tokens, same_model
 from flows.stages.training import CHECKPOINT
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
@@ -67,7 +68,16 @@ def quantize(config: QuantizeStage, inputs: Inputs, context: Context) -> dict[st
             f"{', '.join(failed)} lost too much quality\n{_as_text(variants)}\n"
             "raise quantize.max_increase_int8 or quantize.max_increase_int4, or lower quantize.group_size"
         )
-    return {"parent": parent, "measured_on": measured_on, "variants": variants, "metrics": metrics}
+    forms = {name: context.folder / name for name in ("int8", "int4")}
+    equivalence = same_model(original, source, held_out_tokens(held_out, original.model), variants=forms)
+    context.log.log_table(equivalence, "equivalence.json")
+    return {
+        "parent": parent,
+        "measured_on": measured_on,
+        "variants": variants,
+        "metrics": metrics,
+        "equivalence": equivalence,
+    }
 
 
 def _held_out(inputs: Inputs, parent: str, original: Loaded) -> tuple[Source, str]:

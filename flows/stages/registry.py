@@ -86,7 +86,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "lora",
-            "1",
+            "2",
             ("prepare-data", "pretrain"),
             ("lora", "classify", "instruct"),
             lambda p, i, c: training.lora(p.lora, p.classify, p.instruct, i, c),
@@ -94,7 +94,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "quantize",
-            "1",
+            "2",
             ("prepare-data", "pretrain", "finetune-instruct"),
             ("quantize",),
             lambda p, i, c: compression.quantize(p.quantize, i, c),
