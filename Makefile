@@ -32,7 +32,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_AR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-statistics test-services test-all soak check format bench bench-peers clean distclean
+.PHONY: help demo install install-dev test test-statistics test-services test-all soak screenshots check format bench bench-peers clean distclean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-all: $(INSTALLED_DEV) ## run every test that this machine can run, but for 
 
 soak: $(INSTALLED_DEV) ## kill training runs by SIGKILL, at random and at each file operation, and compare (SOAK_KILLS=200 SOAK_SEED=1)
 	$(BIN)/pytest -n 0 -m soak $(PYTEST_ARGS)
+
+screenshots: $(INSTALLED_DEV) ## pictures of real runs for the documentation; needs Chromium (apt-get install chromium)
+	$(BIN)/python -m docs.screenshots
 
 check: $(INSTALLED_DEV) ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check .

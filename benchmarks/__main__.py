@@ -20,6 +20,7 @@ WORKS = (
     ("benchmarks.growth",),
     ("benchmarks.optimizers",),
     ("benchmarks.judge",),
+    ("benchmarks.tracking",),
 )
 """Module of each work with the options that choose it."""
 

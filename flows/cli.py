@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_judge, cli_models, cli_plan, cli_retrain, cli_services, cli_talk
+from flows import cli_compare, cli_judge, cli_models, cli_plan, cli_retrain, cli_services, cli_sweep, cli_talk
 from flows.cli_examples import epilog
 from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, compress, evaluate, compare.",
     epilog="Each command has examples: gptworks COMMAND --help",
 )
 STAGES = {
@@ -41,7 +41,7 @@ STAGES = {
     "finetune-classifier": "Fine-tune the base model for classification.",
     "finetune-instruct": "Fine-tune the base model for instructions.",
     "lora": "Adapt the base model with LoRA.",
-    "quantize": "Quantize the instruction-tuned model.",
+    "compress": "Compress the instruction-tuned model by several methods, in one table.",
     "evaluate": "Score the held-out answers.",
 }
 
@@ -231,7 +231,13 @@ app.command("chat", help="Talk to an instructed model in the terminal.", epilog=
 app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
     cli_models.export
 )
-app.command("runs", help="List tracked runs with their headline figures.", epilog=epilog("runs"))(cli_models.runs)
+app.command("runs", help="List tracked runs with their headline figures, or send what waits.", epilog=epilog("runs"))(
+    cli_models.runs
+)
+app.command("compare", help="Say in what two tracked runs differ.", epilog=epilog("compare"))(cli_compare.compare)
+app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(
+    cli_sweep.sweep
+)
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
     cli_plan.plan
 )

@@ -76,6 +76,9 @@ def table_console() -> Console:
 
 
 def runs(
+    action: Annotated[
+        Literal["list", "sync"], typer.Argument(help="sync brings to MLflow what waits for it on this machine.")
+    ] = "list",
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
@@ -83,6 +86,9 @@ def runs(
     from flows.stages.registry import STAGES
     from flows.tracking import PREFIX, connect
 
+    if action == "sync":
+        _sync_runs()
+        return
     known = ("pipeline", *STAGES)
     if stage not in known:
         raise ConfigError(f"there is no stage {stage!r}{nearest(stage, known)}")
@@ -100,6 +106,21 @@ def runs(
         told = failure or ", ".join(shown)
         table.add_row(run.info.run_id, run.info.run_name, started, run.info.status, Text(told))
     console.print(table)
+
+
+def _sync_runs() -> None:
+    from flows.journal_sync import sync, waiting
+    from flows.tracking import TrackingError
+
+    settings, console = read_settings(), table_console()
+    before = {each.local_id: each for each in waiting(settings) if not each.owned}
+    left = {each.local_id for each in sync(settings)}
+    for local_id, run in before.items():
+        state = "still waits" if local_id in left else "is in MLflow"
+        console.print(f"{run.stage} {run.key}: {state} ({local_id})", soft_wrap=True)
+    console.print(f"{len(before) - len(left)} of {len(before)} runs that waited are in MLflow now")
+    if left:
+        raise TrackingError(f"{len(left)} runs could not be sent to {settings.mlflow_uri}; the warnings say why")
 
 
 def _is_headline(name: str) -> bool:

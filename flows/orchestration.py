@@ -43,6 +43,13 @@ def prefect_tags() -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
+def current_flow_run() -> str | None:
+    """Id of the flow run that this is a part of; None outside a flow."""
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id) if flow_run.id else None
+
+
 def publish_link(stage: str, url: str) -> None:
     """Show the tracked run on the page of the flow run."""
     from prefect.artifacts import create_link_artifact

@@ -37,7 +37,7 @@ class Begun(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     made: dict[str, str] = Field(description="Keys of the outputs that its earlier flows have made, by stage")
-    run_id: str = Field(description="MLflow run of the whole pipeline")
+    run_id: str = Field(description="Tracked run of the whole pipeline")
 
 
 def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pipeline:

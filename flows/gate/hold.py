@@ -17,6 +17,7 @@ from flows.gate.items import EvaluationSet, evaluation_set
 from flows.gate.measure import Instrument, ModelFiles, measure
 from flows.gate.policy import GatePolicy
 from flows.gate.table import as_dict, html, markdown, metrics, table_rows
+from flows.journal import new_run_id
 from flows.orchestration import prefect_tags
 from flows.registry.versions import ModelRegistry, Version
 from flows.run_logger import MlflowLogger
@@ -118,6 +119,7 @@ class Gate:
                 return Evidence.load(work.entry.path / _EVIDENCE)
             tags = {f"{PREFIX}.model": version.model, f"{PREFIX}.version": str(version.number), **prefect_tags()}
             name = f"version {version.number} of {version.model}"
+            work.remember_run(work.run_id or new_run_id())
             with stage_run(
                 self.chain.settings,
                 stage=EVALUATION,
@@ -127,8 +129,8 @@ class Gate:
                 tags=tags,
                 run_id=work.run_id,
             ) as tracked:
-                work.remember_run(tracked.run_id)
                 found = self._measured(version, instrument, work.folder, tracked)
+                work.run_id = tracked.run_id
                 work.commit({"eval_key": found.key}, version=_VERSION, config=planned, inputs={"model": version.key})
         return found
 
@@ -196,8 +198,8 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
     """
     keys, runs = version.stage_keys(), version.stage_runs()
     variants: tuple[Variant, ...] = ()
-    if "quantize" in keys:
-        variants = _variants(StageStore(chain.settings.store), keys["quantize"], version)
+    if "compress" in keys:
+        variants = _variants(StageStore(chain.settings.store), keys["compress"], version)
 
     def part(stage: str) -> Path | None:
         if stage not in keys:
@@ -216,7 +218,7 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
 
 
 def _variants(store: StageStore, key: str, version: Version) -> tuple[Variant, ...]:
-    entry = store.find("quantize", key)
+    entry = store.find("compress", key)
     if entry is None:
         return tuple(Variant(**each) for each in json.loads(version.tags.get(f"{PREFIX}.variants", "[]")))
     return variants_of(entry.result)
