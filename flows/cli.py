@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, compress, evaluate, compare.",
     epilog="Each command has examples: gptworks COMMAND --help",
 )
 STAGES = {
@@ -41,7 +41,7 @@ STAGES = {
     "finetune-classifier": "Fine-tune the base model for classification.",
     "finetune-instruct": "Fine-tune the base model for instructions.",
     "lora": "Adapt the base model with LoRA.",
-    "quantize": "Quantize the instruction-tuned model.",
+    "compress": "Compress the instruction-tuned model by several methods, in one table.",
     "evaluate": "Score the held-out answers.",
 }
 

@@ -13,6 +13,7 @@ JUDGE_EXAMPLES = {
     "rank": ("gptworks judge rank RUN RUN RUN:base --concurrency 4",),
     "calibrate": (
         "gptworks judge calibrate --labels labels.csv --run RUN",
+        "gptworks judge calibrate --labels labels.csv --run RUN --baseline RUN:base --baseline-labels base.csv",
         "gptworks judge calibrate --labels scores-of-both.csv",
     ),
     "label": ("gptworks judge label --run RUN --out labels.csv --limit 60 --rater anna",),
@@ -54,7 +55,10 @@ EXAMPLES = {
         "gptworks finetune-instruct --preset book --set instruct.mask_prompt=false",
     ),
     "lora": ("gptworks lora --set lora.rank=16 --set lora.alpha=32 --set lora.targets=qkv,out",),
-    "quantize": ("gptworks quantize --set quantize.group_size=64 --set quantize.max_increase_int4=0.05",),
+    "compress": (
+        "gptworks compress --set compress.methods=int8,int4,gptq,nf4 --set compress.group_size=64",
+        "gptworks compress --preset book --set compress.methods=hidden+tune,depth+distill,depth+distill+int8",
+    ),
     "evaluate": (
         "gptworks evaluate --judge off",
         "gptworks evaluate --judge required --set evaluate.concurrency=4",

@@ -1,4 +1,4 @@
-"""The whole chain as one flow: prepare, pretrain, classify, instruct, adapt, quantize, evaluate, report."""
+"""The whole chain as one flow: prepare, pretrain, classify, instruct, adapt, compress, evaluate, report."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flows.request import Begun, OwnData, Preset, chain, configuration
 from flows.run_logger import MlflowLogger
 from flows.running import present
 from flows.stage_flows import (
+    compress,
     evaluate,
     finetune_classifier,
     finetune_instruct,
     lora,
     prepare_data,
     pretrain,
-    quantize,
 )
 from flows.stages.registry import STAGES
 from flows.store import stage_key
@@ -38,12 +38,12 @@ ORDER: tuple[Flow[..., Any], ...] = (
     finetune_classifier,
     finetune_instruct,
     lora,
-    quantize,
+    compress,
     evaluate,
 )
 
 
-@flow(name="pipeline", description="Raw text to a pretrained, fine-tuned, adapted, quantized and evaluated model.")
+@flow(name="pipeline", description="Raw text to a pretrained, fine-tuned, adapted, compressed and evaluated model.")
 def pipeline(
     preset: Preset = "demo",
     overrides: list[str] | None = None,

@@ -147,9 +147,8 @@ def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -
         part: min(length, chars / _chars_per_token(amounts.vocab_size) + _TEMPLATE_TOKENS * (part == "instruct"))
         for part, chars in amounts.row_chars.items()
     }
-    if stage == "quantize":  # measures three variants
-        held_out = amounts.test["instruct"] * row["instruct"] if "instruct" in row else amounts.tokens / 10
-        return [(3 * held_out, _FORWARD * whole)]
+    if stage == "compress":
+        return _compression(pipeline, amounts, row, whole=whole, length=length)
     trainings = {
         "finetune-classifier": {"classify": pipeline.classify.train},
         "finetune-instruct": {"instruct": pipeline.instruct.train},
@@ -163,6 +162,17 @@ def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -
         for part, train in trainings.items()
         if part in row
     ]
+
+
+def _compression(
+    pipeline: Pipeline, amounts: Amounts, row: dict[str, float], *, whole: float, length: int
+) -> list[tuple[float, float]]:
+    """Every method is measured beside the original, and some are trained."""
+    config, instructed = pipeline.compress, pipeline.compress.model == "instruct" and "instruct" in row
+    held_out = amounts.test["instruct"] * row["instruct"] if instructed else amounts.tokens / 10
+    n_rows, per_row = (amounts.rows["instruct"], row["instruct"]) if instructed else (amounts.tokens / length, length)
+    trained = config.n_trainings * _n_samples(n_rows, config.train) * per_row
+    return [(2 * (1 + len(config.methods)) * held_out, _FORWARD * whole), (trained, _FORWARD_AND_BACKWARD * whole)]
 
 
 def _n_samples(n_rows: float, train: TrainConfig) -> float:

@@ -37,6 +37,7 @@ from flows.retraining.notify import notify
 from flows.retraining.policy import RetrainPolicy
 from flows.retraining.situation import Situation, Why, why
 from flows.run_logger import MlflowLogger
+from flows.running import present
 from flows.settings import read_settings
 from flows.stages.compression import QualityGateError
 from flows.tracking import PREFIX, stage_run
@@ -107,10 +108,14 @@ def retrain(
     stages = chain(configuration(preset, overrides or [], data), data_dir=data_dir, launch=launch)
     registry = ModelRegistry(stages.settings, model_name(preset))
     tags = {f"{PREFIX}.preset": preset, f"{PREFIX}.model": registry.name, **prefect_tags()}
+    tags[f"{PREFIX}.home"] = str(stages.settings.home)
     params = {"preset": preset, "force": force, "policy": policy.model_dump(), "gate": gate.model_dump()}
     key = str(flow_run.id or uuid4())
     name = f"{registry.name}-{datetime.now(UTC):%Y-%m-%d-%H%M}"
-    with stage_run(stages.settings, stage=RETRAIN, name=name, key=key, params=params, tags=tags) as tracked:
+    with (
+        present(stages.settings.home),
+        stage_run(stages.settings, stage=RETRAIN, name=name, key=key, params=params, tags=tags) as tracked,
+    ):
         found, reason = checked(stages, registry, policy, force=force)
         if not reason.run:
             return _told(Ended("skipped", reason.text, champion=found.champion), reason, registry, tracked, policy)

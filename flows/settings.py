@@ -35,8 +35,12 @@ _SERVICES = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     # At the default of 5 s a slow database start kills the server's triggers without a word.
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+    # SQLite has one writer at a time; a worker that is told "database is locked" is lost for its first minute.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     # Leases in memory end every run of a limited deployment when the server restarts.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # Of runs that ended 90 days ago Prefect keeps nothing; by default it forgets only their events.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     # A run that has been silent for several of these is dead (flows/upkeep); the default is three minutes.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -64,5 +64,5 @@ finetune_instruct = _stage_flow(
     "finetune-instruct", "Fine-tune the base model for instructions and answer the held-out ones."
 )
 lora = _stage_flow("lora", "Adapt the base model with LoRA for each task that has data.")
-quantize = _stage_flow("quantize", "Quantize the instruction-tuned model and hold it against a gate.")
+compress = _stage_flow("compress", "Compress the instruction-tuned model by several methods, held against a gate.")
 evaluate = _stage_flow("evaluate", "Score the held-out answers by overlap and, where one answers, by the judge.")

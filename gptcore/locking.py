@@ -1,8 +1,8 @@
 """One process at a time: an OS lock on a file that also names its owner.
 
 ``flock`` is released by the kernel when its process ends, so a killed owner never blocks the next one, and no
-lease has to run out. Only who holds a lock may remove its file: whoever waited for it then has a file that is no longer
-there, notices, and takes the lock of the new one.
+lease has to run out. Only who holds a lock may remove its file, as the last thing it does with it: whoever waited
+for it then has a file that is no longer there, notices, and takes the lock of the new one.
 """
 
 from __future__ import annotations

@@ -198,8 +198,8 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
     """
     keys, runs = version.stage_keys(), version.stage_runs()
     variants: tuple[Variant, ...] = ()
-    if "quantize" in keys:
-        variants = _variants(StageStore(chain.settings.store), keys["quantize"], version)
+    if "compress" in keys:
+        variants = _variants(StageStore(chain.settings.store), keys["compress"], version)
 
     def part(stage: str) -> Path | None:
         if stage not in keys:
@@ -218,7 +218,7 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
 
 
 def _variants(store: StageStore, key: str, version: Version) -> tuple[Variant, ...]:
-    entry = store.find("quantize", key)
+    entry = store.find("compress", key)
     if entry is None:
         return tuple(Variant(**each) for each in json.loads(version.tags.get(f"{PREFIX}.variants", "[]")))
     return variants_of(entry.result)

@@ -8,24 +8,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gptcore.generate import Sampling
-
 from eval.digest import digest
 from eval.judge.prompt import packaged_prompts
 from eval.judge.schema import POINTWISE
 from eval.run import score_responses
-from eval.trust import RUN_CONTROLS
-from eval.types import Sample
+from eval.types import ControlCounts, Sample
 from flows.gate.evidence import Evidence, Variant
 from flows.gate.items import EvaluationSet
 from flows.gate.policy import GatePolicy, Measure
 from flows.recipes import EvaluateStage
-from flows.stages import judging
+from flows.stages import judged, judging
 from flows.stages.context import Context
 from gptcore import checkpoint
 from gptcore.data import LabelledText
 from gptcore.data.labelled import LongInputs
 from gptcore.files import write_json_lines
+from gptcore.generation import Sampling
 from gptcore.measures import Continuation, bits_per_byte, continuation_nats, predicted_classes
 from gptcore.text import TextModel
 from gptcore.train import Progress
@@ -78,7 +76,7 @@ class Instrument:
                 "num_ctx": self.evaluate.num_ctx,
                 "shortcut": self.evaluate.shortcut,
                 "prompts": digest([prompts.system, prompts.user, prompts.repair, POINTWISE.schema]),
-                "controls": asdict(RUN_CONTROLS),
+                "controls": asdict(ControlCounts()),
             }
         return {
             "items": self.items.digest,
@@ -170,10 +168,10 @@ def _judged(
     samples: Sequence[Sample], responses: Sequence[str], instrument: Instrument, context: Context
 ) -> tuple[Values, dict[str, Any], tuple[str, ...]]:
     """Scores by item, the judge as it describes itself, and why it is not valid."""
-    config = replace(instrument.evaluate, judge_models=(judging.MAIN,))
+    config = replace(instrument.evaluate, judge_models=(judging.MAIN,), judge_panel=(), pairwise=False)
     found = judging.judge_models(config, samples, {judging.MAIN: responses}, context)
-    judging.write_tables(found, context, summary=judging.facts(found))
-    report = found.reports[judging.MAIN]
+    judged.write_tables(found, context, summary=judged.facts(found))
+    report = found.main.reports[judging.MAIN]
     scores = {str(row["id"]): None if row["score"] is None else float(row["score"]) for row in report.rows}
     planned = instrument.described()["judge"]
-    return scores, {**planned, "described": report.provenance["judge"]}, found.validity[judging.MAIN].reasons
+    return scores, {**planned, "described": report.provenance["judge"]}, found.main.validity[judging.MAIN].reasons

@@ -66,7 +66,7 @@ def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_ru
 def _data_tags(chain: Chain) -> dict[str, str]:
     source = chain.pipeline.prepare.source
     tags = {f"{PREFIX}.added": source.snapshot} if isinstance(source, Grown) else {}
-    if "quantize" in chain.outcomes:
-        variants = variants_of(chain.outcomes["quantize"].result)
+    if "compress" in chain.outcomes:
+        variants = variants_of(chain.outcomes["compress"].result)
         tags[f"{PREFIX}.variants"] = json.dumps([asdict(variant) for variant in variants])
     return tags

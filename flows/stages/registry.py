@@ -93,11 +93,11 @@ STAGES: dict[str, Stage] = {
             parts=("classify", "instruct"),
         ),
         Stage(
-            "quantize",
+            "compress",
             "1",
-            ("prepare-data", "pretrain", "finetune-instruct"),
-            ("quantize",),
-            lambda p, i, c: compression.quantize(p.quantize, i, c),
+            ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct"),
+            ("compress", "classify", "instruct"),
+            lambda p, i, c: compression.compress(p.compress, p.instruct, p.classify, i, c),
         ),
         Stage(
             "evaluate",

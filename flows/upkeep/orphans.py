@@ -143,8 +143,8 @@ class Orphans:
     def _attempts(self, run: Row) -> int:
         """How often it was begun; one that crashes before its flow begins is not counted by Prefect."""
         assert self.api is not None
-        crashes = sum(state["type"] == "CRASHED" for state in self.api.states(run["id"]))
-        return max(crashes, int(run["run_count"]))
+        crashes = [state for state in self.api.states(run["id"]) if state["type"] == "CRASHED"]
+        return max(len(crashes), int(run["run_count"]))
 
     def _is_superseded(self, run: Row) -> bool:
         """Whether the same work was asked for again since, and is done or being done."""

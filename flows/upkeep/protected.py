@@ -12,6 +12,7 @@ from gptcore.errors import GptcoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 
 class Output(NamedTuple):
@@ -84,18 +85,33 @@ def _follow(client: MlflowClient, run_id: str, model: str, found: Protected) -> 
             f"{model} names no run, so it is not known what it was made from; nothing was removed. Take its alias away "
             "if it is not in use"
         )
-    waiting = [run_id]
+    first, waiting = True, [run_id]
     while waiting:
-        run = client.get_run(waiting.pop())
-        if run.info.run_id in found.run_ids:
-            continue
+        run = _run(client, waiting.pop())
+        if run is None and first:
+            raise UnknownLineage(f"run {run_id} of {model} is not in MLflow; nothing was removed")
+        if run is None or run.info.run_id in found.run_ids:
+            continue  # what a parent made is named by the run that used it, too
         found.run_ids.add(run.info.run_id)
         named = _outputs(run.data.tags)
-        if run.info.run_id == run_id and not named:
+        if first and not named:
             raise UnknownLineage(f"run {run_id} of {model} names no output of the store; nothing was removed")
         found.outputs.update(named)
         parents = [value for tag, value in run.data.tags.items() if tag.startswith(f"{PREFIX}.run.")]
         waiting += [*parents, *filter(None, [run.data.tags.get("mlflow.parentRunId")])]
+        first = False
+
+
+def _run(client: MlflowClient, run_id: str) -> Run | None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
 
 
 def _outputs(tags: Mapping[str, str]) -> set[Output]:

@@ -27,6 +27,7 @@ from gptcore.locking import hold, is_held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _DAY = 86_400.0
 
@@ -78,8 +79,9 @@ def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
     _remove_old(done, settings.cache.glob("*"), policy.download_days, "download")
     _remove_old(done, (settings.home / "reports").glob("*"), policy.report_days, "report")
     client = connect(settings)
-    _delete_runs(client, "status IN ('FAILED', 'KILLED')", policy.failed_run_days, used, done)
-    _delete_runs(client, "status = 'FINISHED'", policy.finished_run_days, used, done)
+    for status in ("FAILED", "KILLED"):
+        _delete_runs(client, status, policy.failed_run_days, used, done)
+    _delete_runs(client, "FINISHED", policy.finished_run_days, used, done)
     if policy.failed_run_days is not None and not dry_run:
         forget(settings, older_than_days=policy.failed_run_days)
     return done
@@ -129,21 +131,23 @@ def _delete_runs(client: MlflowClient, status: str, days: float | None, used: Pr
     if days is None or not experiments:
         return
     before = int((time.time() - days * _DAY) * 1000)
-    wanted = f"attributes.{status} and attributes.start_time < {before}"
+    wanted = f"attributes.status = '{status}' and attributes.start_time < {before}"
     ids = [experiment.experiment_id for experiment in experiments]
+    found: list[Run] = []
     token: str | None = None
     while True:
         page = client.search_runs(ids, filter_string=wanted, page_token=token)
-        for run in page:
-            if run.info.run_id in used.run_ids:
-                continue
-            if not done.report.dry_run:
-                client.delete_run(run.info.run_id)
-            found = f"{run.info.status}, {_age(run.info.start_time / 1000):.0f} days old"
-            done.report.add("mlflow run", f"{run.info.run_name} {run.info.run_id}", found=found, done="deleted")
+        found += page
         token = page.token
         if not token:
-            return
+            break
+    for run in found:  # after all pages: deleting shifts what the next one holds
+        if run.info.run_id in used.run_ids:
+            continue
+        if not done.report.dry_run:
+            client.delete_run(run.info.run_id)
+        told = f"{run.info.status}, {_age(run.info.start_time / 1000):.0f} days old"
+        done.report.add("mlflow run", f"{run.info.run_name} {run.info.run_id}", found=told, done="deleted")
 
 
 def _age(moment: float) -> float:

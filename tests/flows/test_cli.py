@@ -19,7 +19,7 @@ from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe
 
-FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize",
+FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress",
          "evaluate")  # fmt: skip
 SERVICES = ("up", "down", "status", "deploy", "worker", "drain", "reconcile", "clean")
 OTHERS = ("join", "generate", "chat", "export", "runs", "plan", "judge", "data", "retrain", "promote", "rollback",

@@ -21,6 +21,7 @@ from flows.cli_examples import JUDGE_EXAMPLES
 from flows.cli_judge import judge
 from flows.settings import read_settings
 from flows.tracking import connect
+from gptcore.files import read_json_lines
 
 pytestmark = pytest.mark.flows
 
@@ -193,8 +194,6 @@ def test_a_judge_that_people_agree_with_is_accepted_and_another_rejected(
 ) -> None:
     with FakeOllama() as server:
         _, run, folder = judged(server, n=36)
-    from gptcore.files import read_json_lines
-
     scores = {r["id"]: r["score"] for r in read_json_lines(folder / "judge/items.jsonl") if r["model"] == "instruct"}
     agreeing = labels(tmp_path / "good.csv", [{"id": i, "human": min(100, s + 3)} for i, s in scores.items()])
     text = told(capsys, "judge", "calibrate", "--labels", str(agreeing), "--run", run.info.run_id)
@@ -216,6 +215,28 @@ def test_scores_from_a_file_alone_accept_no_judge_since_no_controls_ran(
     text = told(capsys, "judge", "calibrate", "--labels", str(perfect), code=1)
     assert "no controls ran with scores from a file: no judge is accepted by it; name its run: --run RUN" in text
     assert text.endswith("rejected by controls")
+
+
+def test_side_by_side_a_judge_has_to_prefer_what_people_do(
+    judged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeOllama() as server:
+        _, run, folder = judged(server, n=36)
+        scores = {(r["model"], r["id"]): r["score"] for r in read_json_lines(folder / "judge/items.jsonl")}
+        of = {
+            model: [{"id": i, "human": s} for (m, i), s in scores.items() if m == model]
+            for model in ("instruct", "base")
+        }
+        better, worse = labels(tmp_path / "a.csv", of["instruct"]), labels(tmp_path / "b.csv", of["base"])
+        command = ("judge", "calibrate", "--run", run.info.run_id, "--labels", str(better))
+        pairs = ("--baseline", f"{run.info.run_id}:base", "--judge-url", server.url)
+        text = told(capsys, *command, *pairs, "--baseline-labels", str(worse))
+        assert all(f"{name} 1 >" in text for name in ("pair_agreement", "consistency"))
+        assert "accepted" in text
+        turned = labels(tmp_path / "c.csv", [{"id": row["id"], "human": 100} for row in of["base"]])
+        text = told(capsys, *command, *pairs, "--baseline-labels", str(turned), code=1)
+        assert "rejected by pair_agreement, pair_agreement_low" in text
+    assert "--baseline and --baseline-labels go together" in told(capsys, *command, *pairs, code=2)
 
 
 @pytest.mark.parametrize(

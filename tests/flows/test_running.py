@@ -71,9 +71,9 @@ def take_turns(lock: Path, log: Path, n: int) -> None:
             with log.open("a") as file:
                 file.write("in\n")
             time.sleep(0.0005)
-            lock.unlink(missing_ok=True)
             with log.open("a") as file:
                 file.write("out\n")
+            lock.unlink(missing_ok=True)
 
 
 def test_holders_that_remove_the_file_still_exclude_each_other(tmp_path: Path) -> None:

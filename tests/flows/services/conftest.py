@@ -101,7 +101,7 @@ class Machine:
         assert found is not None
         return found
 
-    def wait(self, run_id: str, *names: str, seconds: float = 240) -> Row:
+    def wait(self, run_id: str, *names: str, seconds: float = 400) -> Row:
         """Wait until a flow run is in a state of one of these names."""
 
         def there() -> Row | None:
@@ -123,7 +123,7 @@ class Machine:
             except (OSError, ValueError):
                 return 0
 
-        return int(wait_for(owner, f"the process of {run_id}", seconds=180))
+        return int(wait_for(owner, f"the process of {run_id}", seconds=300))
 
     def wait_for_checkpoint(self, stage: str, *, after: float = 0.0) -> Path:
         """Wait for one that is younger than a moment, in the work of a stage that goes on; gives its folder."""
@@ -133,7 +133,7 @@ class Machine:
             fresh = [path.parent for path in found if path.stat().st_mtime > after]
             return max(fresh, default=None)
 
-        return Path(wait_for(newest, f"a checkpoint of {stage}", seconds=180))
+        return Path(wait_for(newest, f"a checkpoint of {stage}", seconds=300))
 
     def tracked(self, stage: str) -> list[Any]:
         """All MLflow runs of a stage, those that were deleted too."""

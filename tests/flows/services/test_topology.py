@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Topology:
 
     folder: Path
     programs: Path
+    cluster: Path
+    """Of PostgreSQL, which may not run as root: a folder of its own user."""
     ports: dict[str, int] = field(default_factory=dict)
     running: dict[str, Process] = field(default_factory=dict)
 
@@ -113,13 +116,18 @@ class Topology:
         command = self._command(name)
         if service["restart"] == "no":
             done = subprocess.run(
-                command, env=self.variables(name), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+                command,
+                env=self.variables(name),
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
             )
             assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
             return
         log = self.folder / f"{name}.log"
-        cwd = ROOT if name == "worker" else self.folder
-        self.running[name] = launch(command, environment=self.variables(name), log=log, cwd=cwd)
+        self.running[name] = launch(command, environment=self.variables(name), log=log, cwd=self.folder)
         deadline = time.monotonic() + 240
         while not self.healthy(name):
             assert self.running[name].alive, f"{name} has ended:\n{tail(log, lines=40)}"
@@ -159,7 +167,7 @@ class Topology:
     def _command(self, name: str) -> list[str]:
         service = COMPOSE["services"][name]
         if name == "postgres":
-            data = self.folder / "postgres"
+            data = self.cluster / "data"
             server = [self.programs / "postgres", "-D", data, "-p", self.ports[name], "-k", data, "-h", "127.0.0.1"]
             return [*self._as_postgres(), *map(str, server)]
         if name == "seaweedfs":
@@ -170,16 +178,16 @@ class Topology:
 
     def prepare_postgres(self) -> None:
         """A new cluster with the user of the compose file."""
-        data, password = self.folder / "postgres", self.folder / "password"
+        data, password = self.cluster / "data", self.cluster / "password"
         password.write_text(SECRETS["POSTGRES_PASSWORD"])
         user = COMPOSE["services"]["postgres"]["environment"]["POSTGRES_USER"]
         data.mkdir()
         if os.getuid() == 0:
-            for path in (data, password):
+            for path in (self.cluster, data, password):
                 shutil.chown(path, "postgres")
         flags = [f"--username={user}", f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync"]
         command = [*self._as_postgres(), str(self.programs / "initdb"), "-D", str(data), *flags]
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=self.folder)
+        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=self.cluster)
 
     def make_databases(self) -> None:
         """What the image makes at its first start: its own database, and those of the script beside it."""
@@ -204,9 +212,8 @@ class Topology:
 
 @pytest.fixture(scope="module")
 def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    found = Topology(tmp_path_factory.mktemp("topology"), postgres_programs())
-    for folder in (found.folder, *list(found.folder.parents)[:2]):
-        folder.chmod(0o755)  # the user postgres must reach its own
+    cluster = Path(tempfile.mkdtemp(prefix="gptworks-postgres-"))
+    found = Topology(tmp_path_factory.mktemp("topology"), postgres_programs(), cluster)
     api = f"http://127.0.0.1:{found.ports['prefect']}/api"
     try:
         found.prepare_postgres()
@@ -217,6 +224,7 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
         yield found
     finally:
         found.stop()
+        shutil.rmtree(cluster)
         assert list(flow_processes(api)) == []
 
 
