@@ -118,7 +118,8 @@ def history(settings: Settings, outcome: Outcome) -> tuple[str, History, list[st
         for name in run.data.metrics
         if not name.startswith("perf/")
     }
-    same_key = client.search_runs([run.info.experiment_id], f"tags.`gptworks.key` = '{outcome.key}'")
+    same = f"tags.`gptworks.key` = '{outcome.key}' and tags.`gptworks.home` = '{settings.home}'"
+    same_key = client.search_runs([run.info.experiment_id], same)
     assert len(same_key) == 1, "one run for a key"
     return run.info.status, points, sorted(file.path for file in client.list_artifacts(run_id, "run/checkpoint"))
 
