@@ -248,7 +248,9 @@ def _compared(
     outcome: Outcome,
     note: str,
 ) -> Row:
-    figures = (None, None, None) if found is None else (found.difference, found.low, found.high)
+    figures: tuple[float | None, float | None, float | None] = (None, None, None)
+    if found is not None:
+        figures = (found.difference, found.low, found.high)
     ours, theirs = (side.mean(name) for side in sides)
     return Row(kind, name, UNITS[name], ours, theirs, *figures, demand, outcome, note, found.n if found else 0)
 
