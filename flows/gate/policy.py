@@ -52,8 +52,7 @@ class GatePolicy(BaseModel):
         description="How much worse a guardrail may be; a measure without a margin is shown and not asked for",
     )
     budgets: dict[str, Budget] = Field(
-        default={"int8": Budget(max_share=0.5), "int4": Budget(max_share=0.4)},
-        description="Budgets of the compressed variants, by their names",
+        default={}, description="Budgets of compressed variants, by their names; one that is named must exist"
     )
     confidence: float = Field(default=CONFIDENCE, gt=0.5, lt=1, description="Of the intervals")
     min_items: int = Field(default=10, ge=2, description="Fewer pairs of the primary measure decide nothing")

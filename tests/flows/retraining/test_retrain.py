@@ -169,8 +169,7 @@ def test_a_champion_that_changed_meanwhile_is_compared_with_too(settings: Settin
     lenient = GatePolicy(primary="text", margins={}, floors={}, budgets={}, confidence=CONFIDENCE)
     config = configuration("tiny", ["prepare.near_duplicates=none", "pretrain.train.steps=40"], data)
     stages = chain(config, data_dir=None)
-    for name in ("quantize", "lora"):
-        stages.ensure(name)
+    stages.ensure("finetune-instruct")
     version = register(stages, registry, because=Why(True, "forced", "test"), pipeline_run_id="")
     other = 2 if registry.aliases().champion == 1 else 1
     gate = Interrupted(stages, registry, lenient, [], other)
