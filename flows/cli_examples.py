@@ -69,7 +69,11 @@ EXAMPLES = {
         'gptworks generate var/store/finetune-instruct/KEY/run/checkpoint "Explain what `numpy.mean` does."',
     ),
     "chat": ("gptworks chat var/store/finetune-instruct/KEY/run/checkpoint --temperature 0",),
-    "export": ("gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",),
+    "export": (
+        "gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",
+        "gptworks export var/store/finetune-instruct/KEY/run/checkpoint my-gguf --to gguf --packing q8_0",
+        "gptworks export var/store/finetune-instruct/KEY/run/checkpoint my-model --to ollama",
+    ),
     "runs": ("gptworks runs", "gptworks runs --stage finetune-classifier --limit 5", "gptworks runs sync"),
     "compare": ("gptworks compare RUN RUN", "gptworks compare RUN RUN --no-keep"),
     "sweep": (

@@ -269,13 +269,19 @@ def journals(spool: Path) -> list[Journal]:
     return sorted((each for each in here if each.header() is not None), key=_created)
 
 
-def close_abandoned(journal: Journal) -> bool:
-    """Say of a run whose process is gone that it was killed; True if that had not been said."""
+def close_abandoned(journal: Journal, *, whole: bool) -> bool:
+    """Say how a run ended whose process is gone; True if that had not been said.
+
+    Args:
+        journal: the run's.
+        whole: whether its output was finished: it is FINISHED then, else KILLED.
+    """
+    status, reason = ("FINISHED", "") if whole else ("KILLED", ENDED_WITHOUT_A_WORD)
     try:
         with journal.writing():
             if journal.ended():
                 return False
-            journal.append("end", status="KILLED", reason=ENDED_WITHOUT_A_WORD, time=_now())
+            journal.append("end", status=status, reason=reason, time=_now())
             return True
     except LockedError:
         return False
