@@ -155,7 +155,7 @@ def test_two_runs_of_the_same_work_train_once(machine: Any) -> None:
     check(machine, runs[0].data.tags["prefect.flow_run_id"], attempts=1)
 
 
-@pytest.mark.parametrize(("number", "checkpoint_every"), [(8, 20), (9, 1)], ids=["training", "writing checkpoints"])
+@pytest.mark.parametrize(("number", "checkpoint_every"), [(8, 20), (9, 3)], ids=["training", "writing checkpoints"])
 def test_a_cancelled_run_saves_is_told_truly_and_goes_on_when_asked_again(
     machine: Any, number: int, checkpoint_every: int
 ) -> None:
