@@ -20,6 +20,9 @@ WORKS = (
     ("benchmarks.growth",),
     ("benchmarks.optimizers",),
     ("benchmarks.judge",),
+    ("benchmarks.decode", "--what", "batch-1"),
+    ("benchmarks.decode", "--what", "batch-32"),
+    ("benchmarks.decode", "--what", "classify"),
 )
 """Module of each work with the options that choose it."""
 
