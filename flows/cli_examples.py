@@ -53,6 +53,10 @@ EXAMPLES = {
         'gptworks generate var/store/finetune-instruct/KEY/run/checkpoint "Explain what `numpy.mean` does."',
     ),
     "chat": ("gptworks chat var/store/finetune-instruct/KEY/run/checkpoint --temperature 0",),
+    "serve": (
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint",
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint --port 11500 --slots 16 --token SECRET",
+    ),
     "export": ("gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",),
     "runs": ("gptworks runs", "gptworks runs --stage finetune-classifier --limit 5"),
     "plan": (

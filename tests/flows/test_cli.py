@@ -21,7 +21,7 @@ from gptcore.tokenizer import train_bpe
 
 FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize",
          "evaluate")  # fmt: skip
-OTHERS = ("join", "generate", "chat", "export", "runs", "plan", "judge", "fake-ollama", "doctor")
+OTHERS = ("join", "generate", "chat", "serve", "export", "runs", "plan", "judge", "fake-ollama", "doctor")
 
 
 @pytest.fixture(autouse=True)
