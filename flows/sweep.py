@@ -137,10 +137,8 @@ def trial(number: int, values: Values, job: dict[str, Any], objective: str, pare
         ) as log:
             made = _in_a_process(settings, {**job, "overrides": [*job["overrides"], *_as_overrides(values)]}, threads)
             if objective not in made["metrics"]:
-                known = ", ".join(sorted(made["metrics"]))
-                raise ConfigError(
-                    f"{job['stage']} has no metric {objective!r}{nearest(objective, made['metrics'])}: {known}"
-                )
+                told = nearest(objective, made["metrics"])
+                raise ConfigError(f"{job['stage']} has no metric {objective!r}{told}")
             done |= {"objective": float(made["metrics"][objective]), "run_id": made["run_id"]}
             log.log_metrics({"objective": done["objective"]})
             log.set_tags({f"{PREFIX}.run.{job['stage']}": made["run_id"], f"{PREFIX}.key.{job['stage']}": made["key"]})
