@@ -16,7 +16,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -39,6 +39,7 @@ def main() -> None:
         home = Path(running.enter_context(tempfile.TemporaryDirectory()))
         mlflow, prefect = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         environ = surroundings(home, mlflow, prefect)
+        Path(environ["PREFECT_HOME"]).mkdir(parents=True)  # of which Prefect itself makes the last folder alone
         running.enter_context(mlflow_server(mlflow, home, environ))
         running.enter_context(prefect_server(prefect, environ))
         for rate in RATES:
@@ -128,7 +129,8 @@ def serving(command: list[str], health: str, environ: dict[str, str]) -> Iterato
             time.sleep(0.5)
         yield
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
         process.wait()
 
 
