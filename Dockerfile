@@ -9,6 +9,8 @@ ENV PYTHONUNBUFFERED=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false
 
 # git: a run records the commit it was made from. tini: signals reach the flow, and its children are reaped.
+# Debian keeps only the newest build of a package, so a pinned one could not be installed for long.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends git tini \
     && rm -rf /var/lib/apt/lists/* \
@@ -29,7 +31,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY . .
 RUN pip install --no-cache-dir --no-deps -e .
 
-USER gptworks
+# by number, so that an engine can tell that it is not root
+USER 1000:1000
 VOLUME /app/var
 ENTRYPOINT ["tini", "-g", "--"]
 CMD ["gptworks", "--help"]

@@ -32,7 +32,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_AR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-statistics test-all soak check format bench bench-peers clean distclean
+.PHONY: help demo install install-dev test test-statistics test-services test-all soak screenshots check format bench bench-peers clean distclean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,11 +46,17 @@ test: $(INSTALLED_DEV) ## run the tests (without the slow ones)
 test-statistics: $(INSTALLED_DEV) ## the judge: coverage, power over hundreds of seeds, broken guards, 20 kills
 	$(BIN)/pytest -n $(WORKERS) -m statistics $(PYTEST_ARGS) tests/eval
 
+test-services: $(INSTALLED_DEV) ## kill servers, workers and flows and see what becomes of their runs; about 20 minutes
+	$(BIN)/pytest -n 0 -m services $(PYTEST_ARGS) tests/flows/services
+
 test-all: $(INSTALLED_DEV) ## run every test that this machine can run, but for the soak
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not soak" $(PYTEST_ARGS)
 
 soak: $(INSTALLED_DEV) ## kill training runs by SIGKILL, at random and at each file operation, and compare (SOAK_KILLS=200 SOAK_SEED=1)
 	$(BIN)/pytest -n 0 -m soak $(PYTEST_ARGS)
+
+screenshots: $(INSTALLED_DEV) ## pictures of real runs for the documentation; needs Chromium (apt-get install chromium)
+	$(BIN)/python -m docs.screenshots
 
 check: $(INSTALLED_DEV) ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check .

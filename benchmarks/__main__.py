@@ -20,6 +20,7 @@ WORKS = (
     ("benchmarks.growth",),
     ("benchmarks.optimizers",),
     ("benchmarks.judge",),
+    ("benchmarks.tracking",),
     ("benchmarks.decode", "--what", "batch-1"),
     ("benchmarks.decode", "--what", "batch-32"),
     ("benchmarks.decode", "--what", "classify"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -19,8 +20,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_judge, cli_models, cli_plan, cli_talk
+from flows import (
+    cli_compare,
+    cli_judge,
+    cli_models,
+    cli_plan,
+    cli_retrain,
+    cli_serve,
+    cli_services,
+    cli_sweep,
+    cli_talk,
+)
 from flows.cli_examples import epilog
+from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import ConfigError, GptcoreError, InterruptedRun
@@ -30,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, quantize, evaluate, compare.",
+    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, compress, evaluate, compare.",
     epilog="Each command has examples: gptworks COMMAND --help",
 )
 STAGES = {
@@ -39,7 +51,7 @@ STAGES = {
     "finetune-classifier": "Fine-tune the base model for classification.",
     "finetune-instruct": "Fine-tune the base model for instructions.",
     "lora": "Adapt the base model with LoRA.",
-    "quantize": "Quantize the instruction-tuned model.",
+    "compress": "Compress the instruction-tuned model by several methods, in one table.",
     "evaluate": "Score the held-out answers.",
 }
 
@@ -150,7 +162,7 @@ def _run_flow(
     logging.getLogger("prefect.flow_runs").propagate = False
     flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
     folder = None if data_dir is None else data_dir.absolute()
-    with _stoppable(name):
+    with stoppable(name):
         summary = flow(preset, overrides, data, folder, force, launch)
     if name == "pipeline":
         _print_summary(summary)
@@ -162,7 +174,7 @@ def _run_flow(
 
 
 @contextmanager
-def _stoppable(name: str) -> Iterator[None]:
+def stoppable(name: str) -> Iterator[None]:
     """End with an error of its own when Ctrl-C comes outside a training loop, which saves, or SIGTERM comes at all.
 
     A flow raises Prefect's exception on SIGTERM, and sends itself the signal again when all is closed.
@@ -190,7 +202,7 @@ def _join(
 ) -> None:
     from flows.machines import join
 
-    with _stoppable(f"the part of this machine in the command at {rdzv}"):
+    with stoppable(f"the part of this machine in the command at {rdzv}"):
         join(rdzv, nproc=nproc)
     Console().print(f"the command at {rdzv} has ended well")
 
@@ -226,10 +238,17 @@ app.command("generate", help="Continue a prompt, or answer it if the model was i
     cli_talk.generate
 )
 app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_talk.chat)
+app.command("serve", help="Serve a model to OpenAI's and Ollama's clients.", epilog=epilog("serve"))(cli_serve.serve)
 app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
     cli_models.export
 )
-app.command("runs", help="List tracked runs with their headline figures.", epilog=epilog("runs"))(cli_models.runs)
+app.command("runs", help="List tracked runs with their headline figures, or send what waits.", epilog=epilog("runs"))(
+    cli_models.runs
+)
+app.command("compare", help="Say in what two tracked runs differ.", epilog=epilog("compare"))(cli_compare.compare)
+app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(
+    cli_sweep.sweep
+)
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
     cli_plan.plan
 )
@@ -239,9 +258,18 @@ app.add_typer(
     help="Compare and rank judged runs, calibrate the judge, label.",
     epilog=epilog("judge"),
 )
+app.command("retrain", help="Train again if there is reason to; publish what is better.", epilog=epilog("retrain"))(
+    cli_retrain.retrain
+)
+app.command("promote", help="Make a version the champion by hand.", epilog=epilog("promote"))(cli_retrain.promote)
+app.command("rollback", help="Go back to the champion before.", epilog=epilog("rollback"))(cli_retrain.rollback)
+app.command("lineage", help="What a version was made from.", epilog=epilog("lineage"))(cli_retrain.lineage)
+app.add_typer(cli_retrain.data, name="data", help="Add data for the next retraining.", epilog=epilog("data"))
 app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
     cli_judge.fake_ollama
 )
+for _call in cli_services.COMMANDS:
+    app.command(_call.__name__, epilog=epilog(_call.__name__))(_call)
 app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(
     cli_models.doctor
 )
@@ -256,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     console = Console(stderr=True)
     try:
+        for name, address in running_addresses(read_settings().home).items():
+            os.environ.setdefault(name, address)
         apply_environment(read_settings())
         cli_models.quiet_prefect()
         app(args=None if arguments is None else list(arguments))

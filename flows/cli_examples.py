@@ -13,11 +13,21 @@ JUDGE_EXAMPLES = {
     "rank": ("gptworks judge rank RUN RUN RUN:base --concurrency 4",),
     "calibrate": (
         "gptworks judge calibrate --labels labels.csv --run RUN",
+        "gptworks judge calibrate --labels labels.csv --run RUN --baseline RUN:base --baseline-labels base.csv",
         "gptworks judge calibrate --labels scores-of-both.csv",
     ),
     "label": ("gptworks judge label --run RUN --out labels.csv --limit 60 --rater anna",),
 }
 """Command below ``gptworks judge`` -> how it is called."""
+DATA_EXAMPLES = {
+    "add": (
+        "gptworks data add answers.jsonl reviews.csv",
+        "gptworks data add texts/ --kind corpus",
+    ),
+    "remove": ("gptworks data remove 3f9a01c2",),
+    "list": ("gptworks data list",),
+}
+"""Command below ``gptworks data`` -> how it is called."""
 EXAMPLES = {
     "pipeline": (
         "gptworks pipeline --preset demo --dry-run",
@@ -45,7 +55,10 @@ EXAMPLES = {
         "gptworks finetune-instruct --preset book --set instruct.mask_prompt=false",
     ),
     "lora": ("gptworks lora --set lora.rank=16 --set lora.alpha=32 --set lora.targets=qkv,out",),
-    "quantize": ("gptworks quantize --set quantize.group_size=64 --set quantize.max_increase_int4=0.05",),
+    "compress": (
+        "gptworks compress --set compress.methods=int8,int4,gptq,nf4 --set compress.group_size=64",
+        "gptworks compress --preset book --set compress.methods=hidden+tune,depth+distill,depth+distill+int8",
+    ),
     "evaluate": (
         "gptworks evaluate --judge off",
         "gptworks evaluate --judge required --set evaluate.concurrency=4",
@@ -56,14 +69,48 @@ EXAMPLES = {
         'gptworks generate var/store/finetune-instruct/KEY/run/checkpoint "Explain what `numpy.mean` does."',
     ),
     "chat": ("gptworks chat var/store/finetune-instruct/KEY/run/checkpoint --temperature 0",),
-    "export": ("gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",),
-    "runs": ("gptworks runs", "gptworks runs --stage finetune-classifier --limit 5"),
+    "export": (
+        "gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",
+        "gptworks export var/store/finetune-instruct/KEY/run/checkpoint my-gguf --to gguf --packing q8_0",
+        "gptworks export var/store/finetune-instruct/KEY/run/checkpoint my-model --to ollama",
+    ),
+    "runs": ("gptworks runs", "gptworks runs --stage finetune-classifier --limit 5", "gptworks runs sync"),
+    "compare": ("gptworks compare RUN RUN", "gptworks compare RUN RUN --no-keep"),
+    "sweep": (
+        "gptworks sweep pretrain --vary pretrain.train.optimizer.lr=1e-3,3e-3 --vary seed=1,2 --workers 2",
+        "gptworks sweep pretrain --vary pretrain.train.optimizer.lr=1e-4:1e-2:log --trials 20 --runner dask",
+        "gptworks sweep finetune-classifier --vary classify.n_blocks=1,2 --objective val/accuracy --maximize",
+    ),
+    "serve": (
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint",
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint --port 11500 --slots 16 --token SECRET",
+    ),
     "plan": (
         "gptworks plan --model gpt2-xl --gpus 8 --gpu h100 --price 3",
         "gptworks plan --model gpt2-small --width 1024 --heads 16 --gpu l4 --json",
     ),
     "judge": tuple(line for lines in JUDGE_EXAMPLES.values() for line in lines),
+    "data": tuple(line for lines in DATA_EXAMPLES.values() for line in lines),
+    "retrain": (
+        "gptworks retrain --preset demo --dry-run",
+        "gptworks retrain --preset demo --policy min_new_rows=20 --gate require_approval=true",
+        "gptworks retrain --preset book --set seed=2",
+    ),
+    "promote": ('gptworks promote 4 --model gptworks-demo --reason "answers read by two of us"',),
+    "rollback": ('gptworks rollback --model gptworks-demo --reason "wrong answers about prices"',),
+    "lineage": (
+        "gptworks lineage gptworks-demo",
+        "gptworks lineage gptworks-demo/3 --offline",
+    ),
     "fake-ollama": ("gptworks fake-ollama --port 11434",),
+    "up": ("gptworks up", "gptworks up --prefect-port 0 --mlflow-port 0 --limit 2"),
+    "down": ("gptworks down",),
+    "status": ("gptworks status",),
+    "deploy": ("gptworks deploy", "gptworks deploy --type docker --limit 4"),
+    "worker": ("gptworks worker", "gptworks worker --type kubernetes --with-healthcheck"),
+    "drain": ("gptworks drain --stop", "gptworks drain --seconds 3600", "gptworks drain --resume"),
+    "reconcile": ("gptworks reconcile --dry-run", "gptworks reconcile --max-attempts 1"),
+    "clean": ("gptworks clean", "gptworks clean --days 7 --newest 1 --yes"),
     "doctor": ("gptworks doctor", "gptworks doctor --judge-model llama3@365c0bd3c000"),
 }
 """Command -> how it is called."""

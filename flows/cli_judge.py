@@ -14,6 +14,7 @@ from rich.table import Table
 from flows.cli_examples import JUDGE_EXAMPLES, epilog
 from flows.judge_console import print_calibration, print_comparison, print_side_by_side
 from flows.settings import read_settings
+from gptcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from flows.judge_pairs import Asking, SideBySide
@@ -30,6 +31,11 @@ LabelsOption = Annotated[
     Path, typer.Option(help="csv with id and human (0 to 100); perhaps judge, response and reference.")
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="Evaluation whose items and judge's scores are taken.")]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(metavar="RUN[:MODEL]", help="A second, labelled run: the judge sees both side by side as well."),
+]
+BaselineLabelsOption = Annotated[Path | None, typer.Option(help="csv with people's scores of the second run.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 PairwiseOption = Annotated[
     bool,
@@ -92,16 +98,28 @@ def calibrate(
     labels: LabelsOption,
     run: RunOption = None,
     model: ModelOfRunOption = "instruct",
+    baseline: BaselineOption = None,
+    baseline_labels: BaselineLabelsOption = None,
+    judge_url: JudgeUrlOption = None,
     seed: SeedOption = 1,
 ) -> None:
     """Compare a judge's scores with people's and accept or reject it; the exit code is 1 if it is rejected."""
     from flows import judge_calibration
     from flows.judge_labels import read_labels
+    from flows.judge_pairs import Asking
     from flows.judge_runs import load_run
 
     settings, given = read_settings(), read_labels(labels)
     judged = None if run is None else load_run(settings, run, model=model)
-    result = judge_calibration.calibrate_labels(given, run=judged, seed=seed)
+    pairs = None
+    if baseline is not None or baseline_labels is not None:
+        if judged is None or baseline is None or baseline_labels is None:
+            raise ConfigError("--baseline and --baseline-labels go together, beside --run: two runs, both labelled")
+        other, _, whose = baseline.partition(":")
+        first = load_run(settings, other, model=whose or "instruct")
+        shown = _side_by_side(settings, [first, judged], Asking(url=judge_url, seed=seed))
+        pairs = judge_calibration.pair_evidence(given, read_labels(baseline_labels), shown=shown, seed=seed)
+    result = judge_calibration.calibrate_labels(given, run=judged, seed=seed, pairwise=pairs)
     print_calibration(result)
     if judged is not None:
         run_id = judge_calibration.log_calibration(settings, result, run=judged, labels=given, seed=seed)

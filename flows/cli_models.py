@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from flows.recipes import Pipeline
 
 CheckpointArgument = Annotated[
-    str, typer.Argument(help="A checkpoint, a stage's output with one inside, a folder by transformers, or hf:REPO.")
+    str,
+    typer.Argument(
+        help="A checkpoint, a stage's output with one inside, a folder by transformers, a GGUF file, or hf:REPO."
+    ),
 ]
 
 
@@ -36,15 +39,35 @@ def quiet_prefect() -> None:
 
 def export(
     checkpoint: CheckpointArgument,
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[Literal["hf"], typer.Option(help="hf: a folder that transformers loads.")] = "hf",
+    out: Annotated[str, typer.Argument(help="Folder to write; the model's name with --to ollama.")],
+    to: Annotated[
+        Literal["hf", "gguf", "ollama", "peft"],
+        typer.Option(help="A folder for transformers; a GGUF file; a model on an Ollama server; an adapter for peft."),
+    ] = "hf",
+    packing: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
+        typer.Option(help="How GGUF packs the matrices' numbers; Ollama gets the same file."),
+    ] = "f16",
+    host: Annotated[str | None, typer.Option(help="Ollama server instead of OLLAMA_HOST.")] = None,
 ) -> None:
-    """Write a checkpoint in another program's format."""
+    """Write a checkpoint in another program's format; it is read back and compared before it takes its place."""
     from flows.hub import model_folder
-    from gptcore.export import export_hf
+    from gptcore.export import export_gguf, export_hf, export_peft
 
-    del to  # the only format so far; typer refuses any other
-    Console().print(f"written: {export_hf(model_folder(checkpoint, read_settings().cache), out)}", soft_wrap=True)
+    source, console = model_folder(checkpoint, read_settings().cache), Console()
+    if to == "hf":
+        console.print(f"written: {export_hf(source, Path(out))}", soft_wrap=True)
+    elif to == "peft":
+        console.print(f"written: {export_peft(source, Path(out))}", soft_wrap=True)
+    elif to == "gguf":
+        written = export_gguf(source, Path(out), packing=packing)
+        console.print(f"written: {written.file}, and a Modelfile; {written.agreement}", soft_wrap=True)
+    else:
+        from flows.ollama_export import export_ollama
+
+        place = host or read_settings().ollama_host
+        made = export_ollama(source, out, host=place, packing=packing, on_status=lambda text: console.print(text))
+        console.print(f"made: ollama run {out}; {made.agreement}", soft_wrap=True)
 
 
 def table_console() -> Console:
@@ -53,6 +76,9 @@ def table_console() -> Console:
 
 
 def runs(
+    action: Annotated[
+        Literal["list", "sync"], typer.Argument(help="sync brings to MLflow what waits for it on this machine.")
+    ] = "list",
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
@@ -60,6 +86,9 @@ def runs(
     from flows.stages.registry import STAGES
     from flows.tracking import PREFIX, connect
 
+    if action == "sync":
+        _sync_runs()
+        return
     known = ("pipeline", *STAGES)
     if stage not in known:
         raise ConfigError(f"there is no stage {stage!r}{nearest(stage, known)}")
@@ -77,6 +106,21 @@ def runs(
         told = failure or ", ".join(shown)
         table.add_row(run.info.run_id, run.info.run_name, started, run.info.status, Text(told))
     console.print(table)
+
+
+def _sync_runs() -> None:
+    from flows.journal_sync import sync, waiting
+    from flows.tracking import TrackingError
+
+    settings, console = read_settings(), table_console()
+    before = {each.local_id: each for each in waiting(settings) if not each.owned}
+    left = {each.local_id for each in sync(settings)}
+    for local_id, run in before.items():
+        state = "still waits" if local_id in left else "is in MLflow"
+        console.print(f"{run.stage} {run.key}: {state} ({local_id})", soft_wrap=True)
+    console.print(f"{len(before) - len(left)} of {len(before)} runs that waited are in MLflow now")
+    if left:
+        raise TrackingError(f"{len(left)} runs could not be sent to {settings.mlflow_uri}; the warnings say why")
 
 
 def _is_headline(name: str) -> bool:

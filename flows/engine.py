@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flows.catalogue import origin
+from flows.experiment_notes import NOTE, run_note
+from flows.journal import is_local, new_run_id
+from flows.journal_sync import tracked_id
 from flows.launch import Launch
 from flows.orchestration import prefect_tags
 from flows.recipes import Pipeline
-from flows.run_logger import MlflowLogger
+from flows.run_logger import MlflowLogger, run_url
 from flows.settings import Settings
 from flows.sources import Places
+from flows.stage_artifacts import on_flow_page
 from flows.stages.context import Context, Inputs
 from flows.stages.registry import STAGES, Stage, external_inputs
 from flows.store import Entry, StageStore, Work, stage_key
-from flows.tracking import stage_run
+from flows.tracking import TrackingError, stage_run
 from gptcore.data.ledger import Ledger
 from gptcore.train import Progress
 from gptcore.train.measure import peak_rss_mb
@@ -81,18 +85,18 @@ class Chain:
     @property
     def places(self) -> Places:
         """Where source files are."""
-        return Places(self.data_dir, self.settings.cache)
+        return Places(self.data_dir, self.settings.cache, self.settings.added_data)
 
     def adopt(self, made: Mapping[str, str]) -> None:
         """Take over outputs that are known by stage and key; one that is gone is made again when it is needed."""
         for name, key in made.items():
             entry = self.store.find(name, key)
             if entry is not None:
-                self.outcomes[name] = _found(name, entry)
+                self.outcomes[name] = self._found(name, entry)
 
     def run_url(self, outcome: Outcome) -> str:
         """Where a browser shows the tracked run."""
-        return f"{self.settings.mlflow_ui}/#/runs/{outcome.run_id}" if outcome.run_id else ""
+        return run_url(self.settings.mlflow_ui, outcome.run_id)
 
     def applies(self, stage: Stage) -> bool:
         """Whether the data has what the stage needs."""
@@ -155,7 +159,7 @@ class Chain:
         started = time.monotonic()
         with self.store.produce(stage.name, key, force=force) as work:
             if work.entry is not None:
-                return _found(stage.name, work.entry)
+                return self._found(stage.name, work.entry)
             entry = self._run(stage, inputs, work)
         seconds = time.monotonic() - started
         return Outcome(stage.name, key, entry.path, entry.result, seconds, cached=False, run_id=entry.run_id)
@@ -164,10 +168,13 @@ class Chain:
         config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
         tags = {
             "gptworks.preset": self.pipeline.preset,
+            "gptworks.home": str(self.settings.home),
             **{f"gptworks.input.{name}": digest for name, digest in input_keys.items()},
             **self._lineage(stage),
             **prefect_tags(),
         }
+        # known before anything is opened: whenever a process dies, the next one continues the same run
+        work.remember_run(work.run_id or new_run_id())
         with stage_run(
             self.settings,
             stage=stage.name,
@@ -178,15 +185,19 @@ class Chain:
             parent_run_id=self.parent_run_id,
             run_id=work.run_id,
         ) as log:
-            work.remember_run(log.run_id)
             self._log_inputs(log, stage, input_keys)
             started = time.monotonic()
-            with self.progress(stage.name) as on_progress:
+            with self.progress(stage.name) as shown, on_flow_page(stage.name, log) as page:
+
+                def tell(progress: Progress) -> None:
+                    shown(progress)
+                    page(progress)
+
                 context = Context(
                     folder=work.folder,
                     places=self.places,
                     log=log,
-                    on_progress=on_progress,
+                    on_progress=tell,
                     seed=self.pipeline.seed,
                     ollama_host=self.settings.ollama_host,
                     launch=self.launch,
@@ -197,7 +208,17 @@ class Chain:
             result["metrics"] = {**result.get("metrics", {}), **spent}
             log.log_metrics(numbers(result["metrics"]))
             self._log_ledgers(log, work.folder)
+            note = run_note(stage.name, metrics=numbers(result["metrics"]), tags=tags, folder=str(work.target))
+            log.set_tags({NOTE: note})
+            work.run_id = log.run_id
             return work.commit(result, version=stage.version, config=config, inputs=input_keys)
+
+    def _found(self, stage: str, entry: Entry) -> Outcome:
+        run_id = entry.run_id
+        if run_id is not None and is_local(run_id):  # MLflow was away when it was made, and may have it by now
+            with suppress(TrackingError):
+                run_id = tracked_id(self.settings, run_id) or run_id
+        return Outcome(stage, entry.key, entry.path, entry.result, 0.0, cached=True, run_id=run_id)
 
     def _lineage(self, stage: Stage) -> dict[str, str]:
         tags = {
@@ -228,10 +249,6 @@ class Chain:
         for path in sorted(folder.rglob("ledger.json")):
             name = str(path.relative_to(folder).parent / "ledger.json").replace("/", "-").lstrip(".-")
             log.log_table(list(map(dict, Ledger.load(path).to_rows())), name)
-
-
-def _found(stage: str, entry: Entry) -> Outcome:
-    return Outcome(stage, entry.key, entry.path, entry.result, 0.0, cached=True, run_id=entry.run_id)
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -5,9 +5,9 @@
     <folder>/agent-HOST.jsonl   which process torchrun saw die, and of what
 
 So one process alone talks to MLflow: a run is opened and closed once, points that a restarted training says again are
-dropped where they always are (``flows/spool.py``), and a slow tracking server holds nobody up. A file outlives both
-sides, and one on a shared folder needs no connection between the machines. Each line is written by opening the file,
-appending and closing it, which is what makes it visible through NFS.
+dropped where they always are (``flows/journal_points.py``), and a slow tracking server holds nobody up. A file outlives
+both sides, and one on a shared folder needs no connection between the machines. Each line is written by opening the
+file, appending and closing it, which is what makes it visible through NFS.
 """
 
 from __future__ import annotations

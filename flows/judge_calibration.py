@@ -16,14 +16,18 @@ from eval.stats import (
     Check,
     CorrectedMean,
     ItemScores,
+    PairwiseEvidence,
     Validity,
     accept,
     baseline_scores,
     calibrate,
+    pair_agreement,
     prediction_powered_mean,
 )
 from eval.stats.correction import MIN_LABELS
 from flows.judge_labels import Labels, answer_mark
+from flows.judge_numbers import finite
+from flows.judge_pairs import SideBySide
 from flows.judge_runs import JudgedRun
 from flows.settings import Settings
 from flows.tracking import PREFIX, stage_run
@@ -44,10 +48,16 @@ class Calibrated:
     """Whether controls ran with the scores; without them no judge is accepted."""
     has_texts: bool
     """Whether answers and references were known: without them there are no baselines and no hard items."""
+    pairwise: PairwiseEvidence | None
+    """How it does side by side; None if that was not tried."""
 
 
-def calibrate_labels(labels: Labels, *, run: JudgedRun | None, seed: int) -> Calibrated:
+def calibrate_labels(
+    labels: Labels, *, run: JudgedRun | None, seed: int, pairwise: PairwiseEvidence | None = None
+) -> Calibrated:
     """Compare a judge's scores, those of a run or those in the labels' file, with people's.
+
+    ``pairwise`` is what ``pair_evidence`` found; without it the judge is accepted, or not, for scores alone.
 
     Raises:
         EvalDataError: neither a run nor a column of the judge's scores; labels that cannot be used.
@@ -69,8 +79,39 @@ def calibrate_labels(labels: Labels, *, run: JudgedRun | None, seed: int) -> Cal
     corrected = None
     if run is not None and len(ids) >= MIN_LABELS:
         corrected = prediction_powered_mean(run.scores, labels.human)
-    accepted = accept(found, controls=None if run is None else _controls(run))
-    return Calibrated(found, accepted, corrected, run is not None, bool(texts))
+    accepted = accept(found, controls=None if run is None else _controls(run), pairwise=pairwise)
+    return Calibrated(found, accepted, corrected, run is not None, bool(texts), pairwise)
+
+
+def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: int) -> PairwiseEvidence:
+    """Whether a judge prefers what people scored higher, of two runs' answers to the items labelled in both.
+
+    Args:
+        labels: people's scores of the candidate's answers.
+        baseline: those of the baseline's.
+        shown: the two runs side by side, the baseline first.
+        seed: of the bootstrap.
+
+    Raises:
+        EvalDataError: labels of other answers; no item labelled in both that has a result and that people told apart.
+    """
+    first, second = shown.sides.values()
+    _check_answers(baseline, first)
+    _check_answers(labels, second)
+    (match,) = shown.tournament.matches
+    rows = {str(row["id"]): row for row in match.report.rows if row["points"] is not None}
+    both = [name for name in labels.human if name in baseline.human and name in rows]
+    if match.rate is None or not both:
+        raise EvalDataError("no item that is labelled in both files has a result side by side; label the same items")
+    people = {name: 0.5 + 0.5 * _sign(labels.human[name] - baseline.human[name]) for name in both}
+    longer = {name: float(len(rows[name]["left"]) - len(rows[name]["right"])) for name in both}
+    judge = {name: float(rows[name]["points"]) for name in both}
+    found = pair_agreement(judge, people, length_differences=longer, seed=seed)
+    return PairwiseEvidence(found, match.rate.consistency)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
 
 
 def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, labels: Labels, seed: int) -> str:
@@ -99,8 +140,17 @@ def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, l
             numbers |= _numbers("hard", result.calibration.judge_hard)
         for rule, report in result.calibration.baselines.items():
             numbers |= _numbers(f"baseline/{rule}", report)
+        if result.pairwise is not None:
+            pairs = result.pairwise
+            shown = {
+                "judge": pairs.agreement.judge,
+                "longest": pairs.agreement.longest,
+                "consistency": pairs.consistency,
+            }
+            numbers |= {f"pairs/{rule}": one.mean for rule, one in shown.items()}
+            numbers |= {"pairs/judge_low": pairs.agreement.judge.low, "pairs/judge_high": pairs.agreement.judge.high}
         numbers["judge/accepted"] = float(result.acceptance.accepted)
-        log.log_metrics(numbers)
+        log.log_metrics(finite(numbers))
         whole = {"calibration": asdict(result.calibration), "acceptance": asdict(result.acceptance)}
         log.log_text(json.dumps(whole, indent=1), "calibration.json")
         return log.run_id

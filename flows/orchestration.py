@@ -43,6 +43,13 @@ def prefect_tags() -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
+def current_flow_run() -> str | None:
+    """Id of the flow run that this is a part of; None outside a flow."""
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id) if flow_run.id else None
+
+
 def publish_link(stage: str, url: str) -> None:
     """Show the tracked run on the page of the flow run."""
     from prefect.artifacts import create_link_artifact
@@ -59,3 +66,12 @@ def publish_markdown(key: str, text: str) -> None:
 
     if flow_run.id:
         create_markdown_artifact(key=key, markdown=text)
+
+
+def publish_table(key: str, rows: list[dict[str, str]], *, description: str) -> None:
+    """Show rows on the page of the flow run."""
+    from prefect.artifacts import create_table_artifact
+    from prefect.runtime import flow_run
+
+    if flow_run.id:
+        create_table_artifact(key=key, table=rows, description=description)

@@ -1,4 +1,4 @@
-"""The whole chain as one flow: prepare, pretrain, classify, instruct, adapt, quantize, evaluate, report."""
+"""The whole chain as one flow: prepare, pretrain, classify, instruct, adapt, compress, evaluate, report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from flows.provenance import environment_tags
 from flows.report import PipelineReport, StageReport, summary_rows, write_report
 from flows.request import Begun, OwnData, Preset, chain, configuration
 from flows.run_logger import MlflowLogger
+from flows.running import present
 from flows.stage_flows import (
+    compress,
     evaluate,
     finetune_classifier,
     finetune_instruct,
     lora,
     prepare_data,
     pretrain,
-    quantize,
 )
 from flows.stages.registry import STAGES
 from flows.store import stage_key
@@ -37,12 +38,12 @@ ORDER: tuple[Flow[..., Any], ...] = (
     finetune_classifier,
     finetune_instruct,
     lora,
-    quantize,
+    compress,
     evaluate,
 )
 
 
-@flow(name="pipeline", description="Raw text to a pretrained, fine-tuned, adapted, quantized and evaluated model.")
+@flow(name="pipeline", description="Raw text to a pretrained, fine-tuned, adapted, compressed and evaluated model.")
 def pipeline(
     preset: Preset = "demo",
     overrides: list[str] | None = None,
@@ -72,15 +73,16 @@ def pipeline(
     started, clock = datetime.now(UTC), time.monotonic()
     made: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    tags = {"gptworks.preset": preset, **prefect_tags()}
+    tags = {"gptworks.preset": preset, "gptworks.home": str(stages.settings.home), **prefect_tags()}
     name = f"pipeline-{preset}"
     with (
+        present(stages.settings.home),
         leading(stages.launch),
         pipeline_run(stages.settings, name=name, key=key, params=config.to_dict(), tags=tags) as log,
     ):
         stages.check()
         for stage in ORDER:
-            begun = Begun(made=dict(made), run_id=log.run_id)
+            begun = Begun(made=dict(made), run_id=log.local_id)
             summary = stage(preset, overrides, data, data_dir, force, launch, begun)
             if summary is not None:
                 made[summary["stage"]], seconds[summary["stage"]] = summary["key"], summary["seconds"]

@@ -15,7 +15,7 @@ from flows.progress import progress_bar
 from flows.recipes import Pipeline
 from flows.settings import read_settings
 from flows.stages.registry import STAGES, Stage
-from gptcore.models import PRESETS, GPTConfig
+from gptcore.models import PRESETS, ModelConfig
 from gptcore.train import TrainConfig
 
 _EFFICIENCY = 0.5
@@ -136,7 +136,7 @@ def _amounts(chain: Chain) -> Amounts:
     )
 
 
-def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -> list[tuple[float, float]]:
+def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: ModelConfig) -> list[tuple[float, float]]:
     """Tokens that a stage puts through the model, and the operations for each of them."""
     blocks = 12 * model.n_layers * model.width**2
     whole = blocks + amounts.vocab_size * model.width  # a classifier has no use for the words' head
@@ -147,9 +147,8 @@ def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -
         part: min(length, chars / _chars_per_token(amounts.vocab_size) + _TEMPLATE_TOKENS * (part == "instruct"))
         for part, chars in amounts.row_chars.items()
     }
-    if stage == "quantize":  # measures three variants
-        held_out = amounts.test["instruct"] * row["instruct"] if "instruct" in row else amounts.tokens / 10
-        return [(3 * held_out, _FORWARD * whole)]
+    if stage == "compress":
+        return _compression(pipeline, amounts, row, whole=whole, length=length)
     trainings = {
         "finetune-classifier": {"classify": pipeline.classify.train},
         "finetune-instruct": {"instruct": pipeline.instruct.train},
@@ -165,6 +164,17 @@ def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: GPTConfig) -
     ]
 
 
+def _compression(
+    pipeline: Pipeline, amounts: Amounts, row: dict[str, float], *, whole: float, length: int
+) -> list[tuple[float, float]]:
+    """Every method is measured beside the original, and some are trained."""
+    config, instructed = pipeline.compress, pipeline.compress.model == "instruct" and "instruct" in row
+    held_out = amounts.test["instruct"] * row["instruct"] if instructed else amounts.tokens / 10
+    n_rows, per_row = (amounts.rows["instruct"], row["instruct"]) if instructed else (amounts.tokens / length, length)
+    trained = config.n_trainings * _n_samples(n_rows, config.train) * per_row
+    return [(2 * (1 + len(config.methods)) * held_out, _FORWARD * whole), (trained, _FORWARD_AND_BACKWARD * whole)]
+
+
 def _n_samples(n_rows: float, train: TrainConfig) -> float:
     return train.steps * train.batch_size if train.steps is not None else train.epochs * n_rows
 
@@ -174,7 +184,7 @@ def _chars_per_token(vocab_size: int) -> float:
     return min(4.4, max(1.0, 0.6 * math.log2(vocab_size) - 3.5))
 
 
-def _model(pipeline: Pipeline) -> GPTConfig | None:
+def _model(pipeline: Pipeline) -> ModelConfig | None:
     return starting_sizes(pipeline.pretrain.init) if pipeline.pretrain.init else pipeline.pretrain.model
 
 

@@ -11,19 +11,20 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
+from flows.compress_recipe import CompressStage
 from flows.sources import Book, Demo, Files, SourceConfig
-from gptcore.config import Config, nearest, set_by_path
+from gptcore.config import Config, at_least, nearest, set_by_path
 from gptcore.data.labelled import LongInputs
 from gptcore.data.templates import template_by_name
 from gptcore.errors import ConfigError
-from gptcore.models import PRESETS, GPTConfig
+from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.nn.surgery import named_linears
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
-from gptcore.transforms import Dropout, LoRA
+from gptcore.transforms import NF4, Dropout, LoRA
 
-STAGES = ("prepare", "pretrain", "classify", "instruct", "lora", "quantize", "evaluate")
+STAGES = ("prepare", "pretrain", "classify", "instruct", "lora", "compress", "evaluate")
 """The stages in their order."""
-TRAININGS = ("pretrain.train", "classify.train", "instruct.train", "lora.classify", "lora.instruct")
+TRAININGS = ("pretrain.train", "classify.train", "instruct.train", "lora.classify", "lora.instruct", "compress.train")
 """Paths of every ``TrainConfig`` of a chain."""
 OPTIMIZERS = {"adamw": "OptimizerConfig", "muon": "Muon"}
 """Names on the command line and kinds."""
@@ -58,7 +59,7 @@ class PrepareStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only while the data is prepared, or after."""
-        _at_least(self, vocab_size=257, min_chars=0)
+        at_least(self, vocab_size=257, min_chars=0)
         if self.near_duplicates is not None and not 0.0 < self.near_duplicates < 1.0:
             raise ConfigError(
                 f"prepare.near_duplicates is {self.near_duplicates}; it must lie between 0 and 1, or be none"
@@ -78,7 +79,7 @@ class PrepareStage(Config):
 class PretrainStage(Config):
     """A base model on the corpus."""
 
-    model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
+    model: ModelConfig = field(default_factory=lambda: PRESETS["micro"])
     """Sizes; ``vocab_size`` is taken from the tokenizer."""
     init: str | None = None
     """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights;
@@ -106,7 +107,7 @@ class ClassifyStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the base model is trained."""
-        _at_least(self, n_blocks=0)
+        at_least(self, n_blocks=0)
         if self.dropout is not None:
             Dropout(self.dropout)
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -131,7 +132,7 @@ class InstructStage(Config):
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the base model is trained."""
         template_by_name(self.template)
-        _at_least(self, max_new_tokens=1, max_responses=1)
+        at_least(self, max_new_tokens=1, max_responses=1)
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ class LoraStage(Config):
     """Linear layers of each block that are adapted."""
     also_train: tuple[str, ...] = ()
     """Modules trained in full beside the updates: ``token_embedding`` where the base hardly knows the task's words."""
+    base_format: Literal["fp32", "nf4"] = "fp32"
+    """Form of the frozen base: ``nf4`` takes an eighth of the memory (QLoRA); what ``also_train`` names stays fp32."""
+    block_size: int = 64
+    """Inputs that share a scale with ``nf4``."""
     classify: TrainConfig = field(default_factory=TrainConfig)
     """Training for classification."""
     instruct: TrainConfig = field(default_factory=TrainConfig)
@@ -156,30 +161,14 @@ class LoraStage(Config):
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the base model is trained."""
         LoRA(rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+        if self.base_format == "nf4":
+            NF4(block_size=self.block_size)
         known = _linear_layers()
         for target in self.targets:
             if target not in known:
                 raise ConfigError(f"lora.targets names {target!r}, no linear layer of a block{nearest(target, known)}")
         if not self.targets:
             raise ConfigError(f"lora.targets is empty; name one or more of {', '.join(sorted(known))}")
-
-
-@dataclass(frozen=True)
-class QuantizeStage(Config):
-    """Quantization of the instruction-tuned model, with a gate."""
-
-    group_size: int = 32
-    """Inputs per scale at 4 bits."""
-    max_increase_int8: float = 0.005
-    """Largest relative increase of the held-out perplexity that int8 may cost."""
-    max_increase_int4: float = 0.12
-    """The same for int4."""
-    speed_tokens: int = 64
-    """Tokens generated to measure the speed."""
-
-    def __post_init__(self) -> None:
-        """Refuse what would be found out only after the model is trained."""
-        _at_least(self, group_size=1, speed_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -209,7 +198,7 @@ class EvaluateStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the models are trained."""
-        _at_least(self, concurrency=1, num_ctx=1024)
+        at_least(self, concurrency=1, num_ctx=1024)
         if "instruct" not in self.judge_models or len(set(self.judge_models)) < len(self.judge_models):
             raise ConfigError(
                 f"evaluate.judge_models is {', '.join(self.judge_models) or 'empty'}; it must have instruct, each once"
@@ -240,16 +229,10 @@ class Pipeline(Config):
     """Instruction fine-tuning."""
     lora: LoraStage = field(default_factory=LoraStage)
     """LoRA for both tasks."""
-    quantize: QuantizeStage = field(default_factory=QuantizeStage)
-    """Quantization."""
+    compress: CompressStage = field(default_factory=CompressStage)
+    """Compression."""
     evaluate: EvaluateStage = field(default_factory=EvaluateStage)
     """Evaluation."""
-
-
-def _at_least(config: Config, **lowest: int) -> None:
-    for name, low in lowest.items():
-        if getattr(config, name) < low:
-            raise ConfigError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be at least {low}")
 
 
 @cache
@@ -350,7 +333,15 @@ def tiny() -> Pipeline:
         classify=ClassifyStage(train=train(1e-3)),
         instruct=InstructStage(template="short", max_new_tokens=8, max_responses=4, train=train(1e-3)),
         lora=LoraStage(rank=2, classify=train(1e-3), instruct=train(1e-3)),
-        quantize=QuantizeStage(max_increase_int8=1.0, max_increase_int4=1.0, speed_tokens=8),
+        compress=CompressStage(
+            methods=("int8", "int4", "gptq", "hidden+tune"),
+            calibration_samples=8,
+            train=train(1e-3),
+            max_increase_int8=1.0,
+            max_increase_int4=1.0,
+            max_increase_gptq=1.0,
+            speed_tokens=4,
+        ),
     )
 
 

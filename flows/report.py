@@ -120,12 +120,12 @@ def _instructed(stage: StageReport, report: PipelineReport) -> tuple[str, float 
     return rouge or _first(stage.result.get("metrics", {}), "val/loss")
 
 
-def _quantized(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
-    variants = {variant["name"]: variant for variant in stage.result.get("variants", ())}
-    if not {"fp32", "int8"} <= variants.keys():
+def _compressed(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
+    original, *others = stage.result.get("variants") or [None]
+    if original is None or not others:
         return None
-    share = variants["int8"]["bytes"] / variants["fp32"]["bytes"]
-    return "int8 size, perplexity", f"{share:.0%}, {variants['int8']['increase']:+.2%}"
+    first = next((row for row in others if row["name"] == "int8"), others[0])
+    return f"{first['name']} size, perplexity", f"{first['bytes'] / original['bytes']:.0%}, {first['increase']:+.2%}"
 
 
 def _evaluated(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
@@ -156,7 +156,7 @@ _HEADLINES: dict[str, Callable[[StageReport, PipelineReport], tuple[str, float |
     "finetune-classifier": lambda s, _: _first(s.result.get("metrics", {}), "test/accuracy"),
     "finetune-instruct": _instructed,
     "lora": lambda s, _: _first(s.result.get("metrics", {}), "classify/test/accuracy", "instruct/val/loss"),
-    "quantize": _quantized,
+    "compress": _compressed,
     "evaluate": _evaluated,
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from flows.catalogue import DATA_SETS
+from flows.compress_figures import tradeoff_svg
 from flows.judge_report import judge_part
 from flows.report_figures import MAX_POINTS, confusion_svg, loss_svg
 from flows.run_logger import flatten
@@ -63,7 +64,8 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         "classified": _classified(report),
         "samples": _samples(report),
         "responses": _responses(report),
-        "quantized": _result(report, "quantize"),
+        "compressed": _compressed(report),
+        "equivalence": _equivalence(report),
         "evaluated": _result(report, "evaluate"),
         "overlap": _overlap(report),
         "judged": judge_part(report.stage("evaluate")),
@@ -76,6 +78,12 @@ def collect(report: PipelineReport) -> dict[str, Any]:
 def _result(report: PipelineReport, name: str) -> dict[str, Any] | None:
     stage = report.stage(name)
     return stage.result if stage else None
+
+
+def _equivalence(report: PipelineReport) -> list[dict[str, Any]]:
+    """Forms of the run's model against itself, those that must be equal first."""
+    rows = [row for name in ("compress", "lora") for row in (_result(report, name) or {}).get("equivalence", ())]
+    return sorted(rows, key=lambda row: not row["must_equal"])
 
 
 def _absence(report: PipelineReport, name: str) -> str | None:
@@ -166,6 +174,11 @@ def _responses(report: PipelineReport) -> dict[str, Any] | None:
     rows = read_json_lines(path) if path.is_file() else []
     plain = [{"input": "", **row, "reference": row["output"], "judge_rationale": ""} for row in rows[:N_RESPONSES]]
     return {"n": len(rows), "groups": [("The first", plain)] if plain else []}
+
+
+def _compressed(report: PipelineReport) -> dict[str, Any] | None:
+    result = _result(report, "compress")
+    return result and {**result, "svg": Markup(tradeoff_svg(result["variants"], name="tradeoff"))}
 
 
 def _overlap(report: PipelineReport) -> list[dict[str, Any]]:

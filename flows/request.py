@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.data_folder import DataFolder
 from flows.engine import Chain
+from flows.grown import with_added_data
 from flows.launch import Launch
 from flows.orchestration import check_worker_home
 from flows.progress import progress_bar
@@ -25,6 +27,8 @@ class OwnData(BaseModel):
     corpus: list[Path] = Field(default=[], description="Files or folders of txt, md, jsonl, csv, tsv, parquet")
     labelled: Path | None = Field(default=None, description="Rows with the keys text and label")
     instructions: Path | None = Field(default=None, description="Rows with instruction, output and perhaps input")
+    added: str | None = Field(default=None, description="Digest of a state of the added data (gptworks data list)")
+    added_alone: bool = Field(default=False, description="Leave out the preset's own data, beside the added one")
 
 
 class Begun(BaseModel):
@@ -33,7 +37,7 @@ class Begun(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     made: dict[str, str] = Field(description="Keys of the outputs that its earlier flows have made, by stage")
-    run_id: str = Field(description="MLflow run of the whole pipeline")
+    run_id: str = Field(description="Tracked run of the whole pipeline")
 
 
 def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pipeline:
@@ -45,7 +49,9 @@ def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pi
     pipeline = resolve(preset, overrides=overrides)
     if data is None:
         return pipeline
-    return with_own_data(pipeline, corpus=data.corpus, labelled=data.labelled, instructions=data.instructions)
+    pipeline = with_own_data(pipeline, corpus=data.corpus, labelled=data.labelled, instructions=data.instructions)
+    folder = DataFolder(read_settings().added_data)
+    return with_added_data(pipeline, folder, snapshot=data.added, alone=data.added_alone)
 
 
 def chain(

@@ -1,27 +1,29 @@
-"""MlflowLogger: what a stage says about itself while it runs, sent to one MLflow run by its explicit id.
+"""MlflowLogger: what a stage says about itself while it runs, kept in the run's journal and sent from there.
 
-It satisfies ``gptcore.train.logger.RunLogger`` and adds figures, tables, texts, tags and data sets. Nothing here
-raises because a server is away: metrics wait in the spool, the rest is counted, and ``close`` says what is missing.
+It satisfies ``gptcore.train.logger.RunLogger`` and adds figures, tables, texts, tags and data sets. Nothing here waits
+for MLflow or raises because it is away, but what asks for MLflow's own id or for everything to have arrived.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.journal import Journal, is_local
 from flows.provenance import environment_text
-from flows.spool import MetricSpool
+from flows.shipper import Shipper
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
 
 _MAX_PARAM = 6000
-_MAX_DIGEST = 36
+_SECONDS_FOR_AN_ID = 60.0
+"""The first use of a new SQLite store makes its tables."""
+_SECONDS_WITHOUT_PROGRESS = 120.0
 
 log = logging.getLogger(__name__)
 
@@ -29,69 +31,69 @@ log = logging.getLogger(__name__)
 class MlflowLogger:
     """Logs to one run; made by ``flows.tracking.stage_run``."""
 
-    def __init__(
-        self,
-        client: MlflowClient,
-        spool: MetricSpool,
-        *,
-        run_id: str,
-        url: str,
-        known_params: Mapping[str, str] | None = None,
-    ) -> None:
-        """Log to the run ``run_id``, which ``url`` shows in a browser."""
-        self.run_id = run_id
-        self.url = url
-        self._client = client
-        self._spool = spool
-        self._params = dict(known_params or {})
-        self._lost: list[str] = []
+    def __init__(self, journal: Journal, shipper: Shipper, *, ui: str) -> None:
+        """Log to a journal that this process writes.
+
+        Args:
+            journal: where everything goes.
+            shipper: brings it to MLflow.
+            ui: where a browser finds MLflow.
+        """
+        self.local_id = journal.id
+        """The run's own id, known from the start; whatever is logged may name it, and MLflow's comes in its place."""
+        self._journal = journal
+        self._shipper = shipper
+        self._shipment = shipper.attend(journal)
+        self._ui = ui
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run; the run's own id where MLflow does not answer. Waits for MLflow once."""
+        return self._shipper.wait_for_id(self._shipment, patience=_SECONDS_FOR_AN_ID) or self.local_id
+
+    @property
+    def known_id(self) -> str | None:
+        """MLflow's id of the run, if it is known by now."""
+        return self._shipment.state.run_id
+
+    @property
+    def url(self) -> str:
+        """Where a browser shows the run; empty where MLflow does not answer."""
+        return run_url(self._ui, self.run_id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Add params, flattened to dotted names; one that has a value keeps it, and a different one is told."""
-        from mlflow.entities import Param
-
-        fresh = {}
-        for name, value in flatten(params).items():
-            if name not in self._params:
-                fresh[name] = value
-            elif self._params[name] != value:
-                log.warning(
-                    "param %s stays %s in run %s; not changed to %s", name, self._params[name], self.run_id, value
-                )
-        names = list(fresh)
-        for start in range(0, len(names), 100):
-            batch = [Param(name, fresh[name]) for name in names[start : start + 100]]
-            if self._try(f"{len(batch)} params", partial(self._client.log_batch, self.run_id, params=batch)):
-                self._params.update({param.key: param.value for param in batch})
+        self._journal.append("params", params=flatten(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add numbers at an optimizer step; without a step, a summary of the whole run. Only buffered here."""
-        self._spool.add(metrics, step=step)
+        """Add numbers at an optimizer step; without a step, a summary of the whole run."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._journal.append("metrics", metrics=values, step=step, time=int(time.time() * 1000))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a file, or a folder with all it holds, under ``folder`` of the run's artifacts."""
-        target = folder or None
+        """Keep a file as it is now, or a folder with all it holds, under ``folder`` of the run's artifacts."""
+        inside = f"{folder}/" if folder else ""
         if path.is_dir():
-            inside = f"{folder}/{path.name}" if folder else path.name
-            self._try(str(path), lambda: self._client.log_artifacts(self.run_id, str(path), inside))
+            for file in sorted(each for each in path.rglob("*") if each.is_file()):
+                self._journal.stage_file(file, f"{inside}{path.name}/{file.relative_to(path).as_posix()}")
         else:
-            self._try(str(path), lambda: self._client.log_artifact(self.run_id, str(path), target))
+            self._journal.stage_file(path, f"{inside}{path.name}")
 
     def log_text(self, text: str, name: str) -> None:
         """Keep a text as the artifact ``name``, e.g. ``samples/step_000500.txt``."""
-        self._try(name, lambda: self._client.log_text(self.run_id, text, name))
+        self._journal.stage(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Keep a matplotlib figure as the artifact ``name``, e.g. ``figures/confusion.png``."""
-        self._try(name, lambda: self._client.log_figure(self.run_id, figure, name))
+        self._journal.stage(name, figure.savefig)
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Keep rows as a table for the UI's evaluation view; ``name`` ends in ``.json``. Replaces an older one."""
         columns = list(dict.fromkeys(column for row in rows for column in row))
         table = {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}
         # MLflow's own log_table appends to what is there: a resumed stage would double its rows.
-        if self._try(name, lambda: self._client.log_text(self.run_id, json.dumps(table, default=str), name)):
-            self._try(f"the mark of {name} as a table", lambda: self._mark_table(name))
+        text = json.dumps(table, default=str)
+        self._journal.stage(name, lambda path: path.write_text(text, encoding="utf-8"), table=True)
 
     def log_environment(self) -> None:
         """Keep commit, versions and the list of installed packages as ``environment.txt``."""
@@ -99,12 +101,7 @@ class MlflowLogger:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, replacing older values."""
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(name, str(value)[:5000]) for name, value in tags.items()]
-        for start in range(0, len(entities), 100):
-            batch = entities[start : start + 100]
-            self._try(f"{len(batch)} tags", partial(self._client.log_batch, self.run_id, tags=batch))
+        self._journal.append("tags", tags={name: str(value) for name, value in tags.items()})
 
     def log_dataset(self, name: str, *, source: str, digest: str, context: str) -> None:
         """Name an input of the run.
@@ -115,44 +112,34 @@ class MlflowLogger:
             digest: sha256 (hex) of the contents; MLflow shows the first 36 digits, the source keeps all.
             context: what it was used for: ``training``, ``validation``, ``test``.
         """
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        where = json.dumps({"uri": source, "sha256": digest})
-        dataset = Dataset(name=name, digest=digest[:_MAX_DIGEST], source_type="local", source=where)
-        used = DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)])
-        self._try(f"data set {name}", lambda: self._client.log_inputs(self.run_id, datasets=[used]))
+        self._journal.append("dataset", name=name, source=source, digest=digest, context=context)
 
     def flush(self) -> bool:
-        """Send the metrics that wait; True when none are left."""
-        return self._spool.flush()
+        """Wait until MLflow has everything; False when it does not answer."""
+        return self._shipper.wait(self._shipment, stall=_SECONDS_WITHOUT_PROGRESS)
 
-    def close(self) -> None:
-        """Send what waits and say what never arrived."""
-        if not self._spool.flush():
+    def close(self, *, status: str, reason: str = "", stall: float = _SECONDS_WITHOUT_PROGRESS) -> None:
+        """Say how it ended, wait for MLflow while it takes something at least every ``stall`` seconds."""
+        self._journal.append("end", status=status, reason=reason, time=int(time.time() * 1000))
+        self._journal.sync()
+        self._shipper.finish(self._shipment)
+        arrived = self._shipper.wait(self._shipment, stall=stall)
+        self._shipper.wait_for_rest(stall=stall)
+        if not arrived:
             log.warning(
-                "%d metric points of run %s did not reach MLflow; they wait in %s until the run continues",
-                self._spool.unsent,
-                self.run_id,
-                self._spool.path,
+                "run %s ended %s, but not all of it has reached MLflow; it waits in %s for the next command that "
+                "tracks, or: gptworks runs sync",
+                self.local_id,
+                status,
+                self._journal.folder,
             )
-        if self._lost:
-            log.warning("run %s lacks in MLflow: %s", self.run_id, ", ".join(self._lost))
+        if self._shipment.lost:
+            log.warning("run %s lacks in MLflow: %s", self.known_id, ", ".join(self._shipment.lost))
 
-    def _mark_table(self, name: str) -> None:
-        tag = "mlflow.loggedArtifacts"
-        known = json.loads(self._client.get_run(self.run_id).data.tags.get(tag, "[]"))
-        mark = {"path": name, "type": "table"}
-        if mark not in known:
-            self._client.set_tag(self.run_id, tag, json.dumps([*known, mark]))
 
-    def _try(self, what: str, call: Callable[[], object]) -> bool:
-        try:
-            call()
-        except Exception as error:  # whatever the client raises, the stage goes on
-            log.warning("%s could not be logged to run %s: %s", what, self.run_id, error)
-            self._lost.append(what)
-            return False
-        return True
+def run_url(ui: str, run_id: str | None) -> str:
+    """Where a browser shows a run; empty for one that MLflow does not have yet."""
+    return f"{ui}/#/runs/{run_id}" if run_id and not is_local(run_id) else ""
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, str]:

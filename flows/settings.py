@@ -35,8 +35,14 @@ _SERVICES = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     # At the default of 5 s a slow database start kills the server's triggers without a word.
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+    # SQLite has one writer at a time; a worker that is told "database is locked" is lost for its first minute.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     # Leases in memory end every run of a limited deployment when the server restarts.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # Of runs that ended 90 days ago Prefect keeps nothing; by default it forgets only their events.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    # A run that has been silent for several of these is dead (flows/upkeep); the default is three minutes.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     # A tracking server that is down must cost seconds: the defaults are 7 retries of up to 120 s each.
@@ -44,6 +50,8 @@ _SERVICES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # a line on standard output for each run that ends, among our own tables
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Weights travel as safetensors; nothing here needs to unpickle.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
@@ -73,6 +81,16 @@ class Settings:
     def cache(self) -> Path:
         """Folder of downloaded data sets."""
         return self.home / "cache"
+
+    @property
+    def added_data(self) -> Path:
+        """Folder of the data that ``gptworks data add`` has taken in."""
+        return self.home / "data"
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the locks of registered models, and of what ``gptworks lineage --offline`` reads."""
+        return self.home / "registry"
 
     @property
     def spool(self) -> Path:

@@ -42,6 +42,8 @@ class Places(NamedTuple):
     """The user's folder with catalogued data sets; None downloads them."""
     cache: Path
     """Where downloads are kept."""
+    added: Path | None = None
+    """Where the data is that ``gptworks data add`` has taken in."""
 
 
 class Expected(NamedTuple):

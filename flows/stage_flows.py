@@ -15,6 +15,7 @@ from flows.launch import Launch
 from flows.machines import leading
 from flows.orchestration import publish_link
 from flows.request import Begun, OwnData, Preset, chain, configuration
+from flows.running import present
 
 Summary = dict[str, Any]
 """stage, key, path, seconds, cached, run_id of one stage's output."""
@@ -33,11 +34,12 @@ def _stage_flow(stage: str, description: str) -> Flow[..., Summary | None]:
         begun: Begun | None = None,
     ) -> Summary | None:
         stages = chain(configuration(preset, overrides or [], data), data_dir=data_dir, launch=launch, begun=begun)
-        with nullcontext() if begun else leading(stages.launch):
+        with present(stages.settings.home), nullcontext() if begun else leading(stages.launch):
             outcome = stages.ensure(stage, force=force)
         if outcome is None:
             return None
-        publish_link(stage, stages.run_url(outcome))
+        if outcome.cached:  # one that ran has shown its link while it did
+            publish_link(stage, stages.run_url(outcome))
         return {
             "stage": stage,
             "key": outcome.key,
@@ -62,5 +64,5 @@ finetune_instruct = _stage_flow(
     "finetune-instruct", "Fine-tune the base model for instructions and answer the held-out ones."
 )
 lora = _stage_flow("lora", "Adapt the base model with LoRA for each task that has data.")
-quantize = _stage_flow("quantize", "Quantize the instruction-tuned model and hold it against a gate.")
+compress = _stage_flow("compress", "Compress the instruction-tuned model by several methods, held against a gate.")
 evaluate = _stage_flow("evaluate", "Score the held-out answers by overlap and, where one answers, by the judge.")

@@ -134,6 +134,10 @@ class StageStore:
         """Where the finished output of a key is, or will be."""
         return self.root / stage / key
 
+    def lock(self, stage: str, key: str) -> Path:
+        """The lock file of a key."""
+        return self.root / stage / f"{key}.lock"
+
     def find(self, stage: str, key: str, *, verify: bool = False) -> Entry | None:
         """The finished output of a key, or None when there is none that can be trusted.
 
@@ -150,6 +154,20 @@ class StageStore:
             log.warning("%s/%s is damaged: %s; it was set aside as %s and is made again", stage, key, problem, aside)
             return None
         return _entry(folder, manifest)
+
+    def retire(self, stage: str, key: str) -> Path:
+        """Take a finished output out of use in one step, to be removed; call it while holding its lock.
+
+        Returns:
+            The folder's new name, ``<key>.replaced-<n>``, which ``reconcile`` removes if the caller does not.
+
+        Raises:
+            FileNotFoundError: there is no such output.
+        """
+        aside = _retire(self.folder(stage, key), "replaced")
+        if aside is None:
+            raise FileNotFoundError(self.folder(stage, key))
+        return aside
 
     @contextmanager
     def produce(self, stage: str, key: str, *, force: bool = False, wait: bool = True) -> Iterator[Work]:
@@ -171,7 +189,7 @@ class StageStore:
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         folder = target.with_name(f"{key}.work")
-        with hold(target.with_name(f"{key}.lock"), wait=wait, purpose=f"{stage}/{key}"):
+        with hold(self.lock(stage, key), wait=wait, purpose=f"{stage}/{key}"):
             entry = None if force else self.find(stage, key)
             if entry is None:
                 if force and folder.exists():

@@ -85,14 +85,34 @@ def unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
 
 
 def save(
-    path: Path, *, model: Model, spec: ModelSpec, tokenizer: Tokenizer, training: TrainingState | None = None
+    path: Path,
+    *,
+    model: Model,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    training: TrainingState | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a checkpoint folder in one step; an older one at ``path`` is replaced.
 
+    Args:
+        path: the folder.
+        model: whose weights are written.
+        spec: what it is.
+        tokenizer: that it was trained with.
+        training: what a run needs to go on.
+        dtype: bf16 or fp16 stores the weights in half of the bytes; they are fp32 again when they are loaded.
+
     Raises:
+        CheckpointError: a weight is too large for ``dtype``.
         OutOfDiskError: it did not fit; nothing half-written is left.
     """
     tensors, _ = unique_tensors(model)
+    if dtype is not None:
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+        lost = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+        if lost:
+            raise CheckpointError(f"{path}: {lost[0]} has weights beyond the range of {dtype}; store it as bf16")
     with whole_folder(path) as folder:
         fill(folder, tensors=tensors, spec=spec, tokenizer=tokenizer, training=training)
 

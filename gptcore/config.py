@@ -64,6 +64,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def at_least(config: Config, **lowest: int) -> None:
+    """Refuse fields below their lowest value.
+
+    Raises:
+        ConfigError: names class, field, value and the lowest one.
+    """
+    for name, low in lowest.items():
+        if getattr(config, name) < low:
+            raise ConfigError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be at least {low}")
+
+
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """A suffix for an error message: the nearest known name, and all of them."""
     names = sorted(known)

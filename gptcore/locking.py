@@ -1,7 +1,8 @@
 """One process at a time: an OS lock on a file that also names its owner.
 
 ``flock`` is released by the kernel when its process ends, so a killed owner never blocks the next one, and no
-lease has to run out. The lock file itself stays; removing it would let two processes lock two different files.
+lease has to run out. Only who holds a lock may remove its file, as the last thing it does with it: whoever waited
+for it then has a file that is no longer there, notices, and takes the lock of the new one.
 """
 
 from __future__ import annotations
@@ -29,15 +30,44 @@ def hold(path: Path, *, wait: bool = True, purpose: str = "") -> Iterator[None]:
     Raises:
         LockedError: ``wait`` is False and another process holds it; the text names that process.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _open(path)
     try:
         _take(descriptor, path, wait=wait, purpose=purpose)
+        while not _is_at(descriptor, path):
+            os.close(descriptor)
+            descriptor = _open(path)
+            _take(descriptor, path, wait=wait, purpose=purpose)
         _sign(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file now; one that does not exist is held by nobody."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def remove_if_free(path: Path) -> bool:
+    """Remove a lock file that nobody holds; gives whether it was there and is gone."""
+    if not path.exists():
+        return False
+    try:
+        with hold(path, wait=False):
+            path.unlink()
+    except LockedError:
+        return False
+    return True
 
 
 def owner(path: Path) -> str:
@@ -47,6 +77,20 @@ def owner(path: Path) -> str:
         return f"process {told['pid']} on {told['host']} since {told['started']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _open(path: Path) -> int:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take(descriptor: int, path: Path, *, wait: bool, purpose: str) -> None:

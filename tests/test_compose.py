@@ -26,6 +26,7 @@ PROBES = {
     "prefecthq/prefect": {"python"},
     "ghcr.io/mlflow/mlflow": {"python"},
     "gptworks-worker": {"python"},
+    "gptworks-worker-gpu": {"python"},
     "ollama/ollama": {"ollama"},
 }
 SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|AUTH_STRING|TOKEN")
@@ -165,11 +166,48 @@ def test_addresses_between_services_name_services_and_their_ports() -> None:
     )
 
 
-def test_the_judge_is_only_started_when_asked_for() -> None:
-    assert {name for name in NAMES if "profiles" in SERVICES[name]} == {"ollama", "ollama-pull"}
+def test_a_worker_and_the_judge_are_started_as_the_profiles_say() -> None:
+    profiles = {name: SERVICES[name]["profiles"] for name in NAMES if "profiles" in SERVICES[name]}
+    assert profiles == {"worker": ["cpu"], "worker-gpu": ["gpu"], "ollama": ["judge"], "ollama-pull": ["judge"]}
+    assert "COMPOSE_PROFILES=cpu\n" in (ROOT / ".env.example").read_text(encoding="utf-8")
     assert SERVICES["ollama-pull"]["environment"]["OLLAMA_HOST"] == "http://ollama:11434"
     for name in set(NAMES) - {"ollama-pull"}:
         assert "ollama" not in SERVICES[name].get("depends_on", {}), f"{name} would not start without the profile"
+
+
+def test_the_worker_with_gpus_asks_for_them_and_has_memory_for_loaders() -> None:
+    (devices,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (devices["driver"], devices["capabilities"]) == ("nvidia", ["gpu"])
+    assert SERVICES["worker-gpu"]["shm_size"] == "8g"
+    same = ("command", "volumes", "stop_grace_period", "healthcheck", "depends_on")
+    assert all(SERVICES["worker-gpu"][part] == SERVICES["worker"][part] for part in same)
+    differing = {
+        name
+        for name, value in SERVICES["worker-gpu"]["environment"].items()
+        if SERVICES["worker"]["environment"][name] != value
+    }
+    assert differing == {"OMP_NUM_THREADS"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_services_have_no_more_rights_than_handing_a_volume_over_takes(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    allowed = {"CHOWN", "SETGID", "SETUID"} if image(name)[0] in STEPS_DOWN_ITSELF else set()
+    assert set(service.get("cap_add", [])) == allowed
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    program = Path(sys.executable).with_name("hadolint")
+    if not program.is_file():
+        pytest.skip("hadolint is not installed; it is part of the dev extra")
+    result = subprocess.run([program, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_image_holds_what_the_commands_of_its_services_read() -> None:
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {"!prefect.yaml", "!deploy", "!flows", "!gptcore", "!eval"} <= set(kept)
 
 
 def test_named_volumes_are_declared_and_used() -> None:

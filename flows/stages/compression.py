@@ -1,25 +1,30 @@
-"""Quantization of the instruction-tuned model (or of the base model where there is none), held against a gate."""
+"""Compression of the language model and of the classifier by several methods: one table, held against a gate."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from flows.recipes import QuantizeStage
+from flows.compress_figures import tradeoff_svg
+from flows.compress_recipe import CompressStage, beginnings
+from flows.energy import energy_meter
+from flows.judge_figures import standalone
+from flows.recipes import ClassifyStage, InstructStage
+from flows.stages.compression_rows import METRICS, as_text, measured_words, told_classes
+from flows.stages.compression_steps import Subject, Workshop
 from flows.stages.context import Context, Inputs
+from flows.stages.equivalence import held_out_tokens, same_model
 from flows.stages.training import CHECKPOINT
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
-from gptcore.data import Instructions, Source, TokenWindows
+from gptcore.data import Instructions, LabelledText, Source, TokenWindows
 from gptcore.errors import GptcoreError
-from gptcore.generation import Generator, Request, Sampling
-from gptcore.objectives import NextToken
-from gptcore.train import Progress, evaluate
-from gptcore.transforms import Quantize
+from gptcore.objectives import Classify, NextToken
+from gptcore.train import Progress
+
+ORIGINAL = "fp32"
+"""Name of the row of the model as it was."""
 
 
 class QualityGateError(GptcoreError):
@@ -28,97 +33,134 @@ class QualityGateError(GptcoreError):
     exit_code = 10
 
 
-def quantize(config: QuantizeStage, inputs: Inputs, context: Context) -> dict[str, Any]:
-    """int8 and int4 variants: size, held-out loss and perplexity against the original, decoding speed.
+def compress(
+    config: CompressStage, instruct: InstructStage, classify: ClassifyStage, inputs: Inputs, context: Context
+) -> dict[str, Any]:
+    """Each method's size, quality against the original, accuracy and speed.
 
     Raises:
-        QualityGateError: a variant's perplexity rose by more than its gate; the table is in the message and tracked.
+        QualityGateError: a method's perplexity rose by more than its gate; the table is in the message and tracked.
+        ConfigError: a method cannot be applied to this model.
     """
-    parent = "finetune-instruct" if "finetune-instruct" in inputs.folders else "pretrain"
-    source = inputs.path(parent, CHECKPOINT)
-    original = checkpoint.load(source)
-    held_out, measured_on = _held_out(inputs, parent, original)
-    variants = [_measured("fp32", source, original, held_out, config)]
-    context.on_progress(Progress(1, 3, {}))
-    for step, (name, transform, gate) in enumerate(
-        (
-            ("int8", Quantize(bits=8, group_size=config.group_size), config.max_increase_int8),
-            ("int4", Quantize(bits=4, group_size=config.group_size), config.max_increase_int4),
-        ),
-        start=2,
-    ):
-        loaded = checkpoint.load(source)
-        spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, transform))
-        model = transform.apply(loaded.model)
-        path = context.folder / name
-        checkpoint.save(path, model=model, spec=spec, tokenizer=loaded.tokenizer)
-        variant = _measured(name, path, checkpoint.load(path), held_out, config)
-        increase = variant["perplexity"] / variants[0]["perplexity"] - 1
-        variants.append({**variant, "increase": increase, "gate": gate, "passed": increase <= gate})
-        context.log.log_artifact(path)
-        context.on_progress(Progress(step, 3, {}))
-    context.log.log_table(variants, "quantization.json")
-    (context.folder / "variants.json").write_text(json.dumps(variants, indent=1), encoding="utf-8")
-    metrics = {f"{v['name']}/{key}": float(v[key]) for v in variants for key in _METRICS if v.get(key) is not None}
-    context.log.log_metrics(metrics)
-    failed = [variant["name"] for variant in variants if not variant["passed"]]
+    words, held_out, measured_on = _language_model(config, instruct, inputs)
+    rows = _Steps(config, context, n_subjects=1 + _has_classifier(config, inputs))
+    variants = rows.made(words, _measure_words(words, held_out, config))
+    if _has_classifier(config, inputs):
+        subject, test, n_classes = _classifier(classify, inputs)
+        told = rows.made(subject, lambda loaded, _: told_classes(loaded, test, n_classes=n_classes))
+        variants = [row | {"accuracy": other["accuracy"]} for row, other in zip(variants, told, strict=True)]
+    for row in variants:
+        row["increase"] = row["perplexity"] / variants[0]["perplexity"] - 1
+        row["gate"] = None if row is variants[0] else config.gate(row["name"])
+        row["passed"] = row["gate"] is None or row["increase"] <= row["gate"]
+    metrics = {
+        f"{row['name']}/{key}": float(row[key]) for row in variants for key in METRICS if row.get(key) is not None
+    }
+    _tell(variants, metrics, context)
+    failed = [row["name"] for row in variants if not row["passed"]]
     if failed:
         raise QualityGateError(
-            f"{', '.join(failed)} lost too much quality\n{_as_text(variants)}\n"
-            "raise quantize.max_increase_int8 or quantize.max_increase_int4, or lower quantize.group_size"
+            f"{', '.join(failed)} lost too much quality\n{as_text(variants)}\n"
+            "raise compress.max_increase_int8, _int4, _gptq or _other, lower compress.group_size, or leave the method "
+            "out of compress.methods"
         )
-    return {"parent": parent, "measured_on": measured_on, "variants": variants, "metrics": metrics}
-
-
-def _held_out(inputs: Inputs, parent: str, original: Loaded) -> tuple[Source, str]:
-    """What the model is made for, and its name: the held-out instructions, or the held-out corpus for a base model.
-
-    An instructed model has left the corpus behind; its perplexity there says little about what rounding costs it.
-    """
-    length = original.model.config.context_length
-    if parent == "pretrain" or original.spec.template is None:
-        return TokenWindows(inputs.path("prepare-data", "corpus/val"), length).open(), "the held-out part of the corpus"
-    tokenizer = inputs.path(parent, CHECKPOINT) / "tokenizer"
-    rows = inputs.path("prepare-data", "instruct/test.jsonl")
-    source = Instructions(rows, tokenizer, original.spec.template, length, split="test").open()
-    return source, "the answers to the held-out instructions"
-
-
-_METRICS = ("bytes", "loss", "perplexity", "increase", "tokens_per_second")
-
-
-def _measured(name: str, path: Path, loaded: Loaded, held_out: Source, config: QuantizeStage) -> dict[str, Any]:
-    measured = evaluate(loaded.model, held_out, NextToken(), batch_size=16)
-    size = (path / "model.safetensors").stat().st_size
+    forms = {row["name"]: context.folder / row["checkpoint"] for row in variants if "checkpoint" in row}
+    original = checkpoint.load(words.checkpoint)
+    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.model), variants=forms)
+    context.log.log_table(equivalence, "equivalence.json")
+    parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
     return {
-        "name": name,
-        "bytes": size,
-        "loss": measured.loss,
-        "perplexity": math.exp(measured.loss),
-        "increase": 0.0,
-        "gate": None,
-        "passed": True,
-        "tokens_per_second": _decoding_speed(loaded, config.speed_tokens),
+        "parent": parent,
+        "measured_on": measured_on,
+        "variants": variants,
+        "metrics": metrics,
+        "equivalence": equivalence,
     }
 
 
-def _decoding_speed(loaded: Loaded, n_tokens: int) -> float:
-    """Tokens a second for one prompt, greedy, prompt included; the median of three."""
-    request = Request([loaded.tokenizer.end_of_text], Sampling(max_new_tokens=n_tokens))
-    generator = Generator(loaded.model, slots=1)
-    rates = []
-    for _ in range(3):
-        started = time.monotonic()
-        (answer,) = generator.generate([request])
-        rates.append(len(answer.tokens) / (time.monotonic() - started))
-    return sorted(rates)[1]
+class _Steps:
+    """Makes and measures, and moves the progress bar."""
+
+    def __init__(self, config: CompressStage, context: Context, *, n_subjects: int) -> None:
+        self.config, self.context = config, context
+        self.done, self.n = 0, n_subjects * (1 + len(beginnings(config.methods)))
+
+    def made(self, subject: Subject, measure: Callable[[Loaded, Any], dict[str, Any]]) -> list[dict[str, Any]]:
+        """A row for the original and for each method."""
+        folder = self.context.folder / subject.name
+        workshop = Workshop(subject, self.config, self.context, folder)
+        rows = [{"name": ORIGINAL, **measure(checkpoint.load(subject.checkpoint), subject.checkpoint)}]
+        self._step()
+        for steps in beginnings(self.config.methods):
+            path = workshop.made(steps)
+            if "+".join(steps) in self.config.methods:
+                row = {"name": "+".join(steps), "checkpoint": str(path.relative_to(self.context.folder))}
+                rows.append(row | measure(checkpoint.load(path), path))
+                self.context.log.log_artifact(path, f"{subject.name}/{row['name']}")
+            self._step()
+        order = [ORIGINAL, *self.config.methods]
+        return sorted(rows, key=lambda row: order.index(row["name"]))
+
+    def _step(self) -> None:
+        self.done += 1
+        self.context.on_progress(Progress(self.done, self.n, {}))
 
 
-def _as_text(variants: list[dict[str, Any]]) -> str:
-    head = f"{'variant':8} {'MB':>8} {'perplexity':>11} {'increase':>9} {'gate':>7} {'tokens/s':>9}"
-    lines = [
-        f"{v['name']:8} {v['bytes'] / 1e6:8.2f} {v['perplexity']:11.3f} {v['increase']:9.2%} "
-        f"{'-' if v['gate'] is None else format(v['gate'], '.2%'):>7} {v['tokens_per_second']:9.1f}"
-        for v in variants
-    ]
-    return "\n".join([head, *lines])
+def _language_model(config: CompressStage, instruct: InstructStage, inputs: Inputs) -> tuple[Subject, Source, str]:
+    """What is compressed, what it is measured on, and the name of that.
+
+    An instructed model has left the corpus behind; its perplexity there says little about what rounding costs it.
+    """
+    if config.model == "instruct" and "finetune-instruct" in inputs.folders:
+        path = inputs.path("finetune-instruct", CHECKPOINT)
+        spec = checkpoint.read_spec(path)
+
+        def rows(split: str) -> Instructions:
+            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.model.context_length
+            template = spec.template or instruct.template
+            return Instructions(file, path / "tokenizer", template, length, instruct.mask_prompt, split=split)
+
+        subject = Subject("language", path, rows("train"), rows("val"), NextToken())
+        return subject, rows("test").open(), "the answers to the held-out instructions"
+    path = inputs.path("pretrain", CHECKPOINT)
+    length = checkpoint.read_spec(path).model.context_length
+    train, val = (TokenWindows(inputs.path("prepare-data", f"corpus/{name}"), length) for name in ("train", "val"))
+    return Subject("language", path, train, val, NextToken()), val.open(), "the held-out part of the corpus"
+
+
+def _has_classifier(config: CompressStage, inputs: Inputs) -> bool:
+    return config.classifier and "finetune-classifier" in inputs.folders
+
+
+def _classifier(config: ClassifyStage, inputs: Inputs) -> tuple[Subject, Source, int]:
+    """What is compressed, the rows it is measured on, and the number of classes."""
+    path = inputs.path("finetune-classifier", CHECKPOINT)
+    labels = tuple(inputs.prepared("classify")["labels"])
+    length = checkpoint.read_spec(path).model.context_length
+
+    def rows(split: str) -> LabelledText:
+        file = inputs.path("prepare-data", f"classify/{split}.jsonl")
+        return LabelledText(file, path / "tokenizer", labels, length, config.long_inputs, split)
+
+    objective = Classify(label_smoothing=config.label_smoothing)
+    return Subject("classifier", path, rows("train"), rows("val"), objective), rows("test").open(), len(labels)
+
+
+def _measure_words(
+    subject: Subject, held_out: Source, config: CompressStage
+) -> Callable[[Loaded, Any], dict[str, Any]]:
+    original = checkpoint.load(subject.checkpoint)
+
+    def measure(loaded: Loaded, path: Any) -> dict[str, Any]:
+        return measured_words(
+            loaded, path, original=original, held_out=held_out, n_tokens=config.speed_tokens, meter=energy_meter()
+        )
+
+    return measure
+
+
+def _tell(variants: list[dict[str, Any]], metrics: dict[str, float], context: Context) -> None:
+    context.log.log_table(variants, "compression.json")
+    (context.folder / "variants.json").write_text(json.dumps(variants, indent=1), encoding="utf-8")
+    context.log.log_text(standalone(tradeoff_svg(variants, name="tradeoff")), "figures/compression.svg")
+    context.log.log_metrics({name.replace("+", "-"): value for name, value in metrics.items()})

@@ -86,18 +86,18 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "lora",
-            "1",
+            "2",
             ("prepare-data", "pretrain"),
             ("lora", "classify", "instruct"),
             lambda p, i, c: training.lora(p.lora, p.classify, p.instruct, i, c),
             parts=("classify", "instruct"),
         ),
         Stage(
-            "quantize",
+            "compress",
             "1",
-            ("prepare-data", "pretrain", "finetune-instruct"),
-            ("quantize",),
-            lambda p, i, c: compression.quantize(p.quantize, i, c),
+            ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct"),
+            ("compress", "classify", "instruct"),
+            lambda p, i, c: compression.compress(p.compress, p.instruct, p.classify, i, c),
         ),
         Stage(
             "evaluate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from flows.launcher import train as train_run
 from flows.recipes import ClassifyStage, InstructStage, LoraStage, PretrainStage
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
+from flows.stages.equivalence import LONGEST, merged_model
 from gptcore import checkpoint
 from gptcore.checkpoint import read_spec
 from gptcore.data import Instructions, LabelledText, Ledger, TokenWindows, template_by_name
@@ -28,7 +29,7 @@ from gptcore.text import TextModel
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import Progress, TrainConfig, TrainResult
 from gptcore.train.logger import PrefixedLogger, read_history
-from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, Transform, adapter_tensors
+from gptcore.transforms import NF4, Classifier, Dropout, ExtendVocabulary, LoRA, Transform, adapter_tensors
 
 CHECKPOINT = "run/checkpoint"
 """Where a training stage leaves its model, relative to its output folder."""
@@ -53,11 +54,13 @@ def pretrain(config: PretrainStage, inputs: Inputs, context: Context) -> dict[st
         seed=context.seed,
     )
     result = _execute(run, context)
+    samples = _samples(context.folder / "run")
+    context.log.log_table(samples, "samples.json")
     return {
         "checkpoint": CHECKPOINT,
         "model": _model_facts(result.path),
         "metrics": result.metrics,
-        "samples": _samples(context.folder / "run"),
+        "samples": samples,
     }
 
 
@@ -104,7 +107,7 @@ def lora(
         labels = tuple(inputs.prepared("classify")["labels"])
         transforms: tuple[Transform, ...] = (
             Classifier(labels=labels, train="all"),
-            _lora(config, ("head", *config.also_train)),
+            *_lora(config, ("head", *config.also_train)),
         )
         tasks["classify"] = _classify(
             classify_config, transforms, config.classify, inputs, context, folder="classify", with_baseline=False
@@ -112,27 +115,33 @@ def lora(
         tasks["classify"] |= _save_adapter(context.folder, "classify")
     if "instruct" in inputs.results["prepare-data"]:
         result = _instruct(
-            instruct_config, (_lora(config, config.also_train),), config.instruct, inputs, context, folder="instruct"
+            instruct_config, _lora(config, config.also_train), config.instruct, inputs, context, folder="instruct"
         )
         tasks["instruct"] = {"metrics": result.metrics, "checkpoint": "instruct/checkpoint"}
         tasks["instruct"] |= _save_adapter(context.folder, "instruct")
         test, _ = _held_out_prompts(inputs, instruct_config)
         after = _respond(context.folder / "instruct/checkpoint", instruct_config, test, context, offset=0)
         _write_responses(context, [{**row, "response": text} for row, text in zip(test, after, strict=True)])
+    equivalence = []
+    if "instruct" in tasks:
+        adapted = checkpoint.load(context.folder / "instruct/checkpoint")
+        equivalence = merged_model(adapted, adapted.tokenizer.encode(test[0]["instruction"])[:LONGEST] or [0])
     for task, facts in tasks.items():
         metrics |= {f"{task}/{name}": value for name, value in facts["metrics"].items()}
         metrics[f"{task}/trained_share"] = facts["trained_share"]
-    return {"tasks": tasks, "responses": "responses.jsonl" if "instruct" in tasks else None, "metrics": metrics}
+    responses = "responses.jsonl" if "instruct" in tasks else None
+    return {"tasks": tasks, "responses": responses, "metrics": metrics, "equivalence": equivalence}
 
 
-def _lora(config: LoraStage, also_train: tuple[str, ...]) -> LoRA:
-    return LoRA(
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        targets=config.targets,
-        also_train=also_train,
+def _lora(config: LoraStage, also_train: tuple[str, ...]) -> tuple[Transform, ...]:
+    """The update, and before it the base's quantization where it is asked for."""
+    update = LoRA(
+        rank=config.rank, alpha=config.alpha, dropout=config.dropout, targets=config.targets, also_train=also_train
     )
+    if config.base_format == "fp32":
+        return (update,)
+    embedding: Literal["int8", "fp32"] = "fp32" if "token_embedding" in also_train else "int8"
+    return NF4(block_size=config.block_size, embedding=embedding), update
 
 
 def _execute(run: Run, context: Context, *, folder: str = "run") -> TrainResult:
@@ -211,10 +220,7 @@ def _instruct(
         folder_of = context.folder / "tokenizer"
         tokenizer.save(folder_of)
         # an adapter beside frozen weights would never learn the new tokens' embeddings
-        grown = [
-            replace(t, also_train=(*t.also_train, "token_embedding")) if isinstance(t, LoRA) else t for t in transforms
-        ]
-        transforms = (ExtendVocabulary(vocab_size=tokenizer.vocab_size), *grown)
+        transforms = (ExtendVocabulary(vocab_size=tokenizer.vocab_size), *map(_with_new_words, transforms))
 
     def data(split: str) -> Instructions:
         path = inputs.path("prepare-data", f"instruct/{split}.jsonl")
@@ -235,6 +241,13 @@ def _instruct(
     result = _execute(run, context, folder=folder)
     _save_ledger(context.folder / folder, [data("train"), data("val")])
     return result
+
+
+def _with_new_words(transform: Transform) -> Transform:
+    """The same with a token embedding that is trained."""
+    if isinstance(transform, LoRA):
+        return replace(transform, also_train=(*transform.also_train, "token_embedding"))
+    return replace(transform, embedding="fp32") if isinstance(transform, NF4) else transform
 
 
 def _save_ledger(folder: Path, parts: Sequence[LabelledText | Instructions]) -> None:

@@ -16,7 +16,7 @@ from gptcore.data.clean import (
     remove_leaks,
     split_by_hash,
 )
-from gptcore.data.corpus import ShardFile, ShardManifest, Shards, open_shards, read_manifest, write_shards
+from gptcore.data.corpus import ShardFile, ShardManifest, Shards, open_shards, read_manifest, read_texts, write_shards
 from gptcore.data.instructions import Instructions
 from gptcore.data.json_rows import json_rows, jsonl_rows, parse_json
 from gptcore.data.labelled import LabelledText, LongInputs, cut_long, label_names
@@ -77,6 +77,7 @@ __all__ = [
     "read_manifest",
     "read_pieces",
     "read_rows",
+    "read_texts",
     "remove_leaks",
     "row_place",
     "seeded_order",

@@ -168,6 +168,24 @@ def open_shards(folder: Path, *, verify: bool = True) -> Shards:
     return Shards(manifest, tuple(arrays), file_sha256(folder / MANIFEST))
 
 
+def read_texts(folder: Path, *, tokenizer: Tokenizer) -> Iterator[str]:
+    """The documents of a folder written by ``write_shards``, as text again.
+
+    Raises:
+        DataError: a shard is missing or truncated, or another tokenizer made it.
+    """
+    shards = open_shards(folder, verify=False)
+    if shards.manifest.tokenizer_digest != tokenizer.digest:
+        raise DataError(f"{folder} was made with the tokenizer {shards.manifest.tokenizer_name}, not {tokenizer.name}")
+    rest = np.empty(0, dtype=np.int64)
+    for array in shards.arrays:
+        for start in range(0, len(array), _READ_TOKENS):
+            ids = np.concatenate([rest, np.asarray(array[start : start + _READ_TOKENS], dtype=np.int64)])
+            *whole, rest = np.split(ids, np.flatnonzero(ids == tokenizer.end_of_text) + 1)
+            for document in whole:
+                yield tokenizer.decode(document[:-1].tolist())
+
+
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     n_characters = 0

@@ -51,3 +51,23 @@ def stop_requests(*, patient: bool = False) -> Iterator[StopRequest]:
         yield request
     finally:
         restore()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let SIGTERM wait until the block is left, and then act as it would have.
+
+    An orchestrator's handler raises an exception wherever the program is; in the middle of an update that would leave
+    weights that belong to no step. Outside the main thread no handler can be set, and nothing is held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came:
+            signal.raise_signal(signal.SIGTERM)

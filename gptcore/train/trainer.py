@@ -27,7 +27,7 @@ from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import RUNTIME, TrainConfig
 from gptcore.train.feed import Feed, Share
 from gptcore.train.held_out import HeldOut, evaluate
-from gptcore.train.interrupt import StopRequest, stop_requests
+from gptcore.train.interrupt import StopRequest, stop_requests, undisturbed
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import StepClock
 from gptcore.train.optim import set_rate
@@ -201,14 +201,16 @@ class Trainer:
         norm = parallel.clip(self._trained, self.config.clip)
         asked = float(self.stop.signal_name is not None)
         total, n_tokens, stopped = parallel.sum([own, share.n_tokens, asked])
-        self._in_update = True
-        self._update(total / count, norm)
-        self.optimizer.zero_grad(set_to_none=True)
-        if math.isfinite(total):
-            position.window_total += total
-            position.window_count += count
-        position.n_tokens += int(n_tokens)
-        position.step += 1
+        with undisturbed():
+            self._in_update = True
+            self._update(total / count, norm)
+            self.optimizer.zero_grad(set_to_none=True)
+            if math.isfinite(total):
+                position.window_total += total
+                position.window_count += count
+            position.n_tokens += int(n_tokens)
+            position.step += 1
+            self._in_update = self._is_unfinished(position.step)
         self._all_asked = stopped > 0
         self.clock.add(n_tokens=int(n_tokens), n_items=count, n_rows=self.feed.n_rows)
         return total / count, norm
@@ -258,6 +260,14 @@ class Trainer:
         step = self.position.step + 1
         return step % self.config.log_every == 0 or step == self.n_steps
 
+    def _is_unfinished(self, step: int) -> bool:
+        """Whether a step whose update is done needs a line in the history, or a rollback, before it may be saved."""
+        told = step % self.config.log_every == 0 or step == self.n_steps or self._is_evaluated(step)
+        return told or self.position.skipped_in_row >= self.config.spikes.patience
+
+    def _is_evaluated(self, step: int) -> bool:
+        return self.held_out is not None and step % self.config.eval_every == 0 and step != self.n_steps
+
     @property
     def learning_rate(self) -> float:
         """The rate of the current step."""
@@ -285,7 +295,7 @@ class Trainer:
             if not position.skipped_in_row:
                 metrics["train/update_ratio"] = self._update_ratio
             position.window_total, position.window_count = 0.0, 0
-        if self.held_out is not None and step % config.eval_every == 0 and not last:
+        if self._is_evaluated(step):
             with self.clock.paused():
                 metrics |= self._evaluate()
         self.records.add(metrics, step=step)

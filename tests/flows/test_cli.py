@@ -19,9 +19,11 @@ from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe
 
-FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize",
+FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress",
          "evaluate")  # fmt: skip
-OTHERS = ("join", "generate", "chat", "export", "runs", "plan", "judge", "fake-ollama", "doctor")
+SERVICES = ("up", "down", "status", "deploy", "worker", "drain", "reconcile", "clean")
+OTHERS = ("join", "generate", "chat", "serve", "export", "runs", "plan", "judge", "data", "retrain", "promote",
+          "rollback", "lineage", "fake-ollama", *SERVICES, "doctor")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +111,10 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("pipeline", "--nnodes", "2"), "ConfigError: --nnodes is 2, but no --rdzv says where the machines meet"),
         (("pipeline", "--nproc", "2", "--rdzv", "a:1"), "ConfigError: --rdzv is 'a:1', but --nnodes is 1"),
         (("prepare-data", "--nproc", "2"), "No such option: --nproc"),
+        (("worker",), "ConfigError: no Prefect server is known: start one by gptworks up, or have PREFECT_API_URL"),
+        (("drain", "--sotp"), "No such option: --sotp"),
+        (("deploy", "--type", "dockr"), "'dockr' is not one of 'process', 'docker', 'kubernetes'"),
+        (("clean", "--days", "-1"), "Invalid value for '--days'"),
         (("join", "node1"), "ConfigError: --rdzv is 'node1'; it must be HOST:PORT"),
         (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
     ],
@@ -126,7 +132,7 @@ def test_what_is_unknown_is_refused_with_the_nearest_name(
 def test_a_mistyped_option_or_command_names_the_nearest(
     capsys: pytest.CaptureFixture[str], given: tuple[str, ...], nearest: str
 ) -> None:
-    assert re.search(rf"Did you mean '?{nearest}'?\?|Possible options: {nearest}", told(capsys, *given, code=2))
+    assert re.search(rf"Did you mean '?{nearest}'?[?,]|Possible options: {nearest}", told(capsys, *given, code=2))
 
 
 def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(

@@ -82,14 +82,14 @@ def test_stages_whose_rows_are_not_given_are_left_out(whole: dict[str, Outcome |
     assert {name for name, outcome in whole.items() if outcome is None} == {"finetune-classifier"}
     assert client.get_experiment_by_name("gptworks/finetune-classifier") is None
     assert set(made(whole, "lora").result["tasks"]) == {"instruct"}
-    assert made(whole, "quantize").result["parent"] == "finetune-instruct"
+    assert made(whole, "compress").result["parent"] == "finetune-instruct"
 
 
 def test_a_corpus_alone_gives_no_stage_that_needs_rows(config: Pipeline, settings: Settings, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a line of text\n" * 99)
     alone = Chain(with_own_data(resolve("tiny"), corpus=[text]), settings, None, progress_bar)
-    assert [name for name, stage in STAGES.items() if alone.applies(stage)] == ["prepare-data", "pretrain", "quantize"]
+    assert [name for name, stage in STAGES.items() if alone.applies(stage)] == ["prepare-data", "pretrain", "compress"]
     assert alone.wanting(STAGES["lora"]) == (
         "the data has no labelled rows (--labelled) and no instruction rows (--instructions)"
     )
@@ -108,6 +108,10 @@ def test_each_run_tells_its_inputs_figures_and_ancestors(
     assert tags["gptworks.run.pretrain"] == made(whole, "pretrain").run_id
     assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"prepare-data", "pretrain"}
     assert run.data.params["instruct.train.steps"] == "6"
+    note = tags["mlflow.note.content"]
+    assert str(outcome.path) in note
+    assert f"[pretrain](#/runs/{made(whole, 'pretrain').run_id})" in note
+    assert "| val/loss |" in note
     assert {"val/loss", "val/perplexity", "perf/seconds", "train/loss"} <= set(run.data.metrics)
     artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert {"environment.txt", "figures", "responses.json", "run"} <= artifacts
@@ -187,20 +191,20 @@ def test_without_a_judge_the_scores_say_so_in_result_and_tracked_run(
 def test_a_gate_that_is_not_passed_fails_the_stage_and_its_run_with_the_table(
     whole: dict[str, Outcome | None], config: Pipeline, settings: Settings, client: MlflowClient
 ) -> None:
-    strict = replace(config, quantize=replace(config.quantize, max_increase_int4=-1.0))
+    strict = replace(config, compress=replace(config.compress, max_increase_int4=-1.0))
     chain = Chain(strict, settings, None, progress_bar)
     with pytest.raises(QualityGateError) as failed:
-        chain.ensure("quantize")
+        chain.ensure("compress")
     told = str(failed.value)
-    assert told.startswith("int4 lost too much quality\nvariant ")
-    assert [line.split()[0] for line in told.splitlines()[2:5]] == ["fp32", "int8", "int4"]
-    assert told.endswith("or lower quantize.group_size")
-    key = chain.key(STAGES["quantize"])
-    assert chain.store.find("quantize", key) is None
-    (run,) = runs(client, "quantize", key)
+    assert told.startswith("int4 lost too much quality\nmethod ")
+    assert [line.split()[0] for line in told.splitlines()[2:7]] == ["fp32", "int8", "int4", "gptq", "hidden+tune"]
+    assert told.endswith("lower compress.group_size, or leave the method out of compress.methods")
+    key = chain.key(STAGES["compress"])
+    assert chain.store.find("compress", key) is None
+    (run,) = runs(client, "compress", key)
     assert run.info.status == "FAILED"
     assert run.data.tags["gptworks.failure"].startswith("QualityGateError: int4 lost too much quality")
-    assert "quantization.json" in {each.path for each in client.list_artifacts(run.info.run_id)}
+    assert "compression.json" in {each.path for each in client.list_artifacts(run.info.run_id)}
 
 
 def test_any_fine_tuning_starts_from_what_transformers_wrote(

@@ -21,6 +21,7 @@ from flows.cli_examples import JUDGE_EXAMPLES
 from flows.cli_judge import judge
 from flows.settings import read_settings
 from flows.tracking import connect
+from gptcore.files import read_json_lines
 
 pytestmark = pytest.mark.flows
 
@@ -193,8 +194,6 @@ def test_a_judge_that_people_agree_with_is_accepted_and_another_rejected(
 ) -> None:
     with FakeOllama() as server:
         _, run, folder = judged(server, n=36)
-    from gptcore.files import read_json_lines
-
     scores = {r["id"]: r["score"] for r in read_json_lines(folder / "judge/items.jsonl") if r["model"] == "instruct"}
     agreeing = labels(tmp_path / "good.csv", [{"id": i, "human": min(100, s + 3)} for i, s in scores.items()])
     text = told(capsys, "judge", "calibrate", "--labels", str(agreeing), "--run", run.info.run_id)
@@ -216,6 +215,33 @@ def test_scores_from_a_file_alone_accept_no_judge_since_no_controls_ran(
     text = told(capsys, "judge", "calibrate", "--labels", str(perfect), code=1)
     assert "no controls ran with scores from a file: no judge is accepted by it; name its run: --run RUN" in text
     assert text.endswith("rejected by controls")
+
+
+def test_side_by_side_a_judge_has_to_prefer_what_people_do(
+    judged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeOllama() as server:
+        _, run, folder = judged(server, n=36, lora=True, judge_models=("instruct", "base", "lora"))
+        rows = read_json_lines(folder / "judge/items.jsonl")
+        given = {
+            model: labels(
+                tmp_path / f"{model}.csv", [{"id": r["id"], "human": r["score"]} for r in rows if r["model"] == model]
+            )
+            for model in ("instruct", "base", "lora")
+        }
+        command = ("judge", "calibrate", "--run", run.info.run_id, "--labels", str(given["instruct"]))
+        command += ("--judge-url", server.url, "--baseline")
+        text = told(capsys, *command, f"{run.info.run_id}:lora", "--baseline-labels", str(given["lora"]))
+        assert "pair_agreement 1 >= 0.65 met pair_agreement_low 1 > 0.759 met consistency 1 >= 0.65 met" in text
+        assert "accepted" in text
+        kept = connect(read_settings()).get_run(re.findall(r"MLflow run (\w+)", text)[0])
+        assert kept.data.metrics["pairs/judge"] == kept.data.metrics["pairs/consistency"] == 1
+        # every answer of the tuned model is the longer one here, so that agreement says nothing of reading
+        told_of_base = (f"{run.info.run_id}:base", "--baseline-labels", str(given["base"]))
+        text = told(capsys, *command, *told_of_base, code=1)
+        assert "rejected by pair_agreement_low" in text
+        assert "no better than the longer answer" in text
+    assert "--baseline and --baseline-labels go together" in told(capsys, *command, "nothing", code=2)
 
 
 @pytest.mark.parametrize(

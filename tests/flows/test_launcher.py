@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.journal_points import Fold, Point
 from flows.launch import Launch, LaunchError
 from flows.launcher import train
 from flows.machines import leading
-from flows.spool import MetricSpool, Point
 from gptcore.data.corpus import write_shards
 from gptcore.data.windows import TokenWindows
 from gptcore.errors import ConfigError, InterruptedRun
@@ -73,18 +73,17 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResu
 
 
 class Tracked(MemoryLogger):
-    """A logger with the tracker's own spool behind it: ``points`` is what a server would have."""
+    """A logger that drops what the tracker drops: ``points`` is what a server would have."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.points: list[Point] = []
-        self.spool = MetricSpool(self.points.extend, path=folder / "spool.jsonl")
+        self.fold = Fold()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.spool.add(metrics, step=step)
+        self.points += self.fold.points({"metrics": metrics, "step": step, "time": 0})
 
     def steps(self, name: str) -> list[int]:
-        self.spool.flush()
         return [point.step for point in self.points if point.name == name]
 
 
@@ -126,7 +125,7 @@ def assert_same_figures(result: TrainResult, whole: tuple[TrainResult, MemoryLog
 def test_two_processes_end_where_one_ends_and_say_the_same(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path
 ) -> None:
-    out, log, shown = tmp_path / "run", Tracked(tmp_path), list[Progress]()
+    out, log, shown = tmp_path / "run", Tracked(), list[Progress]()
     result = train(run, out, log, launch=Launch(nproc=2), on_progress=shown.append)
     assert_same_figures(result, whole)
     assert result.path == out / "checkpoint"
@@ -140,7 +139,7 @@ def test_two_processes_end_where_one_ends_and_say_the_same(
 def test_a_killed_process_is_told_and_with_a_restart_the_run_ends_with_each_point_once(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out, log = tmp_path / "run", Tracked(tmp_path)
+    out, log = tmp_path / "run", Tracked()
     with pytest.raises(LaunchError, match="training process 1 was killed by SIGKILL") as told:
         train(run, out, log, launch=Launch(nproc=2), on_progress=once_at(60, kill_the_second))
     assert str(out.with_name("run.launch") / "output") in str(told.value)
@@ -158,7 +157,7 @@ def test_ctrl_c_saves_in_all_processes_and_one_alone_goes_on(
     def press() -> None:
         raise KeyboardInterrupt
 
-    out, log = tmp_path / "run", Tracked(tmp_path)
+    out, log = tmp_path / "run", Tracked()
     with pytest.raises(InterruptedRun, match=rf"stopped by SIGINT after step \d+ of {STEPS}; the state is saved in"):
         train(run, out, log, launch=Launch(nproc=2), on_progress=once_at(60, press))
     assert workers(psutil.Process()) == []
@@ -194,7 +193,7 @@ train(run, Path(sys.argv[2]), MemoryLogger(), launch=Launch(nproc=2), on_progres
 def test_processes_whose_caller_was_killed_save_and_end_and_what_they_said_is_not_lost(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path
 ) -> None:
-    out, log = tmp_path / "run", Tracked(tmp_path)
+    out, log = tmp_path / "run", Tracked()
     write_json(tmp_path / "run.json", run.to_dict())
     command = [sys.executable, "-c", WAITS, str(tmp_path / "run.json"), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as caller:
@@ -217,7 +216,7 @@ def test_a_second_machine_gives_its_process_may_die_and_come_again_and_ends_with
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         rdzv = f"localhost:{probe.getsockname()[1]}"
-    launch, log, others = Launch(nnodes=2, rdzv=rdzv, max_restarts=1), Tracked(tmp_path), list[subprocess.Popen[str]]()
+    launch, log, others = Launch(nnodes=2, rdzv=rdzv, max_restarts=1), Tracked(), list[subprocess.Popen[str]]()
 
     def join() -> None:
         command = [sys.executable, "-m", "flows", "join", rdzv]

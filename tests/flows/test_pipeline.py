@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.flows, pytest.mark.timeout(420)]
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "quantize", "evaluate")
+STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress", "evaluate")
 
 
 class Ran(NamedTuple):
@@ -190,11 +190,11 @@ def test_the_second_run_makes_nothing_anew(
 def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
     client: MlflowClient, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    planned = run(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--set", "quantize.group_size=16").out
+    planned = run(capsys, "pipeline", "--preset", "tiny", "--dry-run", "--set", "compress.group_size=16").out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in planned.splitlines() if "│" in line]
     states = {stage: state for stage, state, *_ in cells}
-    assert {stage for stage, state in states.items() if state == "exists"} == set(STAGES) - {"quantize"}
-    assert states["quantize"] == "will run"
+    assert {stage for stage, state in states.items() if state == "exists"} == set(STAGES) - {"compress"}
+    assert states["compress"] == "will run"
     listed = run(capsys, "runs", "--stage", "pretrain").out
     assert newest(client, "pretrain").info.run_id[:8] in listed
     assert "FINISHED" in listed

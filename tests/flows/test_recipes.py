@@ -85,7 +85,7 @@ def test_overrides_reach_every_depth_in_their_order() -> None:
         ("lora.rank=0", "rank is 0; it must be at least 1"),
         ("lora.targets=qvk", "lora.targets names 'qvk', no linear layer of a block; did you mean 'qkv'? (known: down,"),
         ("lora.targets=", "lora.targets is empty; name one or more of down, out, qkv, up"),
-        ("quantize.group_size=0", "QuantizeStage.group_size is 0; it must be at least 1"),
+        ("compress.group_size=0", "CompressStage.group_size is 0; it must be at least 1"),
         ("evaluate.concurrency=0", "EvaluateStage.concurrency is 0; it must be at least 1"),
     ],
 )

@@ -84,7 +84,7 @@ def test_every_stage_has_one_headline_figure(make_report: MakeReport) -> None:
         "finetune-classifier": ("test/accuracy", 0.853),
         "finetune-instruct": ("test/rouge_l", 0.412),
         "lora": ("classify/test/accuracy", 0.841),
-        "quantize": ("int8 size, perplexity", "30%, +0.12%"),
+        "compress": ("int8 size, perplexity", "30%, +0.12%"),
         "evaluate": ("test/rouge_l; judge", "0.412; judge: skipped, no Ollama at http://127.0.0.1:11434"),
     }
 
@@ -137,7 +137,7 @@ def test_the_page_has_its_parts_in_order(page: str) -> None:
         "classification",
         "samples",
         "responses",
-        "quantization",
+        "compression",
         "evaluation",
         "lora",
         "ledger",
@@ -204,7 +204,7 @@ def test_loss_curves_of_every_training_are_drawn(page: str) -> None:
     outline = parsed(page)
     ids = [attributes["id"] for _, attributes in outline.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    assert sum(tag == "svg" for tag, _ in outline.tags) == 6  # five curves and the confusion matrix
+    assert sum(tag == "svg" for tag, _ in outline.tags) == 7  # five curves, the confusion matrix, compression
     loss = part(page, "loss")
     titles = ("Pretraining", "Classification", "Instructions", "LoRA, classification", "LoRA, instructions")
     assert all(f"{title} held out at the end:" in loss for title in titles)
@@ -285,13 +285,12 @@ def test_responses_without_scores_are_the_first_ones(make_report: MakeReport, tm
     assert "By ROUGE-L, best first (4)" in few
 
 
-def test_quantization_evaluation_and_lora_are_tables(page: str) -> None:
-    quantization = part(page, "quantization")
-    assert "int8 1.02 MB 30.0% 3.411 30.34 +0.12% +0.50% 812 passed" in quantization
-    assert "int4 680.0 kB 20.0% 3.541 34.27 +13.10% +12.00% 812 failed" in quantization
-    assert quantization.endswith(
-        "Loss and perplexity of the model of finetune-instruct on the answers to the held-out instructions."
-    )
+def test_compression_evaluation_and_lora_are_tables(page: str) -> None:
+    compression = part(page, "compression")
+    assert "int8 1.02 MB 30.0% 30.34 +0.12% +0.50% 0.0012 99.8% 98.0% 812 9,120 passed" in compression
+    assert "int4 680.0 kB 20.0% 34.27 +13.10% +12.00% 0.131 86.9% 97.0% 812 9,120 failed" in compression
+    assert "The model of finetune-instruct on the answers to the held-out instructions; KL is" in compression
+    assert compression.endswith("Accuracy: the classifier, compressed in the same way, on its test rows.")
     evaluation = part(page, "evaluation")
     assert "base 0.061 0.6% 6.1 0.0%" in evaluation
     assert "Judge: skipped no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve" in evaluation
@@ -307,11 +306,11 @@ def test_the_size_of_the_model_stands_beside_its_data(page: str) -> None:
 
 
 def test_large_figures_are_written_out(make_report: MakeReport, tmp_path: Path) -> None:
-    report = make_report(only=("quantize",))
+    report = make_report(only=("compress",))
     (stage,) = report.stages
     fast = [{**variant, "tokens_per_second": 26_268.5} for variant in stage.result["variants"]]
     quick = replace(report, stages=(replace(stage, result={**stage.result, "variants": fast}),))
-    assert "26,268 passed" in part(written(quick, tmp_path)[0], "quantization")
+    assert "26,268 9,120 passed" in part(written(quick, tmp_path)[0], "compression")
 
 
 def test_the_ledger_tells_counts_and_reasons(page: str) -> None:
@@ -328,7 +327,7 @@ def test_configuration_and_environment_are_complete(page: str) -> None:
 
 
 def test_stages_that_the_data_has_nothing_for_are_told(make_report: MakeReport, tmp_path: Path) -> None:
-    report = make_report(without=("finetune-classifier", "finetune-instruct", "lora", "quantize", "evaluate"))
+    report = make_report(without=("finetune-classifier", "finetune-instruct", "lora", "compress", "evaluate"))
     prepared = report.stages[0]
     facts = {k: v for k, v in prepared.result.items() if k not in ("classify", "instruct")} | {"parts": []}
     corpus_only = replace(report, stages=(replace(prepared, result=facts), *report.stages[1:]))
@@ -337,7 +336,7 @@ def test_stages_that_the_data_has_nothing_for_are_told(make_report: MakeReport, 
     assert part(page, "classification").endswith("Left out: the data has no labelled rows.")
     assert part(page, "responses").endswith("Left out: the data has no instruction rows.")
     assert part(page, "lora").endswith("Left out: the data has no labelled rows and no instruction rows.")
-    assert part(page, "quantization").endswith("Left out: it was not part of this run.")
+    assert part(page, "compression").endswith("Left out: it was not part of this run.")
 
 
 def test_a_run_without_any_stage_still_gives_a_page(make_report: MakeReport, tmp_path: Path) -> None:

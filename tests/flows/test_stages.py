@@ -7,20 +7,20 @@ import socket
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from eval.errors import JudgeModelMissing, JudgeUnavailable
 from eval.testing.fake_ollama import FakeOllama
 from flows.engine import Chain
+from flows.journal import new_run_id, open_journal
 from flows.orchestration import check_worker_home
 from flows.progress import progress_bar
 from flows.recipes import EvaluateStage, Pipeline, resolve, with_own_data
 from flows.run_logger import MlflowLogger
 from flows.settings import read_settings
+from flows.shipper import Shipper
 from flows.sources import Places
-from flows.spool import MetricSpool
 from flows.stages import evaluation, prepare
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
@@ -58,8 +58,9 @@ def free_address() -> Iterator[str]:
 
 def context(folder: Path, told: list[Progress]) -> Context:
     """A context for preparation, which logs nothing: its tracked run leads nowhere."""
-    spool = MetricSpool(lambda _: None, path=folder / "spool")
-    log = MlflowLogger(cast(Any, None), spool, run_id="none", url="")
+    nowhere = read_settings({"GPTWORKS_HOME": str(folder / "home"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    journal = open_journal(nowhere.spool, stage="prepare-data", key="k", run_id=new_run_id())
+    log = MlflowLogger(journal, Shipper(nowhere), ui="")
     return Context(folder, Places(None, folder / "cache"), log, told.append, 1, "")
 
 
@@ -198,7 +199,7 @@ def test_a_key_changes_with_whatever_decides_the_output_and_with_nothing_else(ro
     assert keys(own(rows), tmp_path / "elsewhere") == before
     classifier = own(rows, "classify.train.epochs=9")
     assert changed(before, keys(classifier, tmp_path)) == {"finetune-classifier", "lora", "evaluate"}
-    assert changed(before, keys(own(rows, "quantize.group_size=16"), tmp_path)) == {"quantize"}
+    assert changed(before, keys(own(rows, "compress.group_size=16"), tmp_path)) == {"compress"}
     assert changed(before, keys(own(rows, "seed=2"), tmp_path)) == set(STAGES)
     rest = set(STAGES) - {"prepare-data"}
     assert changed(before, keys(own(rows, "pretrain.train.epochs=9"), tmp_path)) == rest

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.run_logger import MlflowLogger, flatten
+from flows.journal import ENDED_WITHOUT_A_WORD, journals, new_run_id
+from flows.journal_sync import forget, sync, tracked_id, waiting
+from flows.run_logger import flatten
 from flows.settings import Settings, read_settings
-from flows.spool import MetricSpool, Point
 from flows.tracking import TrackingError, connect, is_stop, pipeline_run, stage_run
 from gptcore.errors import InterruptedRun
 
@@ -38,9 +38,12 @@ def client(settings: Settings) -> MlflowClient:
     return connect(settings)
 
 
-def open_failing(settings: Settings, key: str, error: BaseException) -> None:
-    with stage_run(settings, stage="pretrain", name="p", key=key, params={}) as run:
-        run.log_metrics({"train/loss": 2.0}, step=1)
+def open_failing(
+    settings: Settings, key: str, error: BaseException, *, steps: Sequence[int] = (7,), run_id: str | None = None
+) -> None:
+    with stage_run(settings, stage="pretrain", name="p", key=key, params={}, run_id=run_id) as run:
+        for step in steps:
+            run.log_metrics({"train/loss": 9.0 - step}, step=step)
         raise error
 
 
@@ -194,112 +197,121 @@ def test_a_changed_param_is_told_and_the_first_value_stays(
     assert "param lr stays 0.1" in caplog.text
 
 
-def test_a_tracking_store_that_cannot_be_reached_is_told_before_any_work(tmp_path: Path) -> None:
-    environ = {"GPTWORKS_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "sqlite:////proc/none/mlflow.db"}
-    opening = stage_run(read_settings(environ), stage="pretrain", name="p", key="k", params={})
-    with pytest.raises(TrackingError, match=r"/proc/none/mlflow\.db .*cannot be used.*unset MLFLOW_TRACKING_URI"):
-        opening.__enter__()
-
-
-class Server:
-    """A receiver of points that can be switched off."""
-
-    def __init__(self) -> None:
-        self.up = True
-        self.points: list[Point] = []
-        self.calls = 0
-
-    def take(self, points: Sequence[Point]) -> None:
-        self.calls += 1
-        if not self.up:
-            raise ConnectionError("connection refused")
-        self.points += points
-
-
-def test_points_are_sent_in_batches_and_the_file_is_gone_when_all_are(tmp_path: Path) -> None:
-    server, path = Server(), tmp_path / "unsent-metrics.jsonl"
-    spool = MetricSpool(server.take, path=path, every_points=1500, every_seconds=3600)
-    for step in range(1499):
-        spool.add({"train/loss": 1.0}, step=step)
-    assert (server.calls, spool.unsent) == (0, 1499)
-    assert len(path.read_text().splitlines()) == 1499
-    spool.add({"train/loss": 1.0}, step=1499)
-    assert (server.calls, spool.unsent, len(server.points)) == (2, 0, 1500)
-    assert not path.exists()
-
-
-def test_a_server_that_is_away_costs_one_warning_and_no_point(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    server, path = Server(), tmp_path / "unsent-metrics.jsonl"
-    server.up = False
-    with caplog.at_level(logging.WARNING):
-        spool = MetricSpool(server.take, path=path, every_points=2, every_seconds=0.01)
-        for step in range(20):
-            spool.add({"train/loss": float(step)}, step=step)
-            time.sleep(0.002)
-        assert spool.flush() is False
-    assert [record.message for record in caplog.records] == [
-        f"metrics cannot be sent (connection refused); training goes on, they are kept in {path}"
-    ]
-    assert 2 <= server.calls < 8, "attempts become rarer while the server is away"
-    server.up = True
-    later = MetricSpool(server.take, path=path)
-    later.add({"train/loss": 5.0}, step=5)
-    assert later.flush() is True
-    assert [point.step for point in server.points] == list(range(20))
-
-
-def test_a_disk_that_refuses_the_waiting_points_costs_one_warning(
+def test_a_store_that_is_away_all_the_while_is_sent_everything_by_the_next_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full to write to")
-    server, path = Server(), tmp_path / "unsent-metrics.jsonl"
-    spool = MetricSpool(server.take, path=path)
-    path.symlink_to("/dev/full")
-    for step in range(3):
-        spool.add({"train/loss": 1.0}, step=step)
-    assert [record.message.partition(" (")[0] for record in caplog.records] == [f"{path} cannot be written"]
-    assert spool.flush() is True
-    assert len(server.points) == 3
-
-
-def test_a_line_cut_short_by_a_crash_is_left_out_and_logged_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "unsent-metrics.jsonl"
-    path.write_text('["train/loss", 3.0, 1, 1000]\n["train/lo')
-    server = Server()
-    spool = MetricSpool(server.take, path=path)
-    spool.add({"train/loss": 2.0}, step=2)
-    assert [json.loads(line)[:3] for line in path.read_text().splitlines()] == [
-        ["train/loss", 3.0, 1],
-        ["train/loss", 2.0, 2],
+    away = tmp_path / "away"
+    away.write_text("a file where the store's folder is to be")
+    settings = read_settings({"GPTWORKS_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": f"sqlite:///{away}/mlflow.db"})
+    with pytest.raises(TrackingError, match=r"away/mlflow\.db .*cannot be used.*unset MLFLOW_TRACKING_URI"):
+        connect(settings)
+    with pipeline_run(settings, name="all", key="p", params={"preset": "demo"}) as parent:
+        with stage_run(
+            settings, stage="pretrain", name="p", key="k", params={"lr": 0.1}, parent_run_id=parent.local_id
+        ) as run:
+            for step in range(50):
+                run.log_metrics({"train/loss": 50.0 - step}, step=step)
+            run.log_text("Once upon", "samples/a.txt")
+            assert run.run_id == run.local_id, "nobody has given it another one"
+            assert run.url == ""
+        parent.set_tags({"gptworks.run.pretrain": run.local_id})
+    assert "MLflow cannot be reached" in caplog.text
+    assert "gptworks runs sync" in caplog.text
+    assert [(each.stage, each.run_id, each.owned) for each in waiting(settings)] == [
+        ("pipeline", None, False),
+        ("pretrain", None, False),
     ]
-    assert "line 2 is incomplete and was left out" in caplog.text
+    away.unlink()
+    assert sync(settings) == []
+    client, run_id = connect(settings), tracked_id(settings, run.local_id)
+    assert run_id is not None
+    found = client.get_run(run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"lr": "0.1"}
+    history = client.get_metric_history(run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(step, 50.0 - step) for step in range(50)]
+    assert found.info.start_time <= history[0].timestamp, "when it ran, not when it was sent"
+    assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/a.txt"]
+    outer = client.get_run(found.data.tags["mlflow.parentRunId"])
+    assert outer.data.tags["gptworks.local_run"] == parent.local_id
+    assert outer.data.tags["gptworks.run.pretrain"] == run_id, "MLflow knows its own ids alone"
+    assert list(settings.spool.iterdir()) == []
 
 
-def test_a_summary_becomes_the_latest_value_and_is_not_repeated(tmp_path: Path) -> None:
-    server = Server()
-    spool = MetricSpool(server.take, path=tmp_path / "s.jsonl", last={"val/loss": Point("val/loss", 2.0, 80, 1000)})
-    spool.add({"val/loss": 1.5, "perf/seconds": 9.0}, step=None)
-    spool.add({"val/loss": 1.5, "perf/seconds": 9.0}, step=None)
-    spool.flush()
-    assert [(point.name, point.value, point.step) for point in server.points] == [
-        ("val/loss", 1.5, 80),
-        ("perf/seconds", 9.0, 0),
-    ]
+def test_sending_a_journal_again_changes_nothing(settings: Settings, client: MlflowClient) -> None:
+    with pytest.raises(ValueError, match="stop here"):
+        open_failing(settings, "again", ValueError("stop here"))
+    journal = next(each for each in journals(settings.spool) if (each.header() or {})["key"] == "again")
+    run_id = journal.state().run_id
+    assert run_id is not None
+    before = client.get_run(run_id), client.get_metric_history(run_id, "train/loss")
+    journal.keep_state(replace(journal.state(), facts=0, settled=0))  # as after a crash between a call and its record
+    assert sync(settings) == []
+    after = client.get_run(run_id), client.get_metric_history(run_id, "train/loss")
+    assert [point.to_dictionary() for point in after[1]] == [point.to_dictionary() for point in before[1]]
+    assert after[0].data.to_dictionary() == before[0].data.to_dictionary()
+    assert (after[0].info.status, after[0].info.end_time) == (before[0].info.status, before[0].info.end_time)
 
 
-def test_what_a_server_refused_is_listed_at_the_end(
-    client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_run_whose_journal_was_forgotten_goes_on_behind_what_mlflow_has(
+    settings: Settings, client: MlflowClient
 ) -> None:
-    spool = MetricSpool(Server().take, path=tmp_path / "s.jsonl")
-    logger = MlflowLogger(client, spool, run_id="0" * 32, url="")
-    logger.log_text("hello", "samples/a.txt")
-    logger.set_tags({"a": "b"})
-    logger.log_params({"a": 1})
-    logger.close()
-    assert f"run {'0' * 32} lacks in MLflow: samples/a.txt, 1 tags, 1 params" in caplog.text
+    run_id = new_run_id()
+    for steps in ((0, 1, 2), (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match="stop"):
+            open_failing(settings, "old", ValueError("stop"), steps=steps, run_id=run_id)
+        assert forget(settings, older_than_days=1) == 0
+        assert forget(settings, older_than_days=-1) >= 1
+    found = client.search_runs(_experiments(client), "tags.`gptworks.key` = 'old'")
+    assert [each.data.tags["gptworks.attempt"] for each in found] == ["2"]
+    history = client.get_metric_history(found[0].info.run_id, "train/loss")
+    assert sorted((point.step, point.value) for point in history) == [(step, 9.0 - step) for step in range(5)]
+
+
+def test_a_process_that_died_is_told_as_killed_by_the_next_start(settings: Settings, client: MlflowClient) -> None:
+    environ = {"GPTWORKS_HOME": str(settings.home), "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    script = KILLED.replace('"crash"', '"died"')
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, check=False, capture_output=True)
+    (left,) = (each for each in waiting(settings) if each.key == "died")
+    assert not left.owned
+    assert sync(settings) == []
+    run_id = tracked_id(settings, left.local_id)
+    assert run_id is not None
+    found = client.get_run(run_id)
+    assert found.info.status == "KILLED"
+    assert found.data.tags["gptworks.failure"] == ENDED_WITHOUT_A_WORD
+    assert len(client.get_metric_history(run_id, "train/loss")) == 6
+
+
+def test_what_mlflow_refuses_is_listed_and_holds_nothing_up(
+    settings: Settings, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stage_run(settings, stage="pretrain", name="p", key="refused", params={}) as run:
+        run.log_metrics({"a": 1.0, "not?allowed": 2.0, "b": 3.0}, step=1)
+        run.log_text("x" * 10, "a.txt")
+    assert client.get_run(run.run_id).data.metrics == {"a": 1.0, "b": 3.0}
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+    assert f"run {run.run_id} lacks in MLflow: metric not?allowed" in caplog.text
+
+
+def test_a_run_that_is_deleted_while_it_is_written_becomes_a_new_one(settings: Settings, client: MlflowClient) -> None:
+    with stage_run(settings, stage="pretrain", name="p", key="deleted", params={"a": 1}) as run:
+        run.log_metrics({"train/loss": 2.0}, step=1)
+        assert run.flush()
+        first = run.run_id
+        client.delete_run(first)
+        run.log_metrics({"train/loss": 1.0}, step=2)
+    assert run.run_id != first
+    assert client.get_run(run.run_id).data.params == {"a": "1"}
+    assert len(client.get_metric_history(run.run_id, "train/loss")) == 2
+
+
+def test_two_processes_with_one_key_have_a_run_each(settings: Settings) -> None:
+    with (
+        pipeline_run(settings, name="one", key="same", params={}) as one,
+        pipeline_run(settings, name="two", key="same", params={}) as two,
+    ):
+        assert one.local_id != two.local_id
 
 
 def test_nested_settings_become_sorted_dotted_names() -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gptcore.train.interrupt import stop_requests
+from gptcore.train.interrupt import stop_requests, undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -56,3 +56,17 @@ def test_outside_the_main_thread_nothing_is_handled() -> None:
     thread.start()
     thread.join()
     assert found == [None, before]
+
+
+def test_sigterm_waits_for_the_end_of_an_update_and_then_acts_as_before() -> None:
+    seen: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: seen.append("stopped"))
+    try:
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append("updated")
+        assert seen == ["updated", "stopped"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == ["updated", "stopped", "stopped"]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,251 @@
+"""Hold a gate: measure both models on the same items, decide, and leave the decision where people look for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.engine import Chain
+from flows.gate.decide import Decision, decide
+from flows.gate.evidence import Evidence, Variant
+from flows.gate.items import EvaluationSet, evaluation_set
+from flows.gate.measure import Instrument, ModelFiles, measure
+from flows.gate.policy import GatePolicy
+from flows.gate.table import as_dict, html, markdown, metrics, table_rows
+from flows.journal import new_run_id
+from flows.orchestration import prefect_tags
+from flows.registry.versions import ModelRegistry, Version
+from flows.run_logger import MlflowLogger
+from flows.stages import evaluation
+from flows.stages.context import Context
+from flows.stages.training import CHECKPOINT
+from flows.store import StageStore, stage_key
+from flows.tracking import PREFIX, connect, stage_run
+from gptcore.errors import DataError
+
+EVALUATION, GATE = "gate-evaluation", "gate"
+"""Experiments, and folder of the store, of measurements and of decisions."""
+_VERSION = "1"
+_EVIDENCE = "evidence.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A gate that was held."""
+
+    decision: Decision
+    run_id: str
+    """The tracked run of the decision."""
+    url: str
+    champion: int | None
+    """The version that the challenger was compared with."""
+    again: bool
+    """Whether the same gate may end otherwise later: a judge failed its controls."""
+    text: str
+    """The table as markdown."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One challenger before its gate."""
+
+    chain: Chain
+    """The challenger's, with all its stages made."""
+    registry: ModelRegistry
+    policy: GatePolicy
+
+    def hold(self, challenger: Version, champion: Version | None) -> Held:
+        """Measure, decide, and say so in MLflow: a run with the table, and tags of the version.
+
+        Raises:
+            DataError: the files of a model are neither in the store nor in MLflow.
+            EvalError: the judge ended the run.
+            TrackingError: MLflow cannot be reached.
+        """
+        items = self._items(challenger, champion)
+        instrument = self._instrument(items)
+        ours = self._evidence(challenger, instrument)
+        theirs = None
+        if champion is not None:
+            theirs = self._evidence(champion, instrument)
+            if theirs.instrument != ours.instrument:  # a judge's server that was updated since
+                theirs = self._evidence(champion, instrument, anew=True)
+        decision = decide(ours, theirs, policy=self.policy)
+        return self._tell(decision, challenger, champion, items)
+
+    def _items(self, challenger: Version, champion: Version | None) -> EvaluationSet:
+        prepared = self._prepared(challenger)
+        if prepared is None:
+            raise DataError(
+                f"the data that version {challenger.number} of {challenger.model} was made from is not in the store; "
+                "run the same command again, which makes it"
+            )
+        other = None if champion is None else self._prepared(champion)
+        if champion is not None and other is None:
+            log.warning("the data of version %d is gone: its items are believed to be unseen by it", champion.number)
+        same = other is not None and other == prepared
+        return evaluation_set(prepared, champion=None if same else other, max_items=self.policy.max_items)
+
+    def _prepared(self, version: Version) -> Path | None:
+        entry = self.chain.store.find("prepare-data", version.stage_keys().get("prepare-data", "none"))
+        return None if entry is None else entry.path
+
+    def _instrument(self, items: EvaluationSet) -> Instrument:
+        config = self.chain.pipeline
+        state = {"state": "off", "reason": ""}
+        if items.answers:
+            state = evaluation.judge_state(config.evaluate, self.chain.settings.ollama_host)
+        return Instrument(items, config.evaluate, state, config.instruct.max_new_tokens, self.policy)
+
+    def _evidence(self, version: Version, instrument: Instrument, *, anew: bool = False) -> Evidence:
+        """What is known of a version under this instrument; measured once for each pair of the two.
+
+        What a judge said that failed its controls is asked again: it may have been the server's bad hour.
+        """
+        store, planned = self.chain.store, instrument.described()
+        key = stage_key(EVALUATION, version=_VERSION, config=planned, inputs={"model": version.key})
+        known = store.find(EVALUATION, key)
+        if known is not None and Evidence.load(known.path / _EVIDENCE).judge_invalid:
+            anew = True
+        with store.produce(EVALUATION, key, force=anew) as work:
+            if work.entry is not None:
+                return Evidence.load(work.entry.path / _EVIDENCE)
+            tags = {f"{PREFIX}.model": version.model, f"{PREFIX}.version": str(version.number), **prefect_tags()}
+            name = f"version {version.number} of {version.model}"
+            work.remember_run(work.run_id or new_run_id())
+            with stage_run(
+                self.chain.settings,
+                stage=EVALUATION,
+                name=name,
+                key=key,
+                params=planned,
+                tags=tags,
+                run_id=work.run_id,
+            ) as tracked:
+                found = self._measured(version, instrument, work.folder, tracked)
+                work.run_id = tracked.run_id
+                work.commit({"eval_key": found.key}, version=_VERSION, config=planned, inputs={"model": version.key})
+        return found
+
+    def _measured(self, version: Version, instrument: Instrument, folder: Path, tracked: MlflowLogger) -> Evidence:
+        with self.chain.progress(f"{EVALUATION} {version.number}") as on_progress:
+            context = Context(
+                folder=folder,
+                places=self.chain.places,
+                log=tracked,
+                on_progress=on_progress,
+                seed=self.policy.seed,
+                ollama_host=self.chain.settings.ollama_host,
+            )
+            instrument.items.save(folder / "items")
+            found = measure(model_files(version, self.chain), instrument, context)
+        found.save(folder / _EVIDENCE)
+        means = {f"gate/{name}": found.mean(name) for name in found.values}
+        tracked.log_metrics({name: value for name, value in means.items() if not math.isnan(value)})
+        tracked.set_tags({f"{PREFIX}.eval_key": found.key})
+        tracked.log_artifact(folder / _EVIDENCE)
+        return found
+
+    def _tell(self, decision: Decision, challenger: Version, champion: Version | None, items: EvaluationSet) -> Held:
+        against = None if champion is None else champion.number
+        title = f"{challenger.model}: version {challenger.number} against " + (
+            "the floors" if champion is None else f"champion {against}"
+        )
+        facts = {
+            "model": challenger.model,
+            "challenger": challenger.number,
+            "champion": against,
+            "items": items.sizes(),
+            "items_the_champion_knew": items.left_out,
+            "policy": self.policy.model_dump(),
+        }
+        tags = {
+            f"{PREFIX}.gate.verdict": decision.verdict,
+            f"{PREFIX}.gate.reason": decision.reason,
+            f"{PREFIX}.gate.eval_key": decision.eval_key,
+            f"{PREFIX}.gate.champion": "none" if against is None else str(against),
+        }
+        text = markdown(decision, title=title)
+        key = stage_key(
+            GATE, version=_VERSION, config=facts, inputs={"challenger": challenger.key, "eval": decision.eval_key}
+        )
+        with stage_run(
+            self.chain.settings, stage=GATE, name=title, key=key, params=facts, tags={**tags, **prefect_tags()}
+        ) as tracked:
+            tracked.log_metrics(metrics(decision))
+            tracked.log_table(table_rows(decision), "gate-table.json")
+            tracked.log_text(json.dumps(as_dict(decision, **facts), indent=1), "gate.json")
+            tracked.log_text(text, "gate.md")
+            tracked.log_text(html(decision, title=title), "gate.html")
+            tracked.set_tags({"mlflow.note.content": text})
+        again = any(row.outcome == "undecided" and "judge" in (row.kind, row.name) for row in decision.rows)
+        self.registry.set_tags(challenger.number, {**tags, f"{PREFIX}.gate.run": tracked.run_id})
+        return Held(decision, tracked.run_id, tracked.url, against, again, text)
+
+
+def model_files(version: Version, chain: Chain) -> ModelFiles:
+    """Where a version's parts are: in the store, or fetched from MLflow where the store no longer has them.
+
+    Raises:
+        DataError: a part is in neither.
+    """
+    keys, runs = version.stage_keys(), version.stage_runs()
+    variants: tuple[Variant, ...] = ()
+    if "compress" in keys:
+        variants = _variants(StageStore(chain.settings.store), keys["compress"], version)
+
+    def part(stage: str) -> Path | None:
+        if stage not in keys:
+            return None
+        entry = chain.store.find(stage, keys[stage])
+        return entry.path / CHECKPOINT if entry else _fetched(chain, runs.get(stage, ""), f"{stage}-{keys[stage]}")
+
+    return ModelFiles(
+        key=version.key,
+        base=part("pretrain"),
+        instruct=part("finetune-instruct"),
+        classifier=part("finetune-classifier"),
+        long_inputs=chain.pipeline.classify.long_inputs,
+        variants=variants,
+    )
+
+
+def _variants(store: StageStore, key: str, version: Version) -> tuple[Variant, ...]:
+    entry = store.find("compress", key)
+    if entry is None:
+        return tuple(Variant(**each) for each in json.loads(version.tags.get(f"{PREFIX}.variants", "[]")))
+    return variants_of(entry.result)
+
+
+def variants_of(result: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """The compressed forms that a quantization left, from its small values."""
+    found = {each["name"]: each for each in result["variants"]}
+    whole = found["fp32"]["bytes"]
+    return tuple(
+        Variant(name, int(one["bytes"]), one["bytes"] / whole, float(one["tokens_per_second"]), float(one["increase"]))
+        for name, one in found.items()
+        if name != "fp32"
+    )
+
+
+def _fetched(chain: Chain, run_id: str, name: str) -> Path:
+    target = chain.settings.cache / "champions" / name
+    inside = target / CHECKPOINT
+    if inside.is_dir():
+        return inside
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        connect(chain.settings).download_artifacts(run_id, CHECKPOINT, str(target))
+    except Exception as error:
+        raise DataError(
+            f"{name} is neither in the store nor among the artifacts of MLflow run {run_id} ({error}); bring the "
+            "store's folder back, or promote another version: gptworks promote VERSION --reason TEXT"
+        ) from error
+    return inside

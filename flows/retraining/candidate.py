@@ -1,0 +1,72 @@
+"""What a finished chain is registered as: a version whose tags say what made it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from flows.engine import Chain
+from flows.gate.hold import variants_of
+from flows.grown import Grown
+from flows.provenance import environment_tags
+from flows.registry.versions import KEY, ModelRegistry, RegistryError, Version
+from flows.retraining.look import SETTINGS, model_key, settings_digest, stage_keys
+from flows.retraining.situation import Why
+from flows.stages.training import CHECKPOINT
+from flows.tracking import PREFIX, connect
+
+_MAIN = ("finetune-instruct", "finetune-classifier", "pretrain")
+"""The stage whose checkpoint a version is: the first that there is."""
+
+
+def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_run_id: str) -> Version:
+    """Register what a chain has made, as the challenger.
+
+    Args:
+        chain: all its stages are made; one that failed its own gate may be missing.
+        registry: the model.
+        because: why it was trained.
+        pipeline_run_id: MLflow run of the chain; empty if it ended early.
+
+    Raises:
+        RegistryError: the chain trained no model.
+    """
+    keys = stage_keys(chain)
+    chain.adopt(keys)
+    main = next((name for name in _MAIN if name in chain.outcomes), None)
+    if main is None or chain.outcomes[main].run_id is None:
+        raise RegistryError(f"the chain left no model to register; it has: {', '.join(chain.outcomes) or 'nothing'}")
+    run_id = str(chain.outcomes[main].run_id)
+    run = connect(chain.settings).get_run(run_id)
+    parent = registry.champion()
+    tags = {
+        KEY: model_key(chain),
+        SETTINGS: settings_digest(chain),
+        f"{PREFIX}.preset": chain.pipeline.preset,
+        f"{PREFIX}.stage": main,
+        f"{PREFIX}.code": environment_tags()["mlflow.source.git.commit"],
+        f"{PREFIX}.parent": "none" if parent is None else str(parent.number),
+        f"{PREFIX}.why": f"{because.cause}: {because.text}",
+        f"{PREFIX}.run.pipeline": pipeline_run_id,
+        **{f"{PREFIX}.key.{name}": key for name, key in keys.items() if name in chain.outcomes},
+        **{f"{PREFIX}.run.{name}": outcome.run_id or "" for name, outcome in chain.outcomes.items()},
+        **_data_tags(chain),
+    }
+    description = f"{main} of the {chain.pipeline.preset} chain, trained because of {because.cause}: {because.text}"
+    source = f"{run.info.artifact_uri}/{CHECKPOINT}"
+    return registry.add(
+        key=tags.pop(KEY),
+        source=source,
+        run_id=run_id,
+        tags={name: value for name, value in tags.items() if value},
+        description=description,
+    )
+
+
+def _data_tags(chain: Chain) -> dict[str, str]:
+    source = chain.pipeline.prepare.source
+    tags = {f"{PREFIX}.added": source.snapshot} if isinstance(source, Grown) else {}
+    if "compress" in chain.outcomes:
+        variants = variants_of(chain.outcomes["compress"].result)
+        tags[f"{PREFIX}.variants"] = json.dumps([asdict(variant) for variant in variants])
+    return tags

@@ -1,0 +1,49 @@
+"""Tell people of an outcome through a Prefect block: a notification service, or any webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, Any]) -> bool:
+    """Send a message; a block that is missing or does not answer is warned of and changes nothing.
+
+    Args:
+        block: kind and name of a saved block, as ``slack-webhook/ops`` or ``webhook/ops``; None sends nothing.
+        subject: one line.
+        text: markdown.
+        facts: what a webhook gets beside both, as JSON.
+
+    Returns:
+        whether it was sent.
+    """
+    if block is None:
+        return False
+    from prefect.blocks.core import Block
+
+    try:
+        loaded: Any = _done(Block.load(block))
+        if hasattr(loaded, "notify"):
+            _done(loaded.notify(body=text, subject=subject))
+        else:
+            answer = _done(loaded.call(payload={"subject": subject, "text": text, **facts}))
+            answer.raise_for_status()
+    except Exception as error:  # whatever a service raises, the model is published or not
+        log.warning("the notification by %s failed: %s: %s", block, type(error).__name__, error)
+        return False
+    return True
+
+
+def _done(result: Any) -> Any:
+    """Prefect's methods answer at once or with something to await, depending on where they are called."""
+    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

@@ -1,0 +1,106 @@
+"""Make the work pool and its queues, and deploy every flow of prefect.yaml to it."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jsonschema
+import yaml
+
+from flows.services.prefect_api import PrefectApi
+from flows.services.processes import ServiceError
+from gptcore.errors import ConfigError
+
+POOL = "gptworks"
+"""Name of the work pool in prefect.yaml."""
+UPKEEP = "upkeep"
+"""Queue of the runs that look after the others; a training must not hold them up."""
+PoolType = Literal["process", "docker", "kubernetes"]
+ROOT = Path(__file__).parents[2]
+_TEMPLATES = "server/api/collections_data/views/aggregate-worker-metadata.json"
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+
+
+def pool_template(kind: PoolType, *, folder: Path = ROOT / "deploy") -> dict[str, Any]:
+    """The base job template of a pool: Prefect's own, with what ``deploy/<kind>.yaml`` sets.
+
+    Raises:
+        ConfigError: a default names no variable of Prefect's template or is not of its type, or a part of the job is
+            unknown or names a variable that is.
+    """
+    path = folder / f"{kind}.yaml"
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    template = prefect_template(kind)
+    variables = template["variables"]["properties"]
+    for name, value in given.get("defaults", {}).items():
+        if name not in variables:
+            raise ConfigError(f"{path}: {name!r} is no variable of a {kind} pool; these are: {', '.join(variables)}")
+        variables[name]["default"] = value
+    defaults = {name: facts["default"] for name, facts in variables.items() if facts.get("default") is not None}
+    for error in jsonschema.Draft202012Validator(template["variables"]).iter_errors(defaults):
+        raise ConfigError(f"{path}: {'.'.join(map(str, error.path))}: {error.message}")
+    for part, value in given.get("configuration", {}).items():
+        if part not in template["job_configuration"]:
+            raise ConfigError(f"{path}: a {kind} job has no part {part!r}")
+        template["job_configuration"][part] = value
+    unknown = set(_PLACEHOLDER.findall(json.dumps(template["job_configuration"]))) - set(variables)
+    if unknown:
+        raise ConfigError(f"{path}: no variables of a {kind} pool: {', '.join(sorted(unknown))}")
+    return template
+
+
+def prefect_template(kind: PoolType) -> dict[str, Any]:
+    """The base job template that the installed Prefect has for a pool of this type."""
+    spec = importlib.util.find_spec("prefect")
+    assert spec is not None
+    assert spec.origin is not None
+    packages = json.loads((Path(spec.origin).parent / _TEMPLATES).read_text(encoding="utf-8"))
+    (found,) = (workers[kind] for workers in packages.values() if kind in workers)
+    return copy.deepcopy(found["default_base_job_configuration"])
+
+
+def deploy(
+    api: PrefectApi, *, environment: Mapping[str, str], kind: PoolType = "process", limit: int = 1, folder: Path = ROOT
+) -> str:
+    """Make pool and queues, and deploy every flow; what is there already is brought up to date.
+
+    Args:
+        api: the server.
+        environment: all variables of the ``prefect`` command that deploys.
+        kind: what a run becomes: a process, a container, a job of a cluster.
+        limit: how many runs of the pool's own queue may go on at once.
+        folder: where prefect.yaml is.
+
+    Returns:
+        What the command printed.
+
+    Raises:
+        ServiceError: the server does not answer, or refuses a deployment.
+    """
+    if not (folder / "prefect.yaml").is_file():
+        raise ConfigError(f"there is no prefect.yaml in {folder}; deploy from a clone of the project, or its image")
+    assert kind in get_args(PoolType)
+    api.put_pool(POOL, kind=kind, template=pool_template(kind, folder=folder / "deploy"))
+    # A run that died without a word keeps its place until reconcile, which needs another place to find that out.
+    api.put_queue(POOL, "default", limit=limit, priority=2)
+    api.put_queue(POOL, UPKEEP, limit=1, priority=1)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=folder,
+        env={**environment, "PREFECT_API_URL": api.url},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ServiceError(f"prefect deploy failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
+    return done.stdout

@@ -1,0 +1,87 @@
+"""Empty the workers for maintenance, and let them take work again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from flows.services.deploy import POOL, UPKEEP
+from flows.services.prefect_api import ACTIVE, PrefectApi, Row
+from flows.services.processes import ServiceError
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_LONGEST_MAINTENANCE = timedelta(days=7)
+DRAINED = "stopped by gptworks drain"
+"""Begins the message of a run that was cancelled here, by which ``resume`` finds it again."""
+
+
+def drain(
+    api: PrefectApi, *, stop: bool, seconds: float, say: Callable[[str], None], except_for: Sequence[str] = ()
+) -> list[Row]:
+    """Pause the pool, then wait until no run is left.
+
+    Args:
+        api: the server.
+        stop: cancel the runs, which write a checkpoint, instead of waiting for their end.
+        seconds: how long to wait.
+        say: told of each run.
+        except_for: ids of runs that are left alone.
+
+    Returns:
+        The runs that were there.
+
+    Raises:
+        ServiceError: some have not ended in time; names them. The pool stays paused.
+    """
+    if api.pool(POOL) is None:
+        raise ServiceError(f"there is no work pool {POOL!r} at {api.url}; gptworks deploy makes it")
+    api.pause_pool(POOL, paused=True)
+    say(f"pool {POOL} is paused: no worker takes a new run")
+    there = _runs(api, except_for)
+    for run in there:
+        stopped = stop and run["work_queue_name"] != UPKEEP  # those end within seconds
+        if stopped:
+            api.cancel(run["id"], message=f"{DRAINED}; gptworks drain --resume has it go on")
+        say(f"{'stopping' if stopped else 'waiting for'} {run['name']} ({run['state_name']})")
+    deadline = time.monotonic() + seconds
+    while left := _runs(api, except_for):
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{run['name']} ({run['state_name']})" for run in left)
+            how = "look at the worker's log" if stop else "wait on, or stop them with a checkpoint: --stop"
+            raise ServiceError(f"not ended after {seconds:.0f} s: {names}; {how}. The pool stays paused")
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return there
+
+
+def resume(api: PrefectApi, *, say: Callable[[str], None]) -> list[Row]:
+    """Let the pool give out work again, and have the runs that ``drain`` stopped go on.
+
+    Returns:
+        Those runs.
+    """
+    api.pause_pool(POOL, paused=False)
+    say(f"pool {POOL} gives out work again")
+    recent = api.runs(states=["CANCELLED"], since=datetime.now(UTC) - _LONGEST_MAINTENANCE)
+    stopped = [run for run in recent if _was_drained(api, run)]
+    for run in stopped:
+        api.set_state(run["id"], "SCHEDULED", name="AwaitingRetry", message="goes on after gptworks drain")
+        say(f"{run['name']} goes on")
+    return stopped
+
+
+def _runs(api: PrefectApi, except_for: Sequence[str]) -> list[Row]:
+    """Those that a worker runs; the flows inside them end with them."""
+    return [
+        run
+        for run in api.runs(states=ACTIVE)
+        if run["deployment_id"] and not run["parent_task_run_id"] and run["id"] not in except_for
+    ]
+
+
+def _was_drained(api: PrefectApi, run: Row) -> bool:
+    """Whether the last request to cancel came from here; the final state has a message of its own."""
+    if not run["deployment_id"] or run["parent_task_run_id"]:
+        return False
+    states = [state for state in api.states(run["id"]) if state["type"] == "CANCELLING"]
+    return bool(states) and str(states[-1]["message"]).startswith(DRAINED)

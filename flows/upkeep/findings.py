@@ -1,0 +1,42 @@
+"""What was found out of order, and what was done about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was out of order."""
+
+    kind: str
+    """``prefect run``, ``mlflow run``, ``output``, ``file``, ``lock`` or ``server``."""
+    what: str
+    """Its name or path."""
+    found: str
+    """How it was."""
+    done: str
+    """What became of it."""
+
+
+@dataclass
+class Report:
+    """Everything that one look has found."""
+
+    dry_run: bool = False
+    """Whether it was only a look: ``done`` then says what would be."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, kind: str, what: str, *, found: str, done: str) -> None:
+        """Keep one finding."""
+        self.findings.append(Finding(kind, what, found, done))
+
+    def rows(self) -> list[dict[str, str]]:
+        """The findings as plain rows."""
+        return [asdict(finding) for finding in self.findings]
+
+    def __str__(self) -> str:
+        """The findings by kind, in one line."""
+        kinds = [finding.kind for finding in self.findings]
+        counts = [f"{kinds.count(kind)} {kind}{'s' * (kinds.count(kind) > 1)}" for kind in dict.fromkeys(kinds)]
+        return ", ".join(counts) or "all in order"
