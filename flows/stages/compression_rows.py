@@ -10,6 +10,7 @@ from gptcore.checkpoint import Loaded
 from gptcore.compress import compare, resident_bytes, share_of_zeros
 from gptcore.data import Source
 from gptcore.generation import Generator, Request, Sampling
+from gptcore.kernels import prepare_for_inference
 from gptcore.measures import classify_rows
 from gptcore.nn import count_parameters
 from gptcore.train.measure import EnergyMeter
@@ -51,6 +52,7 @@ def measured_words(
         meter: of the energy while 32 prompts are continued, if it can be read.
     """
     found = compare(original.model, loaded.model, held_out)
+    prepare_for_inference(loaded.model)  # as whoever runs it will
     alone, together = (_decoding_speeds(loaded, n_tokens, n_rows) for n_rows in BATCHES)
     return {
         "bytes": (path / "model.safetensors").stat().st_size,
