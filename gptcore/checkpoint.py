@@ -196,7 +196,7 @@ def _check_promises(spec: ModelSpec, path: Path) -> None:
     if max(rows, sizes.width * sizes.n_heads) > 8 * n_bytes:
         raise CheckpointError(
             f"{path}: model.json promises {sizes.n_layers:,} blocks of width {sizes.width:,}, {sizes.vocab_size:,} words "
-            f"and {sizes.context_length:,} positions, and model.safetensors has {n_bytes:,} bytes; one of them is damaged"
+            f"and {sizes.context_length:,} positions; model.safetensors has {n_bytes:,} bytes, so one of them is damaged"
         )
 
 
