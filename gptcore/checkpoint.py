@@ -195,8 +195,8 @@ def _check_promises(spec: ModelSpec, path: Path) -> None:
     rows = sizes.n_layers * sizes.width + sizes.context_length + sizes.vocab_size * sizes.width
     if max(rows, sizes.width * sizes.n_heads) > 8 * n_bytes:
         raise CheckpointError(
-            f"{path}: model.json promises {sizes.n_layers:,} blocks of width {sizes.width:,}, {sizes.vocab_size:,} words "
-            f"and {sizes.context_length:,} positions; model.safetensors has {n_bytes:,} bytes, so one of them is damaged"
+            f"{path}: model.json promises {sizes.n_layers:,} blocks of width {sizes.width:,}, {sizes.vocab_size:,} "
+            f"words and {sizes.context_length:,} positions, but model.safetensors has {n_bytes:,} bytes; it is damaged"
         )
 
 
