@@ -7,6 +7,7 @@ and JSON) and a few lines that name the class below. Nothing is pickled.
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,14 @@ from gptcore.files import whole_folder
 from gptcore.generation import Sampling
 from gptcore.text import TextModel
 
-_SCRIPTS: Final = Path(__file__).with_name("templates")
+_SCRIPT: Final = '''"""What MLflow runs to load the model; its checkpoint lies beside it."""
+
+from mlflow.models import set_model
+
+from flows.mlflow_models import {kind}
+
+set_model({kind}())
+'''
 _ARTIFACT: Final = "checkpoint"
 _BATCH_SIZE: Final = 32
 _MARKS: Final = ("MLmodel",)
@@ -135,9 +143,11 @@ def export_mlflow(source: Path, folder: Path) -> Path:
         inputs = Schema([ColSpec(DataType.string, "prompt"), ColSpec(DataType.string, "input", required=False)])
         outputs = Schema([ColSpec(DataType.string, "response")])
     signature = ModelSignature(inputs, outputs, params=None if classifies else ParamSchema(list(_PARAMS)))
-    script = _SCRIPTS / ("mlflow_classification.py" if classifies else "mlflow_generation.py")
+    kind = Classification if classifies else TextGeneration
     versions = [f"{name}=={importlib.metadata.version(name)}" for name in ("gptworks", "mlflow", "torch")]
-    with whole_folder(folder) as partial:
+    with tempfile.TemporaryDirectory(prefix="gptworks-") as place, whole_folder(folder) as partial:
+        script = Path(place) / "model.py"
+        script.write_text(_SCRIPT.format(kind=kind.__name__), encoding="utf-8")
         mlflow.pyfunc.save_model(
             partial,
             python_model=str(script),
