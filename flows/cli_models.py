@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 CheckpointArgument = Annotated[
     str,
-    typer.Argument(
-        help="A checkpoint, a stage's output with one inside, a folder by transformers, a GGUF file, or hf:REPO."
-    ),
+    typer.Argument(help="A checkpoint, a stage's output with one, a folder by transformers, a GGUF file, hf:REPO."),
 ]
 
 
@@ -41,8 +39,8 @@ def export(
     checkpoint: CheckpointArgument,
     out: Annotated[str, typer.Argument(help="Folder to write; the model's name with --to ollama.")],
     to: Annotated[
-        Literal["hf", "gguf", "ollama", "peft"],
-        typer.Option(help="A folder for transformers; a GGUF file; a model on an Ollama server; an adapter for peft."),
+        Literal["hf", "gguf", "ollama", "peft", "mlflow"],
+        typer.Option(help="For transformers, llama.cpp, an Ollama server, peft (an adapter), or mlflow models serve."),
     ] = "hf",
     packing: Annotated[
         Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
@@ -59,6 +57,10 @@ def export(
         console.print(f"written: {export_hf(source, Path(out))}", soft_wrap=True)
     elif to == "peft":
         console.print(f"written: {export_peft(source, Path(out))}", soft_wrap=True)
+    elif to == "mlflow":
+        from flows.mlflow_models import export_mlflow
+
+        console.print(f"written: {export_mlflow(source, Path(out))}", soft_wrap=True)
     elif to == "gguf":
         written = export_gguf(source, Path(out), packing=packing)
         console.print(f"written: {written.file}, and a Modelfile; {written.agreement}", soft_wrap=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gptcore.config import Config
 from gptcore.errors import CheckpointError
-from gptcore.files import verify_folder, whole_folder, write_json
+from gptcore.files import read_json_object, verify_folder, whole_folder, write_json
 from gptcore.models.base import Model, ModelConfig
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms.base import Transform
@@ -168,6 +168,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
     """
     digest = verify_folder(path, CheckpointError)
     spec = read_spec(path)
+    _check_promises(spec, path)
     with torch.random.fork_rng(devices=[]):
         # building draws weights that are overwritten at once; the caller's random stream must not notice
         model = spec.build()
@@ -181,12 +182,27 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
     return Loaded(model.to(device).eval(), spec, tokenizer, digest)
 
 
+def _check_promises(spec: ModelSpec, path: Path) -> None:
+    """Refuse a spec whose model could not be in the file, before any memory of its size is asked for.
+
+    A weight takes a bit at least, and a block a tensor.
+
+    Raises:
+        CheckpointError: it promises more than the file can hold.
+    """
+    n_bytes = (path / "model.safetensors").stat().st_size if (path / "model.safetensors").is_file() else 0
+    sizes = spec.model
+    rows = sizes.n_layers * sizes.width + sizes.context_length + sizes.vocab_size * sizes.width
+    if max(rows, sizes.width * sizes.n_heads) > 8 * n_bytes:
+        raise CheckpointError(
+            f"{path}: model.json promises {sizes.n_layers:,} blocks of width {sizes.width:,}, {sizes.vocab_size:,} "
+            f"words and {sizes.context_length:,} positions, but model.safetensors has {n_bytes:,} bytes; it is damaged"
+        )
+
+
 def read_spec(path: Path) -> ModelSpec:
     """The spec of a checkpoint, without its weights."""
-    try:
-        return ModelSpec.from_dict(json.loads((path / "model.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / 'model.json'} cannot be read: {error}") from error
+    return ModelSpec.from_dict(read_json_object(path / "model.json", CheckpointError))
 
 
 def load_weights(model: nn.Module, path: Path, *, put: Callable[[Tensor, Tensor], None] | None = None) -> None:

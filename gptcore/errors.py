@@ -53,7 +53,7 @@ class CheckpointError(GptcoreError):
 class ExportMismatch(GptcoreError):
     """An export was read back and is not the model; nothing is published."""
 
-    exit_code = 12
+    exit_code = 13
 
 
 class OutOfDiskError(GptcoreError):

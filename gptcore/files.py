@@ -203,7 +203,7 @@ def verify_folder(path: Path, error: type[GptcoreError]) -> str:
         entries = [(str(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed]
     except FileNotFoundError as cause:
         raise error(f"{path} has no {MANIFEST}: it was never finished, or is no folder of ours") from cause
-    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise error(
             f"{manifest} is damaged, or that of another kind of folder ({type(cause).__name__}: {cause}); "
             "check the path, restore the folder or make it again"

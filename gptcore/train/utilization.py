@@ -51,13 +51,10 @@ class Work:
             per_token += _matrices(list(block.parameters()), reaches=reaches)
             per_token += n_coded(block) * (2.0 + 2.0 * reaches)
             n_reached += reaches
-        norm = model.get_submodule("norm")
-        assert isinstance(norm, nn.LayerNorm)
-        width = int(norm.normalized_shape[0])
         return Work(
             per_token=per_token,
             per_item=_matrices(head, reaches=True) + 4.0 * n_coded(model.head),
-            per_pair=4.0 * width * (len(model.blocks) + 2 * n_reached),
+            per_pair=4.0 * model.config.width * (len(model.blocks) + 2 * n_reached),
         )
 
     def flop(self, *, n_tokens: int, n_items: int, n_rows: int) -> float:

@@ -55,7 +55,13 @@ class Store:
         lines = []
         for key, value in (body.get("parameters") or {}).items():
             lines += [f"{key} {one}" for one in (value if isinstance(value, list) else [value])]
-        return {"template": body.get("template", ""), "parameters": "\n".join(lines), "capabilities": ["completion"]}
+        return {
+            "template": body.get("template", ""),
+            "parameters": "\n".join(lines),
+            "details": {"format": "gguf"},
+            "model_info": {},
+            "capabilities": ["completion"],
+        }
 
 
 def body_of(stream: BufferedIOBase, headers: Message) -> bytes:
