@@ -1,7 +1,7 @@
 """Let a model's layers use the kernels, from outside: names, parameters and saved form stay what they are.
 
-A layer's ``forward`` is shadowed on the instance by a ``KernelLinear``, a GPT's ``features`` by a ``Continuation``; both
-hand back to the class's own method whatever the kernels do not do (gradients, other dtypes and devices, long inputs).
+A layer's ``forward`` is shadowed on the instance by a ``KernelLinear``, a GPT's ``features`` by a ``Continuation``;
+both hand back to the class's own method whatever the kernels do not do (gradients, other dtypes and devices, long inputs).
 
 Shapes: B sequences, T new positions, C width, V vocabulary.
 """
