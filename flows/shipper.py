@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from flows.journal import Journal, close_abandoned, journals
 from flows.journal_shipment import NotYet, Shipment
 from flows.settings import Settings
+from flows.store import StageStore
 from flows.tracking_store import Resolver, check_answers, connect, stage_experiment
 from gptcore.errors import LockedError
 
@@ -103,6 +104,14 @@ class Shipper:
                 self._changed.wait(0.02)
         return shipment.state.run_id
 
+    def wait_for_rest(self, *, stall: float) -> None:
+        """When the last open run has ended, wait for those that ended while MLflow was away."""
+        with self._changed:
+            rest = list(self._shipments.values())
+        if all(shipment.finished for shipment in rest):
+            for shipment in rest:
+                self.wait(shipment, stall=stall)
+
     def wait_for_all(self, *, stall: float) -> list[Shipment]:
         """Wait for every journal that is attended or was left behind; those that could not be brought to MLflow."""
         with self._changed:
@@ -171,7 +180,7 @@ class Shipper:
                     continue
             if journal.owned:
                 continue
-            close_abandoned(journal)
+            close_abandoned(journal, whole=self._is_whole(journal))
             if journal.settled:
                 continue
             shipment = self._shipment(journal)
@@ -179,6 +188,12 @@ class Shipper:
             with self._changed:
                 self._shipments.setdefault(journal.id, shipment)
         self._looked_back = True
+
+    def _is_whole(self, journal: Journal) -> bool:
+        """Whether the process of a run had committed its output before it died."""
+        header = journal.header()
+        entry = None if header is None else StageStore(self.settings.store).find(header["stage"], header["key"])
+        return entry is not None and entry.run_id in (journal.id, journal.state().run_id)
 
     def _sent(self, shipment: Shipment, client: MlflowClient) -> bool:
         """Send one journal; False if something hindered it, and only it."""

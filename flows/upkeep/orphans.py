@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from flows.journal import find_journal
+from flows.journal_sync import sync, waiting
 from flows.running import is_running, presence
 from flows.services.deploy import UPKEEP
 from flows.services.prefect_api import ACTIVE, PrefectApi, Row
@@ -95,6 +97,15 @@ class Orphans:
             found = f"due since {missed['expected_start_time']}, and so is a newer one"
             self.report.add("prefect run", missed["name"], found=found, done="now Skipped")
 
+    def send_journals(self) -> None:
+        """Bring to MLflow what runs have said whose processes are gone, and how they ended."""
+        left = [each for each in waiting(self.settings) if not each.owned]
+        still = left if self.report.dry_run or not left else sync(self.settings)
+        for each in left:
+            done = "left waiting" if each.local_id in {one.local_id for one in still} else "sent"
+            found = "not all of it is in MLflow, and its process is gone"
+            self.report.add("mlflow run", f"{each.stage} {each.run_id or each.local_id}", found=found, done=done)
+
     def close_mlflow_runs(self) -> None:
         """Have each run that is left RUNNING say how it ended: FINISHED, FAILED or KILLED."""
         client = connect(self.settings)
@@ -149,6 +160,9 @@ class Orphans:
         tags = run.data.tags
         stage, key = tags.get(f"{PREFIX}.stage", ""), tags.get(f"{PREFIX}.key", "")
         flow_run = tags.get("prefect.flow_run_id", "")
+        journal = find_journal(self.settings.spool, tags.get(f"{PREFIX}.local_run", ""))
+        if journal is not None and journal.owned:
+            return "", ""
         store = StageStore(self.settings.store)
         if is_held(store.lock(stage, key)) or (flow_run and is_running(self.settings.home, flow_run)):
             return "", ""

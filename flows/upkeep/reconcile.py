@@ -59,6 +59,7 @@ def _look_after(orphans: Orphans, policy: Policy) -> None:
 
 def _close_tracked(orphans: Orphans) -> None:
     try:
+        orphans.send_journals()
         orphans.close_mlflow_runs()
     except ServiceError:
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.journal_sync import forget
 from flows.settings import Settings
 from flows.store import StageStore
 from flows.tracking import PREFIX, connect
@@ -81,6 +82,8 @@ def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
     for status in ("FAILED", "KILLED"):
         _delete_runs(client, status, policy.failed_run_days, used, done)
     _delete_runs(client, "FINISHED", policy.finished_run_days, used, done)
+    if policy.failed_run_days is not None and not dry_run:
+        forget(settings, older_than_days=policy.failed_run_days)
     return done
 
 

@@ -100,7 +100,7 @@ def test_a_run_is_abandoned_when_its_process_is_gone_and_only_then(tmp_path: Pat
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"mine\n"
         assert journal.owned
-        assert close_abandoned(journal) is False
+        assert close_abandoned(journal, whole=False) is False
         assert unfinished(tmp_path, stage="pretrain", key="k") is None
         with pytest.raises(LockedError, match="in use by process"), journal.writing():
             pass
@@ -109,8 +109,8 @@ def test_a_run_is_abandoned_when_its_process_is_gone_and_only_then(tmp_path: Pat
     found = unfinished(tmp_path, stage="pretrain", key="k")
     assert found is not None
     assert found.id == journal.id
-    assert close_abandoned(journal) is True
-    assert close_abandoned(journal) is False, "it is said once"
+    assert close_abandoned(journal, whole=False) is True
+    assert close_abandoned(journal, whole=False) is False, "it is said once"
     assert [entry["status"] for _, entry in journal.read(0) if entry["kind"] == "end"] == ["KILLED"]
 
 
@@ -165,3 +165,11 @@ def test_the_same_journal_gives_the_same_points_every_time(tmp_path: Path) -> No
 
     assert points() == points()
     assert [json.loads(line)["kind"] for line in journal.path.read_text().splitlines()].count("metrics") == 7
+
+
+def test_an_artifact_that_cannot_be_kept_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = begun(tmp_path)
+    journal.stage_file(tmp_path / "absent.bin", "absent.bin")
+    assert kinds(journal) == ["run"]
+    assert "absent.bin is not kept with run" in caplog.text
+    assert list(journal.files.iterdir()) == []

@@ -88,7 +88,7 @@ def test_a_killed_flow_goes_on_from_its_checkpoint_in_the_same_tracked_run(machi
     assert "goes on: attempt 2 of 3" in looked
     assert machine.read(run_id)["state_name"] == "Crashed"
     told = machine.command("reconcile")
-    assert "now KILLED" in told
+    assert "its process is gone" in told
     assert "goes on: attempt 2 of 3" in told
     tracked = check(machine, run_id, attempts=2)
     assert tracked.data.tags[f"{PREFIX}.attempt"] == "2"
@@ -155,7 +155,7 @@ def test_two_runs_of_the_same_work_train_once(machine: Any) -> None:
     check(machine, runs[0].data.tags["prefect.flow_run_id"], attempts=1)
 
 
-@pytest.mark.parametrize(("number", "checkpoint_every"), [(8, 20), (9, 1)], ids=["training", "writing checkpoints"])
+@pytest.mark.parametrize(("number", "checkpoint_every"), [(8, 20), (9, 3)], ids=["training", "writing checkpoints"])
 def test_a_cancelled_run_saves_is_told_truly_and_goes_on_when_asked_again(
     machine: Any, number: int, checkpoint_every: int
 ) -> None:
