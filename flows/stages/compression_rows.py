@@ -43,6 +43,8 @@ def measured_words(
 ) -> dict[str, Any]:
     """A language model against the original: sizes in bytes, losses in nats, speeds in tokens a second.
 
+    Afterwards ``loaded.model`` has the kernels for inference.
+
     Args:
         loaded: the compressed model.
         path: its checkpoint.
@@ -52,7 +54,7 @@ def measured_words(
         meter: of the energy while 32 prompts are continued, if it can be read.
     """
     found = compare(original.model, loaded.model, held_out)
-    prepare_for_inference(loaded.model)  # as whoever runs it will
+    prepare_for_inference(loaded.model)  # as it would be served; quality is that of the stored numbers
     alone, together = (_decoding_speeds(loaded, n_tokens, n_rows) for n_rows in BATCHES)
     return {
         "bytes": (path / "model.safetensors").stat().st_size,
