@@ -81,6 +81,10 @@ EXAMPLES = {
         "gptworks sweep pretrain --vary pretrain.train.optimizer.lr=1e-4:1e-2:log --trials 20 --runner dask",
         "gptworks sweep finetune-classifier --vary classify.n_blocks=1,2 --objective val/accuracy --maximize",
     ),
+    "serve": (
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint",
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint --port 11500 --slots 16 --token SECRET",
+    ),
     "plan": (
         "gptworks plan --model gpt2-xl --gpus 8 --gpu h100 --price 3",
         "gptworks plan --model gpt2-small --width 1024 --heads 16 --gpu l4 --json",

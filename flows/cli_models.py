@@ -139,13 +139,28 @@ def doctor(
         table.add_row(name, "ok", importlib.metadata.version(name))
     free = shutil.disk_usage(settings.home if settings.home.exists() else Path.cwd()).free
     table.add_row("disk", "ok" if free > 2e9 else "low", f"{free / 1e9:.1f} GB free for {settings.home}")
-    checks = (("MLflow", _check_mlflow), ("judge", partial(_check_judge, judge_model)), ("Prefect", _check_prefect))
+    checks = (
+        ("kernels", _check_kernels),
+        ("MLflow", _check_mlflow),
+        ("judge", partial(_check_judge, judge_model)),
+        ("Prefect", _check_prefect),
+    )
     for name, check in checks:
         state, detail = check()
         problems += state == "fails"
         table.add_row(name, state, detail)
     console.print(table)
     sys.exit(1 if problems else 0)
+
+
+def _check_kernels() -> tuple[str, str]:
+    from gptcore.kernels import Native, built_library
+
+    try:
+        kernels = Native(library := built_library())
+    except ConfigError as error:
+        return "absent", f"inference is slower without them: {error}"
+    return "ok", f"{kernels.lanes}, {library}"
 
 
 def _check_mlflow() -> tuple[str, str]:

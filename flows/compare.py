@@ -203,8 +203,10 @@ def _by_question(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
 def _columns(pairs: Sequence[tuple[Row, Row]], *, seed: int) -> list[ItemDifference]:
     found = []
     for column in pairs[0][0] if pairs else ():
-        values = [(a[column], b.get(column)) for a, b in pairs if column not in ("id", "step")]
-        both = [(float(a), float(b)) for a, b in values if _is_number(a) and _is_number(b)]
+        if column in ("id", "step"):
+            continue
+        values = [(_number(a[column]), _number(b.get(column))) for a, b in pairs]
+        both = [(a, b) for a, b in values if a is not None and b is not None]
         if both:
             one, two = [a for a, _ in both], [b for _, b in both]
             paired = paired_difference(one, two, seed=seed)
@@ -213,8 +215,8 @@ def _columns(pairs: Sequence[tuple[Row, Row]], *, seed: int) -> list[ItemDiffere
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value == value else None
 
 
 def _samples(pairs: Sequence[tuple[Row, Row]]) -> list[Row]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.catalogue import origin
+from flows.experiment_notes import NOTE, run_note
 from flows.journal import is_local, new_run_id
 from flows.journal_sync import tracked_id
 from flows.launch import Launch
@@ -207,6 +208,8 @@ class Chain:
             result["metrics"] = {**result.get("metrics", {}), **spent}
             log.log_metrics(numbers(result["metrics"]))
             self._log_ledgers(log, work.folder)
+            note = run_note(stage.name, metrics=numbers(result["metrics"]), tags=tags, folder=str(work.target))
+            log.set_tags({NOTE: note})
             work.run_id = log.run_id
             return work.commit(result, version=stage.version, config=config, inputs=input_keys)
 

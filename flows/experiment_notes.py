@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 NOTE = "mlflow.note.content"
 """The tag that the UI shows as the description."""
@@ -12,6 +11,14 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 _STEP = "The step of a metric is the optimizer step."
 _WHOLE = "Metrics without a curve are of the whole run."
+
+_RUN = "gptworks.run."
+_MADE_OF = {
+    "gptworks.preset": "preset",
+    "gptworks.data": "data",
+    "gptworks.tokenizer": "tokenizer",
+    "gptworks.parent_checkpoint": "parent checkpoint",
+}
 
 EXPERIMENTS: dict[str, str] = {
     "pipeline": "One run for each run of the whole chain, with every stage's figures under the stage's name; the "
@@ -26,6 +33,11 @@ EXPERIMENTS: dict[str, str] = {
     "quantize": f"int8 and int4 variants against their original: bytes, perplexity, tokens a second. {_WHOLE}",
     "evaluate": "Scores of the held-out answers: overlap, and the judge where one answered. Compare runs whose tag "
     "`gptworks.judge.group` is the same; `gptworks compare RUN RUN` does it item by item.",
+    "judge-compare": "Pairs of evaluations, item by item, made by `gptworks judge compare RUN RUN`.",
+    "judge-calibrate": "The judge's scores against people's, made by `gptworks judge calibrate`.",
+    "gate-evaluation": "Versions of a registered model, measured for the gate: same items, same judge, same decoding.",
+    "gate": "Decisions of the gate about a challenger, each with its table.",
+    "retrain": "Rounds of retraining: why it ran, and what came of it.",
     "compare": "Comparisons of two runs, made by `gptworks compare RUN RUN`.",
     "sweep": "One run for each sweep; its trials hang below it, with the varied settings as params and one metric, "
     "`objective`.",
@@ -39,26 +51,25 @@ def experiment_tags(stage: str) -> dict[str, str]:
     return {**_KIND, **({NOTE: text} if text else {})}
 
 
-def run_note(
-    stage: str, *, metrics: Mapping[str, float], facts: Mapping[str, str], runs: Mapping[str, str], folder: str
-) -> str:
+def run_note(stage: str, *, metrics: Mapping[str, float], tags: Mapping[str, str], folder: str) -> str:
     """The description of a stage's run.
 
     Args:
         stage: its name.
         metrics: what came out; those of speed are left out.
-        facts: what it was made of, by name.
-        runs: ids of the tracked runs that it was made from, by stage.
+        tags: the run's own, of which those about its making are shown.
         folder: where the output is.
     """
     shown = {name: value for name, value in sorted(metrics.items()) if not name.startswith("perf/")}
     lines = [f"**{stage}** in `{folder}`", ""]
-    lines += ["| metric | value |", "|---|---:|", *(f"| {name} | {value:.6g} |" for name, value in shown.items()), ""]
-    lines += [f"- {name}: `{value}`" for name, value in facts.items()]
-    lines += [f"- made from: [{name}](#/runs/{run_id})" for name, run_id in runs.items()]
+    if shown:
+        lines += [
+            "| metric | value |",
+            "|---|---:|",
+            *(f"| {name} | {value:.6g} |" for name, value in shown.items()),
+            "",
+        ]
+    lines += [f"- {what}: `{tags[tag]}`" for tag, what in _MADE_OF.items() if tag in tags]
+    made_from = {tag.removeprefix(_RUN): run_id for tag, run_id in tags.items() if tag.startswith(_RUN)}
+    lines += [f"- made from: [{name}](#/runs/{run_id})" for name, run_id in made_from.items()]
     return "\n".join(lines)
-
-
-def small(values: Mapping[str, Any]) -> dict[str, float]:
-    """The entries that are numbers."""
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}

@@ -22,7 +22,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,8 +114,9 @@ class Journal:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
                 line = (json.dumps(entry, default=str) + "\n").encode()
-                if os.write(self._descriptor, line) != len(line):
-                    raise OSError(f"{self.path} took only a part of a line")
+                if (n := os.write(self._descriptor, line)) != len(line):
+                    os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - n)
+                    raise OSError(f"it took {n} of {len(line)} bytes")
                 self._unsynced = True
             except OSError as error:
                 log.warning(
@@ -145,35 +146,35 @@ class Journal:
                 os.close(self._descriptor)
                 self._descriptor = None
 
-    def stage_file(self, source: Path, name: str, *, table: bool = False) -> None:
+    def stage_file(self, source: Path, name: str) -> None:
         """Log a file as the artifact ``name`` as it is now: by a hard link, so that large weights cost nothing."""
-        place = self._place(name)
-        try:
-            os.link(source, place)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, place)
-        self._log_file(place, name, table)
 
-    def stage_text(self, text: str, name: str, *, table: bool = False) -> None:
-        """Log a text as the artifact ``name``."""
-        place = self._place(name)
-        place.write_text(text, encoding="utf-8")
-        self._log_file(place, name, table)
+        def link(place: Path) -> None:
+            try:
+                os.link(source, place)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, place)
 
-    @contextmanager
-    def staged(self, name: str) -> Iterator[Path]:
-        """Give a path to write the artifact ``name`` to."""
-        place = self._place(name)
-        yield place
-        self._log_file(place, name, table=False)
+        self.stage(name, link)
 
-    def _place(self, name: str) -> Path:
+    def stage(self, name: str, write: Callable[[Path], object], *, table: bool = False) -> None:
+        """Log what ``write`` writes as the artifact ``name``; a disk that refuses it costs a warning.
+
+        Args:
+            name: path inside the run's artifacts.
+            write: is given the path to write to.
+            table: whether the UI is to show it as a table.
+        """
         # a folder for each: MLflow names an artifact as its file is named
         folder = self.files / uuid.uuid4().hex[:12]
-        folder.mkdir(parents=True)
-        return folder / Path(name).name
-
-    def _log_file(self, place: Path, name: str, table: bool) -> None:
+        place = folder / Path(name).name
+        try:
+            folder.mkdir(parents=True)
+            write(place)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            log.warning("%s is not kept with run %s: %s", name, self.id, error)
+            return
         self.append("file", path=str(place.relative_to(self.folder)), name=name, table=table)
 
     def _end_torn_line(self) -> None:

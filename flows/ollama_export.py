@@ -78,6 +78,6 @@ def _refusals(host: str | None) -> Iterator[None]:
         raise OllamaRefused(f"no Ollama answers at {place} ({error}); start it: ollama serve") from error
     except ollama.ResponseError as error:
         raise OllamaRefused(
-            f"Ollama at {place} refuses the model: {error.error} (status {error.status_code}); versions before 2026 may not "
-            "know the architecture: update Ollama"
+            f"Ollama at {place} refuses the model: {error.error} (status {error.status_code}); versions before 2026 "
+            "may not know the architecture: update Ollama"
         ) from error

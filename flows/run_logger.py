@@ -81,19 +81,19 @@ class MlflowLogger:
 
     def log_text(self, text: str, name: str) -> None:
         """Keep a text as the artifact ``name``, e.g. ``samples/step_000500.txt``."""
-        self._journal.stage_text(text, name)
+        self._journal.stage(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Keep a matplotlib figure as the artifact ``name``, e.g. ``figures/confusion.png``."""
-        with self._journal.staged(name) as path:
-            figure.savefig(path)
+        self._journal.stage(name, figure.savefig)
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Keep rows as a table for the UI's evaluation view; ``name`` ends in ``.json``. Replaces an older one."""
         columns = list(dict.fromkeys(column for row in rows for column in row))
         table = {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}
         # MLflow's own log_table appends to what is there: a resumed stage would double its rows.
-        self._journal.stage_text(json.dumps(table, default=str), name, table=True)
+        text = json.dumps(table, default=str)
+        self._journal.stage(name, lambda path: path.write_text(text, encoding="utf-8"), table=True)
 
     def log_environment(self) -> None:
         """Keep commit, versions and the list of installed packages as ``environment.txt``."""
@@ -123,7 +123,9 @@ class MlflowLogger:
         self._journal.append("end", status=status, reason=reason, time=int(time.time() * 1000))
         self._journal.sync()
         self._shipper.finish(self._shipment)
-        if not self._shipper.wait(self._shipment, stall=stall):
+        arrived = self._shipper.wait(self._shipment, stall=stall)
+        self._shipper.wait_for_rest(stall=stall)
+        if not arrived:
             log.warning(
                 "run %s ended %s, but not all of it has reached MLflow; it waits in %s for the next command that "
                 "tracks, or: gptworks runs sync",

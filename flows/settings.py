@@ -50,6 +50,8 @@ _SERVICES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # a line on standard output for each run that ends, among our own tables
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Weights travel as safetensors; nothing here needs to unpickle.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }

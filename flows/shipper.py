@@ -104,6 +104,14 @@ class Shipper:
                 self._changed.wait(0.02)
         return shipment.state.run_id
 
+    def wait_for_rest(self, *, stall: float) -> None:
+        """When the last open run has ended, wait for those that ended while MLflow was away."""
+        with self._changed:
+            rest = list(self._shipments.values())
+        if all(shipment.finished for shipment in rest):
+            for shipment in rest:
+                self.wait(shipment, stall=stall)
+
     def wait_for_all(self, *, stall: float) -> list[Shipment]:
         """Wait for every journal that is attended or was left behind; those that could not be brought to MLflow."""
         with self._changed:

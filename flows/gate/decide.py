@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval.errors import IncomparableError
@@ -248,11 +248,11 @@ def _compared(
     outcome: Outcome,
     note: str,
 ) -> Row:
-    figures: tuple[float | None, float | None, float | None] = (None, None, None)
-    if found is not None:
-        figures = (found.difference, found.low, found.high)
     ours, theirs = (side.mean(name) for side in sides)
-    return Row(kind, name, UNITS[name], ours, theirs, *figures, demand, outcome, note, found.n if found else 0)
+    row = Row(kind, name, UNITS[name], ours, theirs, None, None, None, demand, outcome, note, 0)
+    if found is None:
+        return row
+    return replace(row, difference=found.difference, low=found.low, high=found.high, n=found.n)
 
 
 def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:

@@ -22,8 +22,8 @@ from gptcore.tokenizer import train_bpe
 FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress",
          "evaluate")  # fmt: skip
 SERVICES = ("up", "down", "status", "deploy", "worker", "drain", "reconcile", "clean")
-OTHERS = ("join", "generate", "chat", "export", "runs", "plan", "judge", "data", "retrain", "promote", "rollback",
-          "lineage", "fake-ollama", *SERVICES, "doctor")  # fmt: skip
+OTHERS = ("join", "generate", "chat", "serve", "export", "runs", "plan", "judge", "data", "retrain", "promote",
+          "rollback", "lineage", "fake-ollama", *SERVICES, "doctor")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def test_the_command_prints_it(
     out = capsys.readouterr().out
     assert "seed" in out
     assert "rouge_l" in out
-    assert "good 1 | so" in out
+    assert "good 39 | so" in out
     assert f"{N - 5} more samples" in out
 
 

@@ -108,6 +108,10 @@ def test_each_run_tells_its_inputs_figures_and_ancestors(
     assert tags["gptworks.run.pretrain"] == made(whole, "pretrain").run_id
     assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"prepare-data", "pretrain"}
     assert run.data.params["instruct.train.steps"] == "6"
+    note = tags["mlflow.note.content"]
+    assert str(outcome.path) in note
+    assert f"[pretrain](#/runs/{made(whole, 'pretrain').run_id})" in note
+    assert "| val/loss |" in note
     assert {"val/loss", "val/perplexity", "perf/seconds", "train/loss"} <= set(run.data.metrics)
     artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert {"environment.txt", "figures", "responses.json", "run"} <= artifacts

@@ -165,3 +165,11 @@ def test_the_same_journal_gives_the_same_points_every_time(tmp_path: Path) -> No
 
     assert points() == points()
     assert [json.loads(line)["kind"] for line in journal.path.read_text().splitlines()].count("metrics") == 7
+
+
+def test_an_artifact_that_cannot_be_kept_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = begun(tmp_path)
+    journal.stage_file(tmp_path / "absent.bin", "absent.bin")
+    assert kinds(journal) == ["run"]
+    assert "absent.bin is not kept with run" in caplog.text
+    assert list(journal.files.iterdir()) == []

@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return text
 
 
-def run(settings: Settings, corpus: Path, *options: str) -> str:
+def run(settings: Settings, corpus: Path, *options: str, code: int = 0) -> str:
     command = [
         sys.executable,
         "-m",
@@ -47,8 +47,8 @@ def run(settings: Settings, corpus: Path, *options: str) -> str:
     ]
     environ = {**environment(settings), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
 
 
 def sweeps(settings: Settings) -> list[tuple[Run, list[Run]]]:
@@ -62,14 +62,13 @@ def sweeps(settings: Settings) -> list[tuple[Run, list[Run]]]:
 
 
 def test_a_grid_has_a_run_for_each_trial_ready_for_parallel_coordinates(settings: Settings, corpus: Path) -> None:
-    out = run(settings, corpus, "--vary", f"{LR}=1e-3,-1,1e-2", "--vary", "seed=1,2", "--workers", "2")
+    out = run(settings, corpus, "--vary", f"{LR}=1e-3,1e-2", "--vary", "seed=1,2", "--workers", "2")
     assert "(best)" in out
     parent, trials = sweeps(settings)[-1]
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["sweep/trials"] == 6
-    assert parent.data.metrics["sweep/failed"] == 2, "a rate of -1 is refused, and the others go on"
+    assert (parent.data.metrics["sweep/trials"], parent.data.metrics["sweep/failed"]) == (4, 0)
     good = [each for each in trials if each.info.status == "FINISHED"]
-    assert len(good) == 4
+    assert len(good) == len(trials) == 4
     assert all(set(each.data.params) == {LR, "seed"} and set(each.data.metrics) == {"objective"} for each in good)
     client = connect(settings)
     for each in good:
@@ -78,6 +77,18 @@ def test_a_grid_has_a_run_for_each_trial_ready_for_parallel_coordinates(settings
         assert stage.data.params["pretrain.train.optimizer.lr"] == str(float(each.data.params[LR]))
     assert parent.data.metrics["objective"] == min(each.data.metrics["objective"] for each in good)
     assert not (settings.home / "sweeps").exists() or not list((settings.home / "sweeps").glob("*/trials.jsonl"))
+
+
+def test_a_sweep_of_which_every_trial_fails_says_why(settings: Settings, corpus: Path) -> None:
+    said = run(settings, corpus, "--vary", f"{LR}=1e-3", "--objective", "val/los", code=12)
+    assert "SweepError: all 1 trials failed" in said
+    assert "no metric 'val/los'; did you mean 'val/loss'?" in said
+    parent, trials = sweeps(settings)[-1]
+    assert [each.info.status for each in (parent, *trials)] == ["FAILED", "FAILED"]
+
+
+def test_a_value_that_cannot_be_is_refused_before_anything_is_made(settings: Settings, corpus: Path) -> None:
+    assert "lr is -1.0; it must be above 0" in run(settings, corpus, "--vary", f"{LR}=1e-3,-1", code=2)
 
 
 def test_a_search_runs_on_a_dask_cluster(settings: Settings, corpus: Path) -> None:

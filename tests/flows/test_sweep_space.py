@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from flows.sweep_space import Dimension, Grid, Proposer, Study, Values, best, parse_dimension, propose
 from gptcore.errors import ConfigError
+
+
+def _far(values: Values) -> float:
+    return abs(math.log10(float(values["lr"])) + 3)
 
 
 def drain(space: Proposer) -> list[Values]:
@@ -14,7 +20,7 @@ def drain(space: Proposer) -> list[Values]:
     while (each := space.ask()) is not None:
         number, values = each
         asked.append(values)
-        space.tell(number, abs(float(values["lr"]) - 0.001))
+        space.tell(number, _far(values))
     return asked
 
 
@@ -64,7 +70,7 @@ def test_a_search_stays_in_its_space_and_comes_nearer() -> None:
     assert {values["n"] for values in asked} <= {"1", "2", "3", "4"}
     assert {values["k"] for values in asked} <= {"a", "b"}
     assert all(1e-5 <= float(values["lr"]) <= 1 for values in asked)
-    near = [abs(float(values["lr"]) - 0.001) for values in asked]
+    near = [_far(values) for values in asked]
     assert sorted(near[20:])[10] < sorted(near[:10])[5], "the later half is nearer than where it began"
 
 

@@ -42,7 +42,9 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--workers", "1"]
+        if self._process is not None:
+            return
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
         command += ["--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
         command += ["--artifacts-destination", str(self.folder / "kept")]
         environ = {**environment(read_settings({"GPTWORKS_HOME": str(self.folder)})), **os.environ}
@@ -116,7 +118,8 @@ def history(settings: Settings, outcome: Outcome) -> tuple[str, History, list[st
         for name in run.data.metrics
         if not name.startswith("perf/")
     }
-    same_key = client.search_runs([run.info.experiment_id], f"tags.`gptworks.key` = '{outcome.key}'")
+    same = f"tags.`gptworks.key` = '{outcome.key}' and tags.`gptworks.home` = '{settings.home}'"
+    same_key = client.search_runs([run.info.experiment_id], same)
     assert len(same_key) == 1, "one run for a key"
     return run.info.status, points, sorted(file.path for file in client.list_artifacts(run_id, "run/checkpoint"))
 
@@ -163,6 +166,7 @@ def test_a_server_that_is_down_from_the_start_and_comes_during_the_run(
 def test_a_server_that_is_killed_during_the_run_and_comes_again(
     config: Pipeline, undisturbed: tuple[str, History, list[str]], server: MlflowServer, tmp_path: Path
 ) -> None:
+    server.start()
     settings = home(tmp_path, server)
     outcome = train(config, settings, {STEPS // 3: server.kill, 2 * STEPS // 3: server.start})
     sync(settings)
@@ -172,6 +176,7 @@ def test_a_server_that_is_killed_during_the_run_and_comes_again(
 def test_a_server_that_takes_connections_and_answers_nothing(
     config: Pipeline, undisturbed: tuple[str, History, list[str]], server: MlflowServer, tmp_path: Path
 ) -> None:
+    server.start()
     settings = home(tmp_path, server)
     outcome = train(config, settings, {STEPS // 3: lambda: server.signal(signal.SIGSTOP)})
     server.signal(signal.SIGCONT)

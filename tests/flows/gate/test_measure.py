@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -15,10 +14,12 @@ from eval.testing.fake_ollama import FakeOllama
 from flows.gate.items import EvaluationSet, evaluation_set
 from flows.gate.measure import Instrument, ModelFiles, measure
 from flows.gate.policy import GatePolicy
+from flows.journal import new_run_id, open_journal
 from flows.recipes import EvaluateStage
 from flows.run_logger import MlflowLogger
+from flows.settings import read_settings
+from flows.shipper import Shipper
 from flows.sources import Places
-from flows.spool import MetricSpool
 from flows.stages.context import Context
 from flows.stages.evaluation import judge_state
 from gptcore import checkpoint
@@ -79,8 +80,9 @@ def model_files(
 
 
 def context(folder: Path, host: str = "") -> Context:
-    log = MlflowLogger(cast(Any, None), MetricSpool(lambda _: None, path=folder / "spool"), run_id="none", url="")
-    folder.mkdir(parents=True, exist_ok=True)
+    nowhere = read_settings({"GPTWORKS_HOME": str(folder / "home"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    journal = open_journal(nowhere.spool, stage="gate", key="k", run_id=new_run_id())
+    log = MlflowLogger(journal, Shipper(nowhere), ui="")
     return Context(folder, Places(None, folder / "cache"), log, lambda _: None, 1, host)
 
 

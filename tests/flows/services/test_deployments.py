@@ -130,10 +130,13 @@ def check_tracking(machine: Any, flow_runs: set[str]) -> None:
 
 
 def check_artifacts(machine: Any) -> None:
-    """On Prefect's pages: a link to each tracked run, and the table of the whole pipeline."""
+    """On Prefect's pages: how far each stage is, a link to its tracked run, and the table of the whole pipeline."""
     artifacts = {artifact["key"]: artifact for artifact in rows(machine, "artifacts")}
     assert {f"mlflow-{stage}" for stage in STAGES} | {"pipeline-summary"} <= set(artifacts)
     assert artifacts["mlflow-pretrain"]["data"].count(machine.settings.mlflow_uri) >= 1
+    assert {f"progress-{stage}" for stage in STAGES} <= set(artifacts)
+    assert float(artifacts["progress-pretrain"]["data"]) == 100
+    assert "val/loss" in artifacts["progress-pretrain"]["description"]
     assert "| [pretrain](" in artifacts["pipeline-summary"]["data"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.running import presence
-from flows.tracking import PREFIX, ensure_experiment
+from flows.tracking_store import PREFIX, stage_experiment
 from flows.upkeep import reconcile
 from gptcore.locking import hold
 
@@ -25,7 +25,7 @@ GONE = 2**22 + 1
 def left_running(place: Any, **tags: str) -> str:
     """A run that MLflow takes for running; gives its id."""
     own = {"stage": "pretrain", "key": KEY, "host": socket.gethostname(), "home": str(place.settings.home)}
-    experiment = ensure_experiment(place.settings, place.client, f"{PREFIX}/pretrain")
+    experiment = stage_experiment(place.settings, place.client, "pretrain")
     named = {f"{PREFIX}.{name}": value for name, value in own.items()} | tags
     return str(place.client.create_run(experiment, tags=named).info.run_id)
 

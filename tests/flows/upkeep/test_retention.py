@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.tracking import PREFIX, ensure_experiment
+from flows.tracking_store import PREFIX, stage_experiment
 from flows.upkeep.protected import UnknownLineage
 from flows.upkeep.retention import Cleaning, Retention, clean
 from gptcore.locking import hold
@@ -31,7 +31,7 @@ def removed(done: Cleaning) -> set[str]:
 @pytest.fixture
 def model(place: Any, output: Callable[..., Any]) -> Any:
     """A registered model whose champion was made from two outputs; its alias is taken away afterwards."""
-    experiment = ensure_experiment(place.settings, place.client, f"{PREFIX}/finetune-instruct")
+    experiment = stage_experiment(place.settings, place.client, "finetune-instruct")
     tags = {f"{PREFIX}.stage": "finetune-instruct", f"{PREFIX}.key": full("c1")}
     run = place.client.create_run(experiment, tags=tags)
     output("prepare-data", "a1", days=OLD)
@@ -116,7 +116,7 @@ def test_old_work_damaged_outputs_downloads_and_reports_go_as_the_policy_says(pl
 
 
 def test_tracked_runs_that_failed_long_ago_go_into_the_bin(place: Any, model: str) -> None:
-    experiment = ensure_experiment(place.settings, place.client, f"{PREFIX}/pretrain")
+    experiment = stage_experiment(place.settings, place.client, "pretrain")
     begun = int((time.time() - 400 * 86_400) * 1000)
     ids = {}
     for status in ("FAILED", "KILLED", "FINISHED", "RUNNING"):

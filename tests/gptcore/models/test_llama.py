@@ -18,7 +18,7 @@ from gptcore.models import Llama, LlamaConfig, ModelConfig
 from gptcore.nn import count_parameters
 from gptcore.nn.shared_heads import attend
 from gptcore.tokenizer import Tokenizer
-from gptcore.train import NoLogger
+from gptcore.train import MemoryLogger
 from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, LoRALinear, Quantize, merge_lora
 
 SIZES: dict[str, Any] = {"vocab_size": 300, "context_length": 32, "width": 32, "n_layers": 2, "n_heads": 4}
@@ -154,7 +154,7 @@ def test_recomputed_activations_give_the_same_gradients(llama: Build) -> None:
 
 def test_the_trainer_takes_it_like_any_other(prepared: Any, tmp_path: Path) -> None:
     run = prepared.run(model=LlamaConfig(**{**SIZES, "n_kv_heads": 1, "dropout": 0.1}))
-    result = run.execute(tmp_path / "run", logger=NoLogger())
+    result = run.execute(tmp_path / "run", MemoryLogger())
     loaded = checkpoint.load(result.path)
     assert isinstance(loaded.model, Llama)
     assert loaded.spec.model == ModelConfig.from_dict(loaded.spec.model.to_dict())
