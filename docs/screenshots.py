@@ -50,7 +50,6 @@ def main() -> None:
         flow_run = client.get_run(runs[0]).data.tags["prefect.flow_run_id"]
         pages = {
             "mlflow-compare": f"{mlflow}/#/compare-runs?{compared(client, runs)}",
-            "mlflow-runs": f"{mlflow}/#/experiments/{experiment(client)}?compareRunsMode=CHART",
             "mlflow-model": f"{mlflow}/#/models/{MODEL}",
             "prefect-run": f"{prefect}/runs/flow-run/{flow_run}?tab=Artifacts",
         }
