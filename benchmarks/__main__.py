@@ -21,6 +21,9 @@ WORKS = (
     ("benchmarks.optimizers",),
     ("benchmarks.judge",),
     ("benchmarks.tracking",),
+    ("benchmarks.decode", "--what", "batch-1"),
+    ("benchmarks.decode", "--what", "batch-32"),
+    ("benchmarks.decode", "--what", "classify"),
 )
 """Module of each work with the options that choose it."""
 

@@ -20,7 +20,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_compare, cli_judge, cli_models, cli_plan, cli_retrain, cli_services, cli_sweep, cli_talk
+from flows import (
+    cli_compare,
+    cli_judge,
+    cli_models,
+    cli_plan,
+    cli_retrain,
+    cli_serve,
+    cli_services,
+    cli_sweep,
+    cli_talk,
+)
 from flows.cli_examples import epilog
 from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
@@ -228,6 +238,7 @@ app.command("generate", help="Continue a prompt, or answer it if the model was i
     cli_talk.generate
 )
 app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(cli_talk.chat)
+app.command("serve", help="Serve a model to OpenAI's and Ollama's clients.", epilog=epilog("serve"))(cli_serve.serve)
 app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(
     cli_models.export
 )

@@ -69,13 +69,21 @@ EXAMPLES = {
         'gptworks generate var/store/finetune-instruct/KEY/run/checkpoint "Explain what `numpy.mean` does."',
     ),
     "chat": ("gptworks chat var/store/finetune-instruct/KEY/run/checkpoint --temperature 0",),
-    "export": ("gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",),
+    "export": (
+        "gptworks export var/store/pretrain/KEY/run/checkpoint my-gpt2 --to hf",
+        "gptworks export var/store/finetune-instruct/KEY/run/checkpoint my-gguf --to gguf --packing q8_0",
+        "gptworks export var/store/finetune-instruct/KEY/run/checkpoint my-model --to ollama",
+    ),
     "runs": ("gptworks runs", "gptworks runs --stage finetune-classifier --limit 5", "gptworks runs sync"),
     "compare": ("gptworks compare RUN RUN", "gptworks compare RUN RUN --no-keep"),
     "sweep": (
         "gptworks sweep pretrain --vary pretrain.train.optimizer.lr=1e-3,3e-3 --vary seed=1,2 --workers 2",
         "gptworks sweep pretrain --vary pretrain.train.optimizer.lr=1e-4:1e-2:log --trials 20 --runner dask",
         "gptworks sweep finetune-classifier --vary classify.n_blocks=1,2 --objective val/accuracy --maximize",
+    ),
+    "serve": (
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint",
+        "gptworks serve var/store/finetune-instruct/KEY/run/checkpoint --port 11500 --slots 16 --token SECRET",
     ),
     "plan": (
         "gptworks plan --model gpt2-xl --gpus 8 --gpu h100 --price 3",

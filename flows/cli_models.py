@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from flows.recipes import Pipeline
 
 CheckpointArgument = Annotated[
-    str, typer.Argument(help="A checkpoint, a stage's output with one inside, a folder by transformers, or hf:REPO.")
+    str,
+    typer.Argument(
+        help="A checkpoint, a stage's output with one inside, a folder by transformers, a GGUF file, or hf:REPO."
+    ),
 ]
 
 
@@ -36,15 +39,35 @@ def quiet_prefect() -> None:
 
 def export(
     checkpoint: CheckpointArgument,
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[Literal["hf"], typer.Option(help="hf: a folder that transformers loads.")] = "hf",
+    out: Annotated[str, typer.Argument(help="Folder to write; the model's name with --to ollama.")],
+    to: Annotated[
+        Literal["hf", "gguf", "ollama", "peft"],
+        typer.Option(help="A folder for transformers; a GGUF file; a model on an Ollama server; an adapter for peft."),
+    ] = "hf",
+    packing: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
+        typer.Option(help="How GGUF packs the matrices' numbers; Ollama gets the same file."),
+    ] = "f16",
+    host: Annotated[str | None, typer.Option(help="Ollama server instead of OLLAMA_HOST.")] = None,
 ) -> None:
-    """Write a checkpoint in another program's format."""
+    """Write a checkpoint in another program's format; it is read back and compared before it takes its place."""
     from flows.hub import model_folder
-    from gptcore.export import export_hf
+    from gptcore.export import export_gguf, export_hf, export_peft
 
-    del to  # the only format so far; typer refuses any other
-    Console().print(f"written: {export_hf(model_folder(checkpoint, read_settings().cache), out)}", soft_wrap=True)
+    source, console = model_folder(checkpoint, read_settings().cache), Console()
+    if to == "hf":
+        console.print(f"written: {export_hf(source, Path(out))}", soft_wrap=True)
+    elif to == "peft":
+        console.print(f"written: {export_peft(source, Path(out))}", soft_wrap=True)
+    elif to == "gguf":
+        written = export_gguf(source, Path(out), packing=packing)
+        console.print(f"written: {written.file}, and a Modelfile; {written.agreement}", soft_wrap=True)
+    else:
+        from flows.ollama_export import export_ollama
+
+        place = host or read_settings().ollama_host
+        made = export_ollama(source, out, host=place, packing=packing, on_status=lambda text: console.print(text))
+        console.print(f"made: ollama run {out}; {made.agreement}", soft_wrap=True)
 
 
 def table_console() -> Console:
@@ -116,13 +139,28 @@ def doctor(
         table.add_row(name, "ok", importlib.metadata.version(name))
     free = shutil.disk_usage(settings.home if settings.home.exists() else Path.cwd()).free
     table.add_row("disk", "ok" if free > 2e9 else "low", f"{free / 1e9:.1f} GB free for {settings.home}")
-    checks = (("MLflow", _check_mlflow), ("judge", partial(_check_judge, judge_model)), ("Prefect", _check_prefect))
+    checks = (
+        ("kernels", _check_kernels),
+        ("MLflow", _check_mlflow),
+        ("judge", partial(_check_judge, judge_model)),
+        ("Prefect", _check_prefect),
+    )
     for name, check in checks:
         state, detail = check()
         problems += state == "fails"
         table.add_row(name, state, detail)
     console.print(table)
     sys.exit(1 if problems else 0)
+
+
+def _check_kernels() -> tuple[str, str]:
+    from gptcore.kernels import Native, built_library
+
+    try:
+        kernels = Native(library := built_library())
+    except ConfigError as error:
+        return "absent", f"inference is slower without them: {error}"
+    return "ok", f"{kernels.lanes}, {library}"
 
 
 def _check_mlflow() -> tuple[str, str]:

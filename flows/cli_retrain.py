@@ -110,7 +110,13 @@ def lineage(
     """Print what a version was made from, back to the source files."""
     from flows.registry.lineage import lineage as chain
 
+    told: set[str] = set()
+
     def grow(tree: Tree, link: Link) -> None:
+        if link.made_from and link.name in told:
+            tree.add(f"{link.name} [dim](above)[/]")
+            return
+        told.add(link.name)
         branch = tree.add(_told(link))
         for inner in link.made_from:
             grow(branch, inner)

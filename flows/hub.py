@@ -8,10 +8,10 @@ from pathlib import Path
 from gptcore.checkpoint import read_spec
 from gptcore.config import canonical_json, nearest
 from gptcore.errors import ConfigError, DataError
-from gptcore.export import import_hf
+from gptcore.export import import_gguf, import_hf
 from gptcore.export.hf import read_hf_config
 from gptcore.files import MANIFEST, file_sha256
-from gptcore.models import PRESETS, GPTConfig
+from gptcore.models import PRESETS, ModelConfig
 
 HUB = "hf:"
 SPEC = "model.json"
@@ -59,6 +59,8 @@ def model_folder(given: str, cache: Path) -> Path:
         ConfigError: the output holds several checkpoints, or the folder is an adapter without its base.
     """
     path = Path(given)
+    if path.suffix == ".gguf" and path.is_file():
+        return _unpacked(path, cache)
     if given.startswith(HUB) or (path / "config.json").is_file():
         return local_checkpoint(given, cache)
     if (path / ADAPTER).is_file():
@@ -82,7 +84,7 @@ def starting_digest(init: str) -> str:
     return _digest(_folder(init))
 
 
-def starting_sizes(init: str) -> GPTConfig | None:
+def starting_sizes(init: str) -> ModelConfig | None:
     """The sizes of the model behind ``init``, as far as they are known without a download.
 
     Raises:
@@ -92,8 +94,7 @@ def starting_sizes(init: str) -> GPTConfig | None:
     if init.startswith(HUB):
         return PRESETS.get(_SIZES.get(_on_hub(init)[0], ""))
     folder = _folder(init)
-    model = read_spec(folder).model if _is_checkpoint(folder) else read_hf_config(folder)
-    return model if isinstance(model, GPTConfig) else None
+    return read_spec(folder).model if _is_checkpoint(folder) else read_hf_config(folder)
 
 
 def _on_hub(init: str) -> tuple[str, str]:
@@ -130,6 +131,11 @@ def _digest(folder: Path) -> str:
 def _imported(folder: Path, cache: Path) -> Path:
     out = cache / "imported" / f"{folder.name}-{_digest(folder)[:16]}"
     return out if (out / MANIFEST).is_file() else import_hf(folder, out)
+
+
+def _unpacked(file: Path, cache: Path) -> Path:
+    out = cache / "imported" / f"{file.stem}-{file_sha256(file)[:16]}"
+    return out if (out / MANIFEST).is_file() else import_gguf(file, out)
 
 
 def _download(repository: str, revision: str) -> Path:

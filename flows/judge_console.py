@@ -117,16 +117,13 @@ def print_calibration(result: Calibrated) -> None:
 def _about_places(match: Match, rate: WinRate) -> str:
     agree = f"the orders agree on {rate.consistency.mean:.0%} of the items ({rate.disagreements} ties by disagreement)"
     first = f"the answer shown first gets {rate.first_slot.mean:.0%}"
-    shows = f"{rate.rate.n} items show a win rate {_detectable(rate)} away from 50%"
-    return f"{match.candidate} against {match.baseline}: {agree}, {first}; {shows}"
+    # items that all came out alike say nothing of how much they scatter
+    shows = f"; {rate.rate.n} items show a win rate {rate.minimum_detectable:.0%} away from 50%"
+    return f"{match.candidate} against {match.baseline}: {agree}, {first}{shows if rate.minimum_detectable > 0 else ''}"
 
 
 def _interval(one: Interval) -> str:
     return "-" if math.isnan(one.mean) else f"{one.mean:.2f} ({one.low:.2f} to {one.high:.2f})"
-
-
-def _detectable(rate: WinRate) -> str:
-    return "-" if math.isnan(rate.minimum_detectable) else f"{rate.minimum_detectable:.0%}"
 
 
 def _figures(report: AgreementReport) -> list[str]:

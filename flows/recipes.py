@@ -17,7 +17,7 @@ from gptcore.config import Config, at_least, nearest, set_by_path
 from gptcore.data.labelled import LongInputs
 from gptcore.data.templates import template_by_name
 from gptcore.errors import ConfigError
-from gptcore.models import PRESETS, GPTConfig
+from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.nn.surgery import named_linears
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
 from gptcore.transforms import NF4, Dropout, LoRA
@@ -79,7 +79,7 @@ class PrepareStage(Config):
 class PretrainStage(Config):
     """A base model on the corpus."""
 
-    model: GPTConfig = field(default_factory=lambda: PRESETS["micro"])
+    model: ModelConfig = field(default_factory=lambda: PRESETS["micro"])
     """Sizes; ``vocab_size`` is taken from the tokenizer."""
     init: str | None = None
     """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights;

@@ -65,6 +65,7 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         "samples": _samples(report),
         "responses": _responses(report),
         "compressed": _compressed(report),
+        "equivalence": _equivalence(report),
         "evaluated": _result(report, "evaluate"),
         "overlap": _overlap(report),
         "judged": judge_part(report.stage("evaluate")),
@@ -77,6 +78,12 @@ def collect(report: PipelineReport) -> dict[str, Any]:
 def _result(report: PipelineReport, name: str) -> dict[str, Any] | None:
     stage = report.stage(name)
     return stage.result if stage else None
+
+
+def _equivalence(report: PipelineReport) -> list[dict[str, Any]]:
+    """Forms of the run's model against itself, those that must be equal first."""
+    rows = [row for name in ("compress", "lora") for row in (_result(report, name) or {}).get("equivalence", ())]
+    return sorted(rows, key=lambda row: not row["must_equal"])
 
 
 def _absence(report: PipelineReport, name: str) -> str | None:

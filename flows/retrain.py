@@ -6,7 +6,6 @@ earlier; the checks are the same, so an event too many, or one that was lost, ch
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas import State
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
@@ -46,8 +45,6 @@ RETRAIN = "retrain"
 """The experiment of all checks, those that skip among them."""
 _GATES = 3
 """How often a gate is held again because the champion changed meanwhile."""
-
-log = logging.getLogger(__name__)
 
 
 class Approval(RunInput):
@@ -119,7 +116,7 @@ def retrain(
         found, reason = checked(stages, registry, policy, force=force)
         if not reason.run:
             return _told(Ended("skipped", reason.text, champion=found.champion), reason, registry, tracked, policy)
-        log.warning("retrain %s: training because of %s: %s", registry.name, reason.cause, reason.text)
+        get_run_logger().warning("training because of %s: %s", reason.cause, reason.text)
         ended = _trained(
             stages, registry, reason, Round(policy, gate, preset, overrides, data, data_dir, launch), tracked
         )
@@ -219,7 +216,7 @@ def gated(gate: Gate, version: Version, asked: Round) -> Ended:
         except ChampionChanged as changed:
             if attempt == _GATES:
                 raise
-            log.warning("%s", changed)
+            get_run_logger().warning("%s", changed)
             continue
         return Ended("promoted", decision.reason, version.number, published.number, held)
     raise AssertionError("unreachable: the last attempt publishes or raises")
@@ -272,10 +269,12 @@ def _told(
     tracked.set_tags({f"{PREFIX}.retrain.{name}": str(told[name]) for name in ("outcome", "cause", "reason")})
     tracked.set_tags({"mlflow.note.content": text})
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+    if registry.exists():
+        registry.mirror()
     registry.set_model_tags({f"{PREFIX}.checked": f"{when} {ended.outcome}: {ended.reason}"})
     publish_markdown("retrain", text)
     publish_link("retrain", tracked.url)
-    log.warning("retrain %s: %s (%s)", registry.name, ended.outcome, ended.reason)
+    get_run_logger().warning("%s: %s", ended.outcome, ended.reason)
     if ended.outcome != "skipped":
         notify(policy.notify, subject=f"{registry.name}: {ended.outcome}", text=text, facts=told)
     return Completed(name="Skipped" if ended.outcome == "skipped" else None, message=ended.reason, data=told)

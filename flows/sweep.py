@@ -25,6 +25,7 @@ from flows.experiment_notes import NOTE
 from flows.orchestration import check_worker_home, prefect_tags, publish_markdown
 from flows.request import OwnData, Preset, configuration
 from flows.run_logger import MlflowLogger
+from flows.running import present
 from flows.settings import Settings, environment, read_settings
 from flows.stages.registry import STAGES
 from flows.store import stage_key
@@ -99,7 +100,11 @@ def sweep(
     }
     tags = {f"{PREFIX}.preset": preset, f"{PREFIX}.sweep.stage": plan.stage, **prefect_tags()}
     name, params = f"sweep-{plan.stage}-{key[:8]}", plan.model_dump(mode="json")
-    with stage_run(settings, stage="sweep", name=name, key=key, params=params, tags=tags) as log:
+    tags[f"{PREFIX}.home"] = str(settings.home)
+    with (
+        present(settings.home),
+        stage_run(settings, stage="sweep", name=name, key=key, params=params, tags=tags) as log,
+    ):
         record = settings.home / "sweeps" / key / "trials.jsonl"
         trials = _run(plan, space, job, record, log.local_id)
         found = best(trials, maximize=plan.maximize)

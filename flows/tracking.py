@@ -117,7 +117,7 @@ def is_stop(error: BaseException) -> bool:
     stops = (KeyboardInterrupt, InterruptedRun, asyncio.CancelledError, concurrent.futures.CancelledError)
     # Prefect's own signal is recognised by name, so that using the tracker does not import Prefect.
     names = {cls.__name__ for cls in type(error).__mro__ if cls.__module__.startswith("prefect.")}
-    return isinstance(error, stops) or bool(names & {"TerminationSignal", "CancelledRun"})
+    return isinstance(error, stops) or bool(names & {"TerminationSignal", "CancelledRun", "Pause"})
 
 
 def _base_tags(stage: str, key: str, parent_run_id: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ GptcoreError
 ├── DataError                an input file, row or token shard cannot be used as it is
 │   └── TokenizerMismatch    two parts were made with different tokenizers
 ├── CheckpointError          a checkpoint is missing, incomplete or damaged
+├── ExportMismatch           what was exported and read back is not the model; nothing is published
 ├── OutOfDiskError           a file could not be written whole
 ├── DivergedError            training left the finite numbers and could not come back
 ├── LockedError              another process is already writing to the same folder
@@ -47,6 +48,12 @@ class CheckpointError(GptcoreError):
     """A checkpoint is missing, incomplete or damaged."""
 
     exit_code = 4
+
+
+class ExportMismatch(GptcoreError):
+    """An export was read back and is not the model; nothing is published."""
+
+    exit_code = 12
 
 
 class OutOfDiskError(GptcoreError):

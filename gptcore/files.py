@@ -19,6 +19,8 @@ from typing import Any
 from gptcore.errors import DataError, GptcoreError, OutOfDiskError
 
 MANIFEST = "manifest.json"
+MAX_JSON_BYTES = 64 * 2**20
+"""The largest JSON file that is read whole: several times a tokenizer of 256,000 words."""
 
 
 @contextmanager
@@ -79,6 +81,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by the JSON form of ``value`` in one step."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json_object(path: Path, error: type[GptcoreError]) -> dict[str, Any]:
+    """The object in a JSON file of at most ``MAX_JSON_BYTES``.
+
+    Raises:
+        error: the file is missing, too large, no JSON, nested too deeply to be read, or holds no object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise error(f"{path} has {path.stat().st_size:,} bytes; a file of this kind has at most {MAX_JSON_BYTES:,}")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path} cannot be read: {cause}") from cause
+    if not isinstance(data, dict):
+        raise error(f"{path} does not hold a JSON object")
+    return data
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

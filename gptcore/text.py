@@ -19,6 +19,7 @@ from gptcore.data.ledger import Ledger
 from gptcore.data.templates import PromptTemplate, template_by_name
 from gptcore.errors import ConfigError
 from gptcore.generation import Event, Generator, Request, Sampling
+from gptcore.kernels import prepare_for_inference
 from gptcore.models.base import Model
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier
@@ -62,7 +63,8 @@ class TextModel:
                 "model, as pretrain and finetune-instruct leave it"
             )
         name = template or loaded.spec.template
-        return TextModel(loaded.model, loaded.tokenizer, template_by_name(name) if name else None)
+        model = prepare_for_inference(loaded.model)
+        return TextModel(model, loaded.tokenizer, template_by_name(name) if name else None)
 
     @property
     def end_token(self) -> int:

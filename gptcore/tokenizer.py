@@ -69,6 +69,11 @@ class Tokenizer:
         return self._encoding.n_vocab
 
     @property
+    def pattern(self) -> str:
+        """Regular expression that splits text into words before merging."""
+        return self._pattern
+
+    @property
     def ranks(self) -> Mapping[bytes, int]:
         """Token bytes -> id, without the special tokens."""
         return self._ranks

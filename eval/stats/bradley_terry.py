@@ -79,8 +79,9 @@ def bradley_terry(
 ) -> BradleyTerry:
     """Fit by maximum likelihood; intervals by refitting resamples of items.
 
-    Raises EvalDataError for a game of a model with itself, an impossible result, fewer than two models, or models whose
-    games leave their strengths without a finite value; EvalConfigError for impossible settings.
+    Raises EvalDataError for a game of a model with itself, an impossible result, fewer than two models, items that all
+    came out alike, or models whose games leave their strengths without a finite value; EvalConfigError for impossible
+    settings.
     """
     check_resampling(n_resamples=n_resamples, confidence=confidence)
     _check_games(games)
@@ -91,6 +92,11 @@ def bradley_terry(
     items = _counts_by_item(scored, models)
     totals = items.sum(axis=0)
     _check_connected(totals, models)
+    if not np.ptp(items, axis=0).any():
+        raise EvalDataError(
+            f"all {len(items)} items came out alike, as where every game is a tie, so that nothing tells how far other"
+            " items would move the strengths; compare the models by win rate"
+        )
     pairs = list(itertools.combinations(range(len(models)), 2))
     has_ties = bool(totals[:, 1].any())
     found = bootstrap_intervals(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval.errors import IncomparableError
@@ -216,9 +216,8 @@ def _guardrails(sides: Sides, primary: Measure | None, policy: GatePolicy) -> It
 
 
 def _one_sided(name: Measure, sides: Sides, outcome: Outcome, note: str) -> Row:
-    means = [side.mean(name) for side in sides]
-    known = [None if math.isnan(mean) else mean for mean in means]
-    return Row("guardrail", name, UNITS[name], *known, None, None, None, "measured of both models", outcome, note)
+    ours, theirs = (side.mean(name) if name in side.values else None for side in sides)
+    return Row("guardrail", name, UNITS[name], ours, theirs, None, None, None, "measured of both models", outcome, note)
 
 
 def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
@@ -249,9 +248,11 @@ def _compared(
     outcome: Outcome,
     note: str,
 ) -> Row:
-    figures = (None, None, None) if found is None else (found.difference, found.low, found.high)
-    means = [side.mean(name) for side in sides]
-    return Row(kind, name, UNITS[name], *means, *figures, demand, outcome, note, found.n if found else 0)
+    ours, theirs = (side.mean(name) for side in sides)
+    row = Row(kind, name, UNITS[name], ours, theirs, None, None, None, demand, outcome, note, 0)
+    if found is None:
+        return row
+    return replace(row, difference=found.difference, low=found.low, high=found.high, n=found.n)
 
 
 def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:

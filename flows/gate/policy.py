@@ -48,16 +48,15 @@ class GatePolicy(BaseModel):
         description="Means that every model must reach, the first one too; 8 bits per byte is knowing nothing",
     )
     margins: dict[Measure, float] = Field(
-        default={"judge": 2.0, "answers": 0.03, "rouge_l": 0.02, "accuracy": 0.02, "text": 0.03},
+        default={"judge": 2.0, "answers": 0.03, "accuracy": 0.03, "text": 0.03},
         description="How much worse a guardrail may be; a measure without a margin is shown and not asked for",
     )
     budgets: dict[str, Budget] = Field(
-        default={"int8": Budget(max_share=0.5), "int4": Budget(max_share=0.4)},
-        description="Budgets of the compressed variants, by their names",
+        default={}, description="Budgets of compressed variants, by their names; one that is named must exist"
     )
     confidence: float = Field(default=CONFIDENCE, gt=0.5, lt=1, description="Of the intervals")
     min_items: int = Field(default=10, ge=2, description="Fewer pairs of the primary measure decide nothing")
-    max_items: int = Field(default=500, ge=2, description="Items measured of each kind")
+    max_items: int = Field(default=1000, ge=2, description="Items measured of each kind")
     max_responses: int = Field(default=110, ge=2, description="Answers generated, and judged where a judge is asked")
     require_approval: bool = Field(default=False, description="Whether a person has to agree to each promotion")
     seed: int = Field(default=1, description="Of the resampling")

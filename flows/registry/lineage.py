@@ -58,11 +58,12 @@ def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
     name, number, alias = _parsed(model)
     version = (_mirrored if offline else _registered)(settings, name, number, alias)
     origins = _origins(settings, version)
+    main = version.tags.get(f"{PREFIX}.stage", "")
     keys = {stage: key for stage, key in version.stage_keys().items() if stage != "evaluate"}
     if offline:
-        made = _from_store(StageStore(settings.store), keys, origins)
+        made = _from_store(StageStore(settings.store), keys, main, origins)
     else:
-        made = _from_runs(connect(settings), version.stage_runs(), keys, origins)
+        made = _from_runs(connect(settings), version.stage_runs(), keys, main, origins)
     told = (f"{fact}: {version.tags[f'{PREFIX}.{fact}']}" for fact in _TOLD if f"{PREFIX}.{fact}" in version.tags)
     return Link(f"{name} version {version.number}", tuple(told), made)
 
@@ -118,10 +119,11 @@ def _source(name: str, digest: str, origins: Mapping[str, str]) -> Link:
 
 def _tree(
     wanted: Mapping[str, str],
+    first: str,
     look: Callable[[str, str], tuple[tuple[str, ...], Mapping[str, str]]],
     origins: Mapping[str, str],
 ) -> tuple[Link, ...]:
-    """Links of outputs that nothing else among them was made from; ``look`` gives an output's facts and inputs."""
+    """The model's own output first, then those that nothing was made from; ``look`` gives facts and inputs of one."""
     seen: dict[str, tuple[tuple[str, ...], Mapping[str, str]]] = {}
 
     def link(stage: str, key: str) -> Link:
@@ -144,21 +146,22 @@ def _tree(
     for stage, key in wanted.items():
         seen.setdefault(stage, look(stage, key))
     used = {name for _, inputs in seen.values() for name in inputs}
-    return tuple(link(stage, key) for stage, key in wanted.items() if stage not in used)
+    ends = [stage for stage in wanted if stage not in used and stage != first]
+    return tuple(link(stage, wanted[stage]) for stage in (first, *ends) if stage in wanted)
 
 
-def _from_store(store: StageStore, keys: Mapping[str, str], origins: Mapping[str, str]) -> tuple[Link, ...]:
+def _from_store(store: StageStore, keys: Mapping[str, str], main: str, origins: Mapping[str, str]) -> tuple[Link, ...]:
     def look(stage: str, key: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
         entry = store.find(stage, key)
         if entry is None:
             raise DataError(f"{store.folder(stage, key)} is gone; read the lineage from MLflow, without --offline")
         return (f"MLflow run {entry.run_id}", f"content {entry.digest}"), entry.inputs
 
-    return _tree(keys, look, origins)
+    return _tree(keys, main, look, origins)
 
 
 def _from_runs(
-    client: MlflowClient, runs: Mapping[str, str], keys: Mapping[str, str], origins: Mapping[str, str]
+    client: MlflowClient, runs: Mapping[str, str], keys: Mapping[str, str], main: str, origins: Mapping[str, str]
 ) -> tuple[Link, ...]:
     prefix = f"{PREFIX}.input."
 
@@ -170,4 +173,4 @@ def _from_runs(
         commit = tags.get("mlflow.source.git.commit", "unknown")
         return (f"MLflow run {run.info.run_id}", f"commit {commit}"), inputs
 
-    return _tree({stage: key for stage, key in keys.items() if stage in runs}, look, origins)
+    return _tree({stage: key for stage, key in keys.items() if stage in runs}, main, look, origins)

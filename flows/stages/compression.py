@@ -14,6 +14,7 @@ from flows.recipes import ClassifyStage, InstructStage
 from flows.stages.compression_rows import METRICS, as_text, measured_words, told_classes
 from flows.stages.compression_steps import Subject, Workshop
 from flows.stages.context import Context, Inputs
+from flows.stages.equivalence import held_out_tokens, same_model
 from flows.stages.training import CHECKPOINT
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
@@ -63,8 +64,18 @@ def compress(
             "raise compress.max_increase_int8, _int4, _gptq or _other, lower compress.group_size, or leave the method "
             "out of compress.methods"
         )
+    forms = {row["name"]: context.folder / row["checkpoint"] for row in variants if "checkpoint" in row}
+    original = checkpoint.load(words.checkpoint)
+    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.model), variants=forms)
+    context.log.log_table(equivalence, "equivalence.json")
     parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
-    return {"parent": parent, "measured_on": measured_on, "variants": variants, "metrics": metrics}
+    return {
+        "parent": parent,
+        "measured_on": measured_on,
+        "variants": variants,
+        "metrics": metrics,
+        "equivalence": equivalence,
+    }
 
 
 class _Steps:

@@ -86,7 +86,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "lora",
-            "1",
+            "2",
             ("prepare-data", "pretrain"),
             ("lora", "classify", "instruct"),
             lambda p, i, c: training.lora(p.lora, p.classify, p.instruct, i, c),

@@ -15,6 +15,7 @@ from flows.launcher import train as train_run
 from flows.recipes import ClassifyStage, InstructStage, LoraStage, PretrainStage
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
+from flows.stages.equivalence import LONGEST, merged_model
 from gptcore import checkpoint
 from gptcore.checkpoint import read_spec
 from gptcore.data import Instructions, LabelledText, Ledger, TokenWindows, template_by_name
@@ -121,10 +122,15 @@ def lora(
         test, _ = _held_out_prompts(inputs, instruct_config)
         after = _respond(context.folder / "instruct/checkpoint", instruct_config, test, context, offset=0)
         _write_responses(context, [{**row, "response": text} for row, text in zip(test, after, strict=True)])
+    equivalence = []
+    if "instruct" in tasks:
+        adapted = checkpoint.load(context.folder / "instruct/checkpoint")
+        equivalence = merged_model(adapted, adapted.tokenizer.encode(test[0]["instruction"])[:LONGEST] or [0])
     for task, facts in tasks.items():
         metrics |= {f"{task}/{name}": value for name, value in facts["metrics"].items()}
         metrics[f"{task}/trained_share"] = facts["trained_share"]
-    return {"tasks": tasks, "responses": "responses.jsonl" if "instruct" in tasks else None, "metrics": metrics}
+    responses = "responses.jsonl" if "instruct" in tasks else None
+    return {"tasks": tasks, "responses": responses, "metrics": metrics, "equivalence": equivalence}
 
 
 def _lora(config: LoraStage, also_train: tuple[str, ...]) -> tuple[Transform, ...]:

@@ -1,62 +1,85 @@
 """Folders that Hugging Face's transformers reads and writes: config.json, model.safetensors, and the tokenizer.
 
-The tokenizer is in vocab.json and merges.txt, as OpenAI and transformers before version 5 wrote it (and we do), or in
-tokenizer.json, as transformers writes it today.
+Language models become ``GPT2LMHeadModel`` or ``LlamaForCausalLM``, classifiers ``GPT2ForSequenceClassification``.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gptcore import checkpoint
-from gptcore.checkpoint import ModelSpec
-from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export.vocabulary import merges_of, tokenizer_json, tokenizer_of, vocabulary_of
-from gptcore.files import MANIFEST, verify_folder, whole_folder, write_json, write_text
-from gptcore.models.gpt import GPT, GPTConfig
-from gptcore.models.gpt.hf import from_hf_config, load_hf_tensors, to_hf_config, to_hf_tensors
-from gptcore.tokenizer import Tokenizer, gpt2_tokenizer
-from gptcore.transforms import Classifier, QuantizedLinear, merge_lora
+from gptcore.checkpoint import Loaded, ModelSpec
+from gptcore.data.templates import template_by_name
+from gptcore.errors import CheckpointError, ExportMismatch
+from gptcore.export.equality import agreement, probe
+from gptcore.export.families import Family, family_named, family_of, model_with
+from gptcore.export.gguf_tokens import PROBES
+from gptcore.export.hf_classifier import (
+    classifier_config,
+    classifier_from_hf,
+    labels_in,
+    padded_classifier,
+    score_tensors,
+)
+from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_tokenizer, write_hf_tokenizer
+from gptcore.export.places import check_place, exportable, labels_of
+from gptcore.files import MANIFEST, read_json_object, verify_folder, whole_folder, write_json
+from gptcore.models import Model, ModelConfig
+from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 
-GPT2_VOCABULARY = 50257
-_EXPORTED = ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer_config.json")
-
-log = logging.getLogger(__name__)
+_MARKS: Final = ("config.json",)
+_OTHERS: Final = ("model.safetensors", "generation_config.json", *FILES)
 
 
 def export_hf(source: Path, folder: Path) -> Path:
-    """Write a checkpoint as a folder for ``transformers.GPT2LMHeadModel``; LoRA updates are merged first.
+    """Write a checkpoint as a folder for transformers; LoRA updates are merged first.
 
-    An earlier export in the same place is replaced; anything else there is not touched.
+    An earlier export in the same place is replaced; anything else there is not touched. The folder is read back and its
+    logits are compared with the checkpoint's before it takes its place.
 
     Raises:
-        ConfigError: the checkpoint is no GPT-2 language model (a classifier, or quantized), or the folder holds
+        ConfigError: the checkpoint is quantized, or a classifier that transformers has no form for, or the folder holds
             something else.
+        ExportMismatch: what was read back is not the model.
     """
-    if folder.exists() and not _is_ours(folder):
-        raise ConfigError(f"{folder} exists and is no earlier export, so it is not replaced; give a folder that is new")
-    loaded = checkpoint.load(source)
-    model = merge_lora(loaded.model)
-    if not isinstance(model, GPT) or any(isinstance(part, QuantizedLinear) for part in model.modules()):
-        raise ConfigError(f"{source} is quantized or no GPT-2; export the fp32 checkpoint it was made from")
-    if any(isinstance(transform, Classifier) for transform in loaded.spec.transforms):
-        raise ConfigError(f"{source} is a classifier; only language models can be exported to GPT2LMHeadModel")
-    merges = merges_of(loaded.tokenizer)
+    check_place(folder, marks=_MARKS, others=_OTHERS)
+    loaded = exportable(source, classifiers=True)
     with whole_folder(folder) as partial:
-        write_json(partial / "config.json", to_hf_config(model.config, end_of_text=loaded.tokenizer.end_of_text))
-        checkpoint.save_tensors(to_hf_tensors(model), partial / "model.safetensors", path=folder)
-        write_json(partial / "vocab.json", vocabulary_of(loaded.tokenizer))
-        write_text(partial / "merges.txt", "#version: 0.2\n" + "".join(f"{merge}\n" for merge in merges))
-        special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": model.config.context_length, **special}
-        write_json(partial / "tokenizer_config.json", settings)
+        write_hf(partial, loaded)
     return folder
+
+
+def write_hf(folder: Path, loaded: Loaded) -> None:
+    """Write the files of ``export_hf`` into an empty folder, and read them back.
+
+    Raises:
+        ConfigError: the model is a classifier that transformers has no form for.
+        ExportMismatch: what was read back is not the model.
+    """
+    family, labels = family_of(loaded.model), labels_of(loaded)
+    template = template_by_name(loaded.spec.template) if loaded.spec.template else None
+    if labels:
+        loaded = padded_classifier(loaded)
+    config = family.to_hf_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
+    tensors = family.to_hf_tensors(loaded.model)
+    if labels:
+        config |= classifier_config(loaded.tokenizer, labels)
+        tensors |= score_tensors(loaded.model, tensors)
+        tensors.pop("lm_head.weight", None)
+    else:
+        config["eos_token_id"] = template.end_id(loaded.tokenizer) if template else loaded.tokenizer.end_of_text
+        ends = {name: config[name] for name in ("bos_token_id", "eos_token_id")}
+        write_json(folder / "generation_config.json", {**ends, "do_sample": False})
+    write_json(folder / "config.json", config)
+    checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
+    length = loaded.model.config.context_length
+    write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, classifies=bool(labels))
+    _check(folder, loaded, classifies=bool(labels))
 
 
 def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) -> Path:
@@ -69,39 +92,68 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
         tokenizer: used instead of the folder's.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the model is not a GPT-2.
+        CheckpointError: a file is missing or damaged, or the model is of no family of ours.
     """
     _verify(folder)
-    config = read_hf_config(folder)
+    model, spec = _model_in(folder)
+    known = tokenizer or read_hf_tokenizer(folder, vocab_size=model.config.vocab_size)
+    if known.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {known.vocab_size} words, the model {model.config.vocab_size}"
+        )
+    checkpoint.save(
+        out,
+        model=model,
+        spec=ModelSpec(spec.model, transforms=spec.transforms, tokenizer_digest=known.digest),
+        tokenizer=known,
+    )
+    return out
+
+
+def read_hf_config(folder: Path) -> ModelConfig:
+    """The sizes of the model in a folder that transformers wrote.
+
+    Raises:
+        CheckpointError: ``config.json`` is missing or damaged, or the model is of no family of ours.
+    """
+    return _config_in(folder)[2]
+
+
+def _config_in(folder: Path) -> tuple[dict[str, Any], Family, ModelConfig]:
+    data = read_json_object(folder / "config.json", CheckpointError)
+    family = family_named(data.get("model_type"), place="config.json")
+    return data, family, family.from_hf_config(data)
+
+
+def _model_in(folder: Path) -> tuple[Model, ModelSpec]:
+    data, family, config = _config_in(folder)
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
-    model = config.build()
-    load_hf_tensors(model, tensors)
-    known = tokenizer or _read_tokenizer(folder, vocab_size=config.vocab_size)
-    if known.vocab_size > config.vocab_size:
-        raise CheckpointError(f"{folder}: the tokenizer has {known.vocab_size} words, the model {config.vocab_size}")
-    spec = ModelSpec(config, tokenizer_digest=known.digest)
-    checkpoint.save(out, model=model, spec=spec, tokenizer=known)
-    return out
+    labels = labels_in(data)
+    if not labels:
+        return model_with(family, config, tensors, place=str(folder)), ModelSpec(config)
+    return classifier_from_hf(family, config, tensors, labels=labels, place=str(folder))
 
 
-def read_hf_config(folder: Path) -> GPTConfig:
-    """The sizes of the model in a folder that transformers wrote.
+def _check(folder: Path, loaded: Loaded, *, classifies: bool) -> None:
+    """Hold what was written against what was meant.
 
     Raises:
-        CheckpointError: ``config.json`` is missing or damaged, or the model is not a GPT-2.
+        ExportMismatch: it is not the same.
     """
-    return from_hf_config(_read_json(folder / "config.json"))
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty or what ``export_hf`` wrote there, and nothing else."""
-    if not folder.is_dir():
-        return False
-    found = {path.name for path in folder.iterdir()}
-    return not found or ({MANIFEST, "config.json"} <= found <= {MANIFEST, *_EXPORTED})
+    try:
+        model, _ = _model_in(folder)
+        texts = [text for text in PROBES if END_OF_TEXT not in text]
+        check_hf_tokenizer(folder, loaded.tokenizer, probes=texts, classifies=classifies)
+    except CheckpointError as error:
+        raise ExportMismatch(
+            f"the folder was read back and is not what was meant: {error}; nothing was written"
+        ) from error
+    tokens = torch.tensor([probe(loaded.model)])
+    with torch.no_grad():
+        agreement(loaded.model(tokens)[0], model(tokens)[0]).require(what="the written folder")
 
 
 def _verify(folder: Path) -> None:
@@ -112,38 +164,3 @@ def _verify(folder: Path) -> None:
         verify_folder(folder, CheckpointError)
     except CheckpointError as error:
         raise CheckpointError(f"{error} (or delete {MANIFEST} if another program changed it on purpose)") from error
-
-
-def _read_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer:
-    old, new = (folder / "vocab.json", folder / "merges.txt"), folder / "tokenizer.json"
-    if new.is_file() and not old[0].is_file():
-        vocabulary, merges = tokenizer_json(_read_json(new), path=new)
-    elif any(path.is_file() for path in old):
-        vocabulary, merges = _read_json(old[0]), _read_merges(old[1])
-    elif vocab_size == GPT2_VOCABULARY:
-        log.warning("%s has no tokenizer; its %d words are taken for GPT-2's", folder, vocab_size)
-        return gpt2_tokenizer()
-    else:
-        raise CheckpointError(
-            f"{folder} has no tokenizer, neither tokenizer.json nor vocab.json and merges.txt; save it there, too: "
-            "tokenizer.save_pretrained(...)"
-        )
-    return tokenizer_of(folder.name, vocabulary=vocabulary, merges=merges)
-
-
-def _read_merges(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return [line for line in lines if line and not line.startswith("#version")]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return data

@@ -3,5 +3,17 @@
 from gptcore.generation.generator import Event, Generator
 from gptcore.generation.request import Answer, Finish, Request, Token
 from gptcore.generation.sampling import Sampling, narrow
+from gptcore.generation.speculative import Speculated, speculate
 
-__all__ = ["Answer", "Event", "Finish", "Generator", "Request", "Sampling", "Token", "narrow"]
+__all__ = [
+    "Answer",
+    "Event",
+    "Finish",
+    "Generator",
+    "Request",
+    "Sampling",
+    "Speculated",
+    "Token",
+    "narrow",
+    "speculate",
+]

@@ -124,7 +124,6 @@ def _run(command: Sequence[str]) -> None:
     except subprocess.TimeoutExpired as error:
         raise ConfigError(f"{command[0]} did not finish within {_LONGEST_BUILD:.0f} s") from error
     if done.returncode:
-        lines = (
-            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nothing"]
-        )
-        raise ConfigError(f"{command[0]} failed with exit code {done.returncode}: {lines[0]}")
+        lines = done.stderr.splitlines() or ["it said nothing"]
+        told = next((line for line in lines if "error" in line), lines[0])
+        raise ConfigError(f"{command[0]} failed with exit code {done.returncode}: {told}")

@@ -114,6 +114,12 @@ class BlockWeights(NamedTuple):
     down: Weights
     n_heads: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What blocks that are computed in one call must have in common: heads and sizes."""
+        matrices = (self.qkv, self.out, self.up, self.down)
+        return (self.n_heads, *(n for each in matrices for n in (each.n_outputs, each.n_inputs)))
+
 
 class Blocks:
     """Blocks of one shape, for ``Native.blocks``."""
@@ -195,7 +201,7 @@ class Native:
 
 
 @cache
-def native() -> Native | None:
+def load_kernels() -> Native | None:
     """The kernels of this machine, built at the first call; None, said once in the log, where they cannot be built."""
     try:
         return Native(built_library())

@@ -1,7 +1,8 @@
 """Let a model's layers use the kernels, from outside: names, parameters and saved form stay what they are.
 
-A layer's ``forward`` is shadowed on the instance by a ``KernelLinear``, a GPT's ``features`` by a ``Continuation``; both
-hand back to the class's own method whatever the kernels do not do (gradients, other dtypes and devices, long inputs).
+A layer's ``forward`` is shadowed on the instance by a ``KernelLinear``, a GPT's ``features`` by a ``Continuation``;
+both hand back to the class's own method whatever the kernels do not do (gradients, other dtypes and devices, long
+inputs).
 
 Shapes: B sequences, T new positions, C width, V vocabulary.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.kernels.native import Blocks, BlockWeights, Native, Weights, native
+from gptcore.kernels.native import Blocks, BlockWeights, Native, Weights, load_kernels
 from gptcore.models.base import Model
 from gptcore.models.gpt import GPT
 from gptcore.nn.attention import CausalSelfAttention
@@ -47,7 +48,11 @@ class KernelLinear:
 
 
 class Continuation:
-    """In the place of a GPT's ``features``: all blocks of a decoding step in one call."""
+    """In the place of a GPT's ``features``: all blocks of a decoding step in one call.
+
+    A position's features are the same to the last bit whatever other sequences, and however many new positions of its
+    own sequence, are computed beside it.
+    """
 
     def __init__(self, model: GPT, blocks: Blocks, *, kernels: Native, narrow: bool) -> None:
         """Keep the model for what the kernels do not do."""
@@ -85,13 +90,13 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
 
     Args:
         model: with its weights loaded, transformed as it will be used.
-        narrow_activations: round the inputs of int8 layers to int16 row by row, as finely as exact 32-bit sums allow
-            (1 / 5,504 of a row's largest value for GPT-2's longest rows): about twice as fast for many rows.
+        narrow_activations: round the inputs of int8 layers to int16 row by row, as finely as exact sums in 32 bits
+            allow (1 / 5,504 of a row's largest value for GPT-2's longest rows): faster for many rows.
 
     Returns:
         The same model.
     """
-    kernels = native()
+    kernels = load_kernels()
     if kernels is None:
         return model
     found: dict[nn.Module, Weights] = {}
@@ -100,10 +105,10 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
         if weights is not None:
             found[layer] = weights
             _shadow(layer, "forward", KernelLinear(layer, weights, kernels=kernels, narrow=narrow_activations))
-    if type(model) is GPT:
+    if isinstance(model, GPT):
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
-        if whole and len(whole) == len(blocks):
+        if len(whole) == len(blocks) and len({block.shape for block in whole}) == 1:
             _shadow(model, "features", Continuation(model, Blocks(whole), kernels=kernels, narrow=narrow_activations))
     return model
 
@@ -135,11 +140,14 @@ def _block_weights(block: nn.Module, found: dict[nn.Module, Weights]) -> BlockWe
     attention, feedforward = block.attention, block.feedforward
     if type(attention) is not CausalSelfAttention or type(feedforward) is not FeedForward:
         return None
+    norms = (block.norm_1, block.norm_2)
+    if not (isinstance(norms[0], nn.LayerNorm) and isinstance(norms[1], nn.LayerNorm)):
+        return None
     layers = (attention.qkv, attention.out, feedforward.up, feedforward.down)
     if any(layer not in found for layer in layers):
         return None
     qkv, out, up, down = (found[layer] for layer in layers)
-    return BlockWeights(block.norm_1, block.norm_2, qkv, out, up, down, attention.n_heads)
+    return BlockWeights(norms[0], norms[1], qkv, out, up, down, attention.n_heads)
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -2,5 +2,6 @@
 
 from gptcore.models.base import Model, ModelConfig
 from gptcore.models.gpt import GPT, PRESETS, GPTConfig
+from gptcore.models.llama import Llama, LlamaConfig
 
-__all__ = ["GPT", "PRESETS", "GPTConfig", "Model", "ModelConfig"]
+__all__ = ["GPT", "PRESETS", "GPTConfig", "Llama", "LlamaConfig", "Model", "ModelConfig"]

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from gptcore.config import Config
+from gptcore.errors import ConfigError
+from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache
+from gptcore.nn.tied import tied_lookup
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,16 @@ class ModelConfig(Config):
     """Rows of the token embedding; every token id is below it."""
     context_length: int
     """The most positions the model can see at once."""
+    width: int
+    """Width of the residual stream."""
+    n_layers: int
+    """Number of blocks."""
+    n_heads: int
+    """Attention heads per block."""
+    dropout: float
+    """Dropout probability."""
+    tied_head: bool
+    """Whether the output head shares the token embedding's weights."""
 
     def build(self) -> Model:
         """A new model with random weights from torch's global generator."""
@@ -35,6 +48,7 @@ class Model(nn.Module):
     """A decoder: features of each position, and a head over them."""
 
     config: ModelConfig
+    token_embedding: nn.Module
     blocks: nn.ModuleList
     head: nn.Module
     one_tied_gradient: bool = True
@@ -56,9 +70,22 @@ class Model(nn.Module):
         """``features``, and the weights (V, C) of a linear head without bias, for a loss that never makes all logits.
 
         The loss must use these weights and not ``head.weight``. None if the head is of another kind.
+        Where the embedding's weights are the head's, both share one gradient.
+
+        Raises:
+            ConfigError: more positions than ``context_length``.
         """
-        plain = isinstance(self.head, nn.Linear) and self.head.bias is None
-        return self.features(tokens, lengths=lengths), cast(nn.Linear, self.head).weight if plain else None
+        shared: Tensor | None = getattr(self.token_embedding, "weight", None)
+        tied = getattr(self.head, "weight", None) is shared and self.one_tied_gradient
+        if shared is None or not (tied and shared.requires_grad):
+            plain = isinstance(self.head, nn.Linear) and self.head.bias is None
+            return self.features(tokens, lengths=lengths), cast(nn.Linear, self.head).weight if plain else None
+        looked_up, head = tied_lookup(shared, tokens)
+        return self._features(looked_up, lengths), head
+
+    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """The features (B, T, C) of tokens whose embeddings (B, T, C) were looked up already."""
+        raise NotImplementedError
 
     def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
         """The features (B, C) at one position of each row.
@@ -80,9 +107,24 @@ class Model(nn.Module):
         logits: Tensor = self.head(self.features(tokens, cache=cache))
         return logits
 
+    def tie_head(self) -> None:
+        """Let the head share the token embedding's weights."""
+        assert isinstance(self.head, nn.Linear)
+        assert isinstance(self.token_embedding, nn.Embedding)
+        self.head.weight = self.token_embedding.weight
+
     def checkpoint_activations(self) -> None:
         """From now on compute each block's activations again in the backward pass instead of keeping them."""
-        raise NotImplementedError
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.checkpoint()
+
+    def _check_length(self, length: int, limit: int) -> None:
+        if length > limit:
+            raise ConfigError(
+                f"{length} positions do not fit the model's context_length of {limit}; "
+                "shorten the input or choose a model with a longer context"
+            )
 
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.nn.mixing import Mix, at_ends, causal
+from gptcore.nn.shared_heads import attend
 
 
 class CausalSelfAttention(nn.Module):
@@ -60,9 +61,7 @@ class CausalSelfAttention(nn.Module):
             rows = torch.arange(len(x), device=x.device)
             chosen = queries[rows, :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
-            mixed = F.scaled_dot_product_attention(
-                chosen, keys, values, attn_mask=mask[:, None, None, :], dropout_p=self._dropped
-            )  # (B, H, 1, D)
+            mixed = attend(chosen, keys, values, mask=mask[:, None, None, :], dropout=self._dropped)  # (B, H, 1, D)
         else:
             mixed = at_ends(lengths)(queries[:, :, positions], keys, values, self._dropped)  # (1, H, B, D)
         y: Tensor = self.out(mixed.transpose(1, 2).reshape(len(positions), 1, -1))

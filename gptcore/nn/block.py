@@ -46,6 +46,10 @@ def _gelu(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feedforward(norm(x))."""
 
+    norm_1: nn.Module
+    norm_2: nn.Module
+    feedforward: FeedForward
+
     def __init__(
         self,
         *,

@@ -1,7 +1,7 @@
 """How positions see each other: the part of attention that differs between training, packed rows and decoding.
 
 A ``Mix`` takes queries, keys and values and gives the weighted values. All go through torch's
-scaled_dot_product_attention.
+scaled_dot_product_attention. Keys and values may have fewer heads than queries (``shared_heads``).
 
 Shapes: B rows, H heads, T positions, D head width, K keys, N positions of all packed rows together.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gptcore.nn.kv_cache import KVCache, LayerCache
+from gptcore.nn.shared_heads import attend
 
 Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys, values (B, H, T, D) and the dropout probability to the mixed values (B, H, T, D)."""
@@ -22,7 +22,7 @@ Mix = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 def causal(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
     """Each position sees itself and what stands before it in its row."""
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
+    return attend(queries, keys, values, is_causal=True, dropout=dropout)
 
 
 def packed(lengths: Sequence[int]) -> Mix:
@@ -64,11 +64,7 @@ def continued(cache: KVCache, n_new: int) -> list[Mix]:
             rows = []
             for i, (start, mask) in enumerate(zip(starts, masks, strict=True)):
                 seen_keys, seen_values = layer.seen(i, start + n_new)
-                rows.append(
-                    F.scaled_dot_product_attention(
-                        queries[i : i + 1], seen_keys, seen_values, attn_mask=mask, is_causal=start == 0
-                    )
-                )
+                rows.append(attend(queries[i : i + 1], seen_keys, seen_values, mask=mask, is_causal=start == 0))
             return rows[0] if len(rows) == 1 else torch.cat(rows)
 
         return mix
@@ -89,8 +85,7 @@ def at_ends(lengths: Sequence[int]) -> Mix:
     def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
         each = zip(queries.unbind(2), keys.split(list(lengths), 2), values.split(list(lengths), 2), strict=True)
         chosen = [
-            F.scaled_dot_product_attention(query.unsqueeze(2), row_keys, row_values, dropout_p=dropout)
-            for query, row_keys, row_values in each
+            attend(query.unsqueeze(2), row_keys, row_values, dropout=dropout) for query, row_keys, row_values in each
         ]
         return torch.cat(chosen, dim=2)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
-from gptcore.models.gpt import GPT
 from gptcore.nn.attention import CausalSelfAttention
 from gptcore.nn.block import FeedForward
 from gptcore.transforms.base import Transform
@@ -26,13 +25,7 @@ class Dropout(Transform):
             raise ConfigError(f"probability is {self.probability}; it must be at least 0 and below 1")
 
     def apply(self, model: Model) -> Model:
-        """Set it everywhere.
-
-        Raises:
-            ConfigError: the model is of a family that this does not know.
-        """
-        if not isinstance(model, GPT):
-            raise ConfigError(f"{type(model).__name__} has no dropout that can be set")
+        """Set it everywhere."""
         model.config = dataclasses.replace(model.config, dropout=self.probability)
         for part in model.modules():
             if isinstance(part, CausalSelfAttention | FeedForward):

@@ -10,7 +10,6 @@ from torch import nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
-from gptcore.models.gpt import GPT
 from gptcore.transforms.base import Transform
 
 
@@ -29,10 +28,10 @@ class ExtendVocabulary(Transform):
         """Replace the embedding, and the head with it.
 
         Raises:
-            ConfigError: the model would have to shrink, or is not of a family with a token embedding.
+            ConfigError: the model would have to shrink, or its embedding is quantized.
         """
-        if not isinstance(model, GPT):
-            raise ConfigError(f"{type(model).__name__} has no token embedding that can be extended")
+        if not isinstance(model.token_embedding, nn.Embedding):
+            raise ConfigError("the token embedding is quantized, and cannot be extended; extend the fp32 model")
         old = model.token_embedding.weight
         if self.vocab_size < old.shape[0]:
             raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")

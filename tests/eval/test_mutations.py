@@ -160,7 +160,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcome(folder: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """The end of these tests on the copy: 0 all pass, 1 some fail."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    # what a broken deadline leaves hanging is red as well
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-o", "timeout=60"]
     return subprocess.run(
         [*command, *(str(Path("tests/eval") / name) for name in tests)],
         cwd=folder,

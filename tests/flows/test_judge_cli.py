@@ -221,22 +221,27 @@ def test_side_by_side_a_judge_has_to_prefer_what_people_do(
     judged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeOllama() as server:
-        _, run, folder = judged(server, n=36)
-        scores = {(r["model"], r["id"]): r["score"] for r in read_json_lines(folder / "judge/items.jsonl")}
-        of = {
-            model: [{"id": i, "human": s} for (m, i), s in scores.items() if m == model]
-            for model in ("instruct", "base")
+        _, run, folder = judged(server, n=36, lora=True, judge_models=("instruct", "base", "lora"))
+        rows = read_json_lines(folder / "judge/items.jsonl")
+        given = {
+            model: labels(
+                tmp_path / f"{model}.csv", [{"id": r["id"], "human": r["score"]} for r in rows if r["model"] == model]
+            )
+            for model in ("instruct", "base", "lora")
         }
-        better, worse = labels(tmp_path / "a.csv", of["instruct"]), labels(tmp_path / "b.csv", of["base"])
-        command = ("judge", "calibrate", "--run", run.info.run_id, "--labels", str(better))
-        pairs = ("--baseline", f"{run.info.run_id}:base", "--judge-url", server.url)
-        text = told(capsys, *command, *pairs, "--baseline-labels", str(worse))
-        assert all(f"{name} 1 >" in text for name in ("pair_agreement", "consistency"))
+        command = ("judge", "calibrate", "--run", run.info.run_id, "--labels", str(given["instruct"]))
+        command += ("--judge-url", server.url, "--baseline")
+        text = told(capsys, *command, f"{run.info.run_id}:lora", "--baseline-labels", str(given["lora"]))
+        assert "pair_agreement 1 >= 0.65 met pair_agreement_low 1 > 0.759 met consistency 1 >= 0.65 met" in text
         assert "accepted" in text
-        turned = labels(tmp_path / "c.csv", [{"id": row["id"], "human": 100} for row in of["base"]])
-        text = told(capsys, *command, *pairs, "--baseline-labels", str(turned), code=1)
-        assert "rejected by pair_agreement, pair_agreement_low" in text
-    assert "--baseline and --baseline-labels go together" in told(capsys, *command, *pairs, code=2)
+        kept = connect(read_settings()).get_run(re.findall(r"MLflow run (\w+)", text)[0])
+        assert kept.data.metrics["pairs/judge"] == kept.data.metrics["pairs/consistency"] == 1
+        # every answer of the tuned model is the longer one here, so that agreement says nothing of reading
+        told_of_base = (f"{run.info.run_id}:base", "--baseline-labels", str(given["base"]))
+        text = told(capsys, *command, *told_of_base, code=1)
+        assert "rejected by pair_agreement_low" in text
+        assert "no better than the longer answer" in text
+    assert "--baseline and --baseline-labels go together" in told(capsys, *command, "nothing", code=2)
 
 
 @pytest.mark.parametrize(

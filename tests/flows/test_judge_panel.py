@@ -86,6 +86,15 @@ def test_models_are_shown_side_by_side_and_ranked(judged: Any) -> None:
     assert (folder / "judge" / "pairwise_rubric_system.md").is_file()
 
 
+def test_models_that_are_all_tied_have_no_strengths_and_it_is_said(judged: Any) -> None:
+    with FakeOllama(prefer=lambda _: "TIE") as server:
+        result, run, _ = judged(server, lora=True, judge_models=("instruct", "base", "lora"), pairwise=True)
+    pairs = result["judge"]["pairs"]
+    assert pairs["strengths"] is None
+    assert "items came out alike" in pairs["no_strengths"]
+    assert run.data.metrics["judge/pairs/valid"] == 0  # nor does it prefer the reference to a wrong answer
+
+
 def test_figures_at_equal_length_are_metrics(judged: Any) -> None:
     with FakeOllama() as server:
         _, run, _ = judged(server)

@@ -1,7 +1,8 @@
 """An Ollama server without a model: the real protocol over a real socket, scripted answers.
 
 It answers /api/version, /api/tags, /api/ps, /api/show and /api/chat (streamed and whole), and /v1/models and
-/v1/chat/completions as OpenAI does, in the server's forms. It refuses what the server refuses (unknown models, prompts
+/v1/chat/completions as OpenAI does, in the server's forms; /api/blobs and /api/create keep the models that clients
+make, which are shown and cannot be run. It refuses what the server refuses (unknown models, prompts
 longer than the window with ``shift`` off, ``think`` on models that cannot) and misbehaves on demand, one scenario per
 request:
 

@@ -30,6 +30,7 @@ from eval.testing.fake_ollama.dialect import Answer, Dialect
 from eval.testing.fake_ollama.ollama_pages import OllamaDialect
 from eval.testing.fake_ollama.openai_pages import OpenAIDialect
 from eval.testing.fake_ollama.scenarios import Scenario
+from eval.testing.fake_ollama.store import BLOBS, CREATE, Store, body_of
 
 Choice = Literal["A", "B", "TIE"]
 _logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class FakeOllama:
     """The requests for an answer so far, in the order of arrival."""
     loads: list[dict[str, Any]] = field(default_factory=list, init=False)
     """The requests that only load the model."""
+    store: Store = field(default_factory=Store, init=False)
+    """The models that clients made."""
     closing: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
     """Set when the server stops, so that no answer outlives it."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -220,15 +223,29 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"404 page not found", kind="text/plain")
 
+    def do_HEAD(self) -> None:
+        known = self.path.removeprefix(BLOBS) in self.server.fake.store.blobs
+        self._send(200 if known else 404, b"", kind="text/plain")
+
     def do_POST(self) -> None:
         fake = self.server.fake
+        content = body_of(self.rfile, self.headers)
+        if self.path.startswith(BLOBS):
+            status, told = fake.store.put(self.path.removeprefix(BLOBS), content)
+            self._whole(status, {"error": told} if told else {})
+            return
         try:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            body = json.loads(content)
         except ValueError as error:
             self._whole(400, {"error": str(error)})
             return
         dialect: Dialect = OpenAIDialect() if self.path == openai_pages.CHAT else OllamaDialect()
-        if self.path not in (ollama_pages.SHOW, ollama_pages.CHAT, openai_pages.CHAT):
+        if self.path == CREATE:
+            lines = [json.dumps(line).encode() + b"\n" for line in fake.store.create(tagged(body), body)]
+            self._send(200, b"".join(lines), kind=OllamaDialect.content_type)
+        elif self.path == ollama_pages.SHOW and tagged(body) in fake.store.models:
+            self._whole(200, fake.store.shown(tagged(body)))
+        elif self.path not in (ollama_pages.SHOW, ollama_pages.CHAT, openai_pages.CHAT):
             self._send(404, b"404 page not found", kind="text/plain")
         elif tagged(body) not in fake.digests:
             self._whole(404, dialect.error(f'model "{body.get("model", "")}" not found, try pulling it first'))

@@ -34,7 +34,7 @@ _FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def name_map(config: GPTConfig) -> dict[str, str]:
@@ -63,7 +63,7 @@ def to_hf_tensors(model: GPT) -> dict[str, Tensor]:
         if ours not in state and ours.endswith("qkv.bias"):
             state[ours] = torch.zeros(3 * model.config.width)
         tensor = state[ours].detach()
-        tensors[theirs] = (tensor.T if theirs.endswith(_TRANSPOSED) else tensor).contiguous().clone()
+        tensors[theirs] = (tensor.T if theirs.endswith(TRANSPOSED) else tensor).contiguous().clone()
     return tensors
 
 
@@ -172,7 +172,7 @@ def load_hf_tensors(model: GPT, tensors: dict[str, Tensor]) -> None:
     own = dict(model.named_parameters())
     with torch.no_grad():
         for ours, theirs in names.items():
-            tensor = prefixed[theirs].T if theirs.endswith(_TRANSPOSED) else prefixed[theirs]
+            tensor = prefixed[theirs].T if theirs.endswith(TRANSPOSED) else prefixed[theirs]
             if own[ours].shape != tensor.shape:
                 raise CheckpointError(
                     f"{theirs} has shape {tuple(prefixed[theirs].shape)}, config.json needs {tuple(own[ours].shape)}"

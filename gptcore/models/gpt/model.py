@@ -21,7 +21,6 @@ from gptcore.models.base import Model, ModelConfig
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
 from gptcore.nn.mixing import causal, continued, packed
-from gptcore.nn.tied import tied_lookup
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,6 @@ class GPT(Model):
             self.tie_head()
         initialise(self, n_layers=config.n_layers)
 
-    def tie_head(self) -> None:
-        """Let the head share the token embedding's weights."""
-        assert isinstance(self.head, nn.Linear)
-        self.head.weight = self.token_embedding.weight
-
     def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
         """(B, T) int64 token ids to (B, T, C) normalised features; the keywords are those of ``Model.features``.
 
@@ -147,21 +141,6 @@ class GPT(Model):
             return self._features(self.token_embedding(tokens), lengths)
         y: Tensor = self.norm(self._continued(tokens, cache))
         return y
-
-    def features_and_head(
-        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """As ``Model.features_and_head``; a tied head and the embedding share one gradient, too.
-
-        Raises:
-            ConfigError: more positions than ``context_length``.
-        """
-        shared: Tensor | None = getattr(self.token_embedding, "weight", None)
-        tied = getattr(self.head, "weight", None) is shared and self.one_tied_gradient
-        if shared is None or not (tied and shared.requires_grad):
-            return super().features_and_head(tokens, lengths=lengths)
-        looked_up, head = tied_lookup(shared, tokens)
-        return self._features(looked_up, lengths), head
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
         x = self._placed(looked_up, lengths)
@@ -205,19 +184,6 @@ class GPT(Model):
         else:
             placed = table[torch.cat([torch.arange(n, device=table.device) for n in lengths])]
         return F.dropout(looked_up + placed, self.config.dropout, self.training)
-
-    def checkpoint_activations(self) -> None:
-        """From now on compute each block's activations again in the backward pass instead of keeping them."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.checkpoint()
-
-    def _check_length(self, length: int, limit: int) -> None:
-        if length > limit:
-            raise ConfigError(
-                f"{length} positions do not fit the model's context_length of {limit}; "
-                "shorten the input or choose a model with a longer context"
-            )
 
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""

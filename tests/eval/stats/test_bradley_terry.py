@@ -105,6 +105,13 @@ def test_a_bound_that_resamples_cannot_fix_is_infinite_rather_than_a_guess() -> 
     assert (found.strengths["x"].high, found.strengths["y"].low) == (math.inf, -math.inf)
 
 
+@pytest.mark.parametrize("results", [(0.5, 0.5), (1.0, 0.0)])
+def test_items_that_all_came_out_alike_give_no_strengths_of_false_certainty(results: tuple[float, float]) -> None:
+    games = [Game(f"{i}", a, b, one) for i in range(9) for a, b in (("x", "y"), ("y", "z")) for one in results]
+    with pytest.raises(EvalDataError, match="all 9 items came out alike"):
+        bradley_terry(games, seed=1, n_resamples=20)
+
+
 def test_unscored_games_are_counted() -> None:
     found = bradley_terry([*random_games(1), Game("0", "ada", "bob", None)], seed=0, n_resamples=20)
     assert (found.n_games, found.n_unscored) == (180, 1)

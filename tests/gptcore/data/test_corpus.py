@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptcore.data.corpus import open_shards, read_manifest, write_shards
+from gptcore.data.corpus import open_shards, read_manifest, read_texts, write_shards
 from gptcore.errors import ConfigError, DataError, OutOfDiskError
 from gptcore.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, train_bpe
 
@@ -210,3 +210,11 @@ def test_arrays_are_read_only(folder: Path) -> None:
     array = open_shards(folder).arrays[0]
     with pytest.raises(ValueError, match="read-only"):
         array[0] = np.uint16(1)
+
+
+@pytest.mark.parametrize("shard_tokens", [1, 7, 1 << 20])
+def test_shards_give_back_the_texts(tmp_path: Path, shard_tokens: int) -> None:
+    write_shards(TEXTS, tokenizer=TOKENIZER, folder=tmp_path / "shards", shard_tokens=shard_tokens)
+    assert list(read_texts(tmp_path / "shards", tokenizer=TOKENIZER)) == [text for text in TEXTS if text]
+    with pytest.raises(DataError, match="was made with the tokenizer"):
+        list(read_texts(tmp_path / "shards", tokenizer=train_bpe(["other words"], vocab_size=260)))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
+from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export import export_hf, import_hf
 from gptcore.models import GPT
@@ -186,14 +187,71 @@ def test_a_lora_update_is_merged_and_new_rows_go_along(saved: Callable[..., Path
 
 @pytest.mark.parametrize("transform", [Quantize(), Quantize(bits=4, group_size=8)])
 def test_a_quantized_model_is_not_exported(saved: Callable[..., Path], tmp_path: Path, transform: Transform) -> None:
-    with pytest.raises(ConfigError, match="is quantized or no GPT-2; export the fp32 checkpoint it was made from"):
+    with pytest.raises(ConfigError, match="is quantized; export the fp32 checkpoint it was made from"):
         export_hf(saved(transform), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 
-def test_a_classifier_is_not_exported(saved: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a classifier; only language models can be exported"):
-        export_hf(saved(Classifier(labels=("a", "b"))), tmp_path / "hf")
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_a_classifier_gives_the_same_logits_and_names_in_transformers(
+    saved: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, tied_head: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    source = saved(Classifier(labels=("ham", "spam", "news")), tied_head=tied_head)
+    before = checkpoint.load(source)
+    with torch.no_grad():
+        before.model.head.bias.copy_(torch.tensor([0.5, -2.0, 1.0]))
+    checkpoint.save(source, model=before.model, spec=before.spec, tokenizer=before.tokenizer)
+    folder = export_hf(source, tmp_path / "hf")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert type(theirs).__name__ == "GPT2ForSequenceClassification"
+    assert theirs.config.id2label == {0: "ham", 1: "spam", 2: "news"}
+    batch = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        told = theirs(**batch).logits
+        for text, row in zip(TEXTS, told, strict=True):
+            tokens = torch.tensor([[*tokenizer.encode(text), tokenizer.end_of_text]])
+            assert torch.allclose(before.model(tokens)[0, -1], row, atol=1e-4), text
+    after = checkpoint.load(import_hf(folder, tmp_path / "back"))
+    assert after.spec.transforms[-1].to_dict()["labels"] == ["ham", "spam", "news"]
+    tokens = torch.randint(300, (2, 9))
+    assert torch.allclose(after.model(tokens), before.model(tokens), atol=1e-4)
+
+
+def test_a_llama_gives_the_same_logits_in_transformers_and_back(portable: Callable[..., Path], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    for n_kv_heads, tied_head in ((4, True), (2, False), (1, True)):
+        source = portable("llama", n_kv_heads=n_kv_heads, tied_head=tied_head, rope_base=1000.0, template="short")
+        folder = export_hf(source, tmp_path / "hf")
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        assert type(theirs).__name__ == "LlamaForCausalLM"
+        loaded, tokens = checkpoint.load(source), torch.randint(300, (2, 48))
+        with torch.no_grad():
+            assert torch.allclose(theirs(tokens).logits, loaded.model(tokens), atol=1e-4, rtol=0)
+        theirs.save_pretrained(tmp_path / "theirs")
+        back = checkpoint.load(import_hf(tmp_path / "theirs", tmp_path / "back", tokenizer=loaded.tokenizer))
+        assert back.spec.model == loaded.spec.model
+        assert torch.equal(back.model(tokens), loaded.model(tokens))
+
+
+def test_the_fast_tokenizer_and_the_chat_template_are_those_of_the_prompt_style(
+    portable: Callable[..., Path], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    style = template_by_name("chatml")
+    source = portable(template="chatml", words=style.special_tokens)
+    theirs = transformers.AutoTokenizer.from_pretrained(export_hf(source, tmp_path / "hf"))
+    assert theirs.is_fast
+    assert theirs.eos_token == style.end
+    ours = checkpoint.load(source).tokenizer
+    messages = [{"role": "user", "content": "Count the ships."}]
+    assert theirs.apply_chat_template(messages, tokenize=False) == style.render_prompt("Count the ships.")
+    told = theirs.apply_chat_template(messages, return_dict=False)
+    assert list(told) == style.encode_prompt("Count the ships.", tokenizer=ours)
+    system = [{"role": "system", "content": "Be brief."}, *messages, {"role": "assistant", "content": "Four."}]
+    assert theirs.apply_chat_template(system, tokenize=False) == (
+        style.render_prompt("Be brief.\n\nCount the ships.") + "Four." + style.end
+    )
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.json", "merges.txt"])
@@ -201,6 +259,8 @@ def test_a_missing_file_is_named(saved: Callable[..., Path], tmp_path: Path, nam
     folder = export_hf(saved(), tmp_path / "hf")
     (folder / "manifest.json").unlink()
     (folder / name).unlink()
+    if name == "vocab.json":
+        (folder / "tokenizer.json").unlink()  # which would do in its place
     with pytest.raises(CheckpointError, match=rf"hf/{name} cannot be read: .*No such file"):
         import_hf(folder, tmp_path / "back")
     assert not (tmp_path / "back").exists()
@@ -211,7 +271,7 @@ def test_a_missing_file_is_named(saved: Callable[..., Path], tmp_path: Path, nam
     [
         ("config.json", b"{", r"config\.json cannot be read"),
         ("config.json", b"[]", r"config\.json does not hold a JSON object"),
-        ("config.json", b'{"model_type": "bert"}', "describes a 'bert' model; only gpt2"),
+        ("config.json", b'{"model_type": "bert"}', "describes a 'bert' model; only gpt2, llama can be imported"),
         ("model.safetensors", b"\x00" * 50, r"model\.safetensors cannot be read"),
         ("vocab.json", b'{"a": 0}', r"merges\.txt makes .*, which vocab\.json does not have"),
         ("vocab.json", b"\xff\xfe", r"vocab\.json cannot be read"),

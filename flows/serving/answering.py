@@ -1,0 +1,141 @@
+"""From requests to an HTTP response: whole or streamed, for a client that may go away at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from flows.serving.engine import Call, Engine
+from flows.serving.refusal import Refusal
+from gptcore.generation import Event, Request
+
+CUT_HEADER = "X-Prompt-Tokens-Cut"
+"""Tells how many tokens of the prompts were left out to fit the context, if any were."""
+
+
+class Page(Protocol):
+    """How a dialect writes the answers to one HTTP request."""
+
+    media_type: str
+    """Of a streamed answer."""
+
+    def opening(self) -> Iterator[bytes]:
+        """What a stream begins with."""
+        ...
+
+    def piece(self, number: int, event: Event, call: Call) -> Iterator[bytes]:
+        """What a stream tells of an event; ``event.answer`` is set in the last one of a prompt."""
+        ...
+
+    def closing(self, call: Call) -> Iterator[bytes]:
+        """What a stream ends with."""
+        ...
+
+    def failure(self, refusal: Refusal) -> bytes:
+        """An error inside a stream."""
+        ...
+
+    def whole(self, call: Call) -> dict[str, Any]:
+        """The answers in one piece."""
+        ...
+
+
+async def answered(
+    engine: Engine, requests: list[Request], page: Page, *, http: HttpRequest, stream: bool, n_cut: int = 0
+) -> Response:
+    """Ask the engine and answer the client.
+
+    Args:
+        engine: that has the model.
+        requests: one for each choice.
+        page: how the dialect writes it.
+        http: whose client may go away.
+        stream: whether each token is sent when it comes.
+        n_cut: tokens that were left out before.
+
+    Raises:
+        Refusal: the engine is busy, or the model failed.
+        ConfigError, DataError: a request cannot be answered as it is.
+    """
+    call = engine.ask(requests)
+    call.n_cut += n_cut
+    headers = {CUT_HEADER: str(call.n_cut)} if call.n_cut else {}
+    if stream:
+        return _Stream(engine, call, page, headers)
+    try:
+        if not await _completed(call, http):
+            return Response(status_code=499)  # nobody is there to read it
+    finally:
+        engine.leave(call)
+    failed = [answer.error for answer in call.answers.values() if answer.error is not None]
+    if failed:
+        raise failed[0]
+    return JSONResponse(page.whole(call), headers=headers)
+
+
+async def _completed(call: Call, http: HttpRequest) -> bool:
+    """Whether the call has ended before its client has gone away."""
+
+    async def collect() -> None:
+        async for _ in call.stream():
+            pass
+
+    working, gone = asyncio.ensure_future(collect()), asyncio.ensure_future(_gone(http.receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.done()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Stream(StreamingResponse):
+    """Sends events as they come, and leaves the engine when the client does."""
+
+    def __init__(self, engine: Engine, call: Call, page: Page, headers: dict[str, str]) -> None:
+        super().__init__(self._written(), media_type=page.media_type, headers=headers | {"Cache-Control": "no-cache"})
+        self._engine, self._call, self._page = engine, call, page
+
+    async def _written(self) -> Any:
+        for line in self._page.opening():
+            yield line
+        async for number, event in self._call.stream():
+            if event.answer is not None and event.answer.error is not None:
+                yield self._page.failure(Refusal.of(event.answer.error))
+                return
+            for line in self._page.piece(number, event, self._call):
+                yield line
+        for line in self._page.closing(self._call):
+            yield line
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the end, or until the client is gone."""
+        del scope
+        sending = asyncio.ensure_future(self.stream_response(send))
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        except OSError:
+            pass  # the connection broke while a piece was sent
+        finally:
+            sending.cancel()
+            gone.cancel()
+            self._engine.leave(self._call)
+
+
+def line_of(value: dict[str, Any]) -> bytes:
+    """A value as one line of JSON."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"

@@ -1,0 +1,185 @@
+"""The application: every path, and what an error becomes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from flows.serving import ollama_forms, ollama_pages, openai_forms, openai_pages
+from flows.serving.answering import answered
+from flows.serving.config import ServeConfig
+from flows.serving.engine import Engine
+from flows.serving.guard import Guard
+from flows.serving.metrics import Metrics
+from flows.serving.refusal import Refusal
+from flows.serving.served import Served
+from gptcore.errors import GptcoreError
+from gptcore.generation import Generator
+from gptcore.generation import Request as Wanted
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def build_app(served: Served, config: ServeConfig) -> FastAPI:
+    """The application of one model; its engine lives as long as its lifespan.
+
+    Raises:
+        ConfigError, TokenizerMismatch: as of ``Generator``.
+    """
+    metrics = Metrics()
+    generator = Generator(
+        served.text.model,
+        tokenizer=served.text.tokenizer,
+        slots=config.slots,
+        prefill_chunk=config.prefill_chunk,
+        exact=config.exact,
+    )
+    engine = Engine(generator, max_queue=config.max_queue, metrics=metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        engine.start()
+        yield
+        await engine.close()
+
+    app = FastAPI(title="gptworks", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    _add_openai(app, served, engine, config)
+    _add_ollama(app, served, engine)
+    _add_own(app, metrics)
+    for kind in (Refusal, GptcoreError, ValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _refused)
+    paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)))
+    app.add_middleware(Guard, config=config, metrics=metrics, paths=paths)
+    return app
+
+
+def _add_openai(app: FastAPI, served: Served, engine: Engine, config: ServeConfig) -> None:
+    async def chat(http: Request) -> Response:
+        asked = await _read(http, openai_forms.ChatAsked)
+        served.check_name(asked.model)
+        requests, n_cut = asked.requests(served)
+        page = openai_pages.ChatPage(
+            served, asked.n or 1, with_usage=asked.with_usage, with_logprobs=bool(asked.logprobs)
+        )
+        _check_number(requests, config)
+        return await answered(engine, requests, page, http=http, stream=bool(asked.stream), n_cut=n_cut)
+
+    async def complete(http: Request) -> Response:
+        asked = await _read(http, openai_forms.CompletionAsked)
+        served.check_name(asked.model)
+        requests, n_cut = asked.requests(served)
+        page = openai_pages.OpenAIPage(
+            served, asked.n or 1, with_usage=asked.with_usage, with_logprobs=asked.logprobs is not None
+        )
+        _check_number(requests, config)
+        return await answered(engine, requests, page, http=http, stream=bool(asked.stream), n_cut=n_cut)
+
+    async def model(name: str) -> dict[str, Any]:
+        served.check_name(name)
+        return openai_pages.model_page(served)
+
+    async def models() -> dict[str, Any]:
+        return openai_pages.models_page(served)
+
+    _add(app, "POST", {"/v1/chat/completions": chat, "/v1/completions": complete})
+    _add(app, "GET", {"/v1/models": models, "/v1/models/{name:path}": model})
+
+
+def _add_ollama(app: FastAPI, served: Served, engine: Engine) -> None:
+    async def generate(http: Request) -> Response:
+        asked = await _read(http, ollama_forms.GenerateAsked)
+        served.check_name(asked.model)
+        page = ollama_pages.OllamaPage(
+            served, asked.model, with_logprobs=bool(asked.logprobs), with_context=not asked.raw
+        )
+        if not asked.prompt:
+            return JSONResponse(page.loaded())
+        requests, n_cut = asked.requests(served)
+        return await answered(engine, requests, page, http=http, stream=asked.streams, n_cut=n_cut)
+
+    async def chat(http: Request) -> Response:
+        asked = await _read(http, ollama_forms.ChatAsked)
+        served.check_name(asked.model)
+        page = ollama_pages.OllamaChatPage(served, asked.model, with_logprobs=bool(asked.logprobs))
+        if not asked.messages:
+            return JSONResponse(page.loaded())
+        requests, n_cut = asked.requests(served)
+        return await answered(engine, requests, page, http=http, stream=asked.streams, n_cut=n_cut)
+
+    async def show(http: Request) -> dict[str, Any]:
+        asked = await _read(http, ollama_forms.Named)
+        served.check_name(asked.model or asked.name)
+        return ollama_pages.shown(served)
+
+    async def tags() -> dict[str, Any]:
+        return {"models": [ollama_pages.listed(served)]}
+
+    async def running() -> dict[str, Any]:
+        return {"models": [ollama_pages.running(served)]}
+
+    async def version() -> dict[str, Any]:
+        return {"version": importlib.metadata.version("gptworks")}
+
+    _add(app, "POST", {"/api/generate": generate, "/api/chat": chat, "/api/show": show})
+    _add(app, "GET", {"/api/tags": tags, "/api/ps": running, "/api/version": version})
+
+
+def _add_own(app: FastAPI, metrics: Metrics) -> None:
+    async def page() -> HTMLResponse:
+        return HTMLResponse(_chat_page(), headers={"Content-Security-Policy": _POLICY, "X-Frame-Options": "DENY"})
+
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def counts() -> PlainTextResponse:
+        return PlainTextResponse(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    _add(app, "GET", {"/": page, "/healthz": health, "/metrics": counts})
+    app.add_api_route("/", page, methods=["HEAD"], response_model=None)  # Ollama's own client asks so who is there
+
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+@cache
+def _chat_page() -> str:
+    return files("flows").joinpath("templates/chat.html").read_text(encoding="utf-8")
+
+
+def _add(app: FastAPI, method: str, routes: dict[str, Callable[..., Awaitable[Any]]]) -> None:
+    for path, answer in routes.items():
+        app.add_api_route(path, answer, methods=[method], response_model=None)
+
+
+async def _read(http: Request, form: type[Form]) -> Form:
+    try:
+        values = json.loads(await http.body())
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"the body is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise Refusal("the body must be a JSON object")
+    return form.model_validate(values)
+
+
+def _check_number(requests: list[Wanted], config: ServeConfig) -> None:
+    if len(requests) > config.max_choices:
+        raise Refusal(
+            f"{len(requests)} answers are asked for at once; at most {config.max_choices} are given", param="n"
+        )
+
+
+async def _refused(http: Request, error: Exception) -> Response:
+    refusal = Refusal.of(error)
+    return JSONResponse(refusal.page(http.url.path), status_code=refusal.status, headers=refusal.headers)

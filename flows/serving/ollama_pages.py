@@ -1,0 +1,144 @@
+"""Ollama's answers: lines of JSON, and the pages about the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flows.serving.answering import line_of
+from flows.serving.engine import Call
+from flows.serving.refusal import Refusal
+from flows.serving.served import Served
+from gptcore.generation import Answer, Event, Token
+
+
+@dataclass
+class OllamaPage:
+    """What is told of an answer of /api/generate."""
+
+    served: Served
+    asked_name: str
+    """The model as the client has named it."""
+    with_logprobs: bool = False
+    with_context: bool = True
+    """Whether the tokens are told, to go on from in the next request."""
+    media_type: str = "application/x-ndjson"
+
+    def opening(self) -> Iterator[bytes]:
+        """Nothing."""
+        yield from ()
+
+    def said(self, text: str) -> dict[str, Any]:
+        """A piece of the answer."""
+        return {"response": text}
+
+    def piece(self, number: int, event: Event, call: Call) -> Iterator[bytes]:
+        """A line with the text that can be shown, and at the end one with the reason and the counts."""
+        tokens = [event.token] if event.token is not None else []
+        if event.text or (tokens and self.with_logprobs):
+            yield line_of(self._head() | self.said(event.text) | {"done": False} | self._priced(tokens))
+        if event.answer is not None:
+            yield line_of(self._head() | self.said("") | self._ending(call, event.answer, number))
+
+    def closing(self, call: Call) -> Iterator[bytes]:
+        """Nothing: the last line was the end mark."""
+        del call
+        yield from ()
+
+    def failure(self, refusal: Refusal) -> bytes:
+        """An error inside a stream."""
+        return line_of(refusal.page("/api/"))
+
+    def whole(self, call: Call) -> dict[str, Any]:
+        """The answer in one piece."""
+        answer = call.answers[0]
+        return self._head() | self.said(answer.text) | self._ending(call, answer, 0) | self._priced(answer.tokens)
+
+    def loaded(self) -> dict[str, Any]:
+        """The answer to a request that asks nothing: the model is loaded."""
+        return self._head() | self.said("") | {"done": True, "done_reason": "load"}
+
+    def _head(self) -> dict[str, Any]:
+        return {"model": self.asked_name, "created_at": datetime.now(UTC).isoformat()}
+
+    def _priced(self, tokens: Sequence[Token]) -> dict[str, Any]:
+        def told(one: int, logprob: float | None) -> dict[str, Any]:
+            raw = self.served.text.tokenizer.token_bytes(one)
+            return {"token": raw.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(raw)}
+
+        if not (self.with_logprobs and tokens):
+            return {}
+        named = [told(t.id, t.logprob) | {"top_logprobs": [told(*one) for one in t.alternatives]} for t in tokens]
+        return {"logprobs": named}
+
+    def _ending(self, call: Call, answer: Answer, number: int) -> dict[str, Any]:
+        now = time.monotonic()
+        first = call.first or now
+        told: dict[str, Any] = {
+            "done": True,
+            "done_reason": answer.finish,
+            "total_duration": int((now - call.asked) * 1e9),
+            "load_duration": 0,
+            "prompt_eval_count": answer.n_prompt,
+            "prompt_eval_duration": int((first - call.asked) * 1e9),
+            "eval_count": len(answer.tokens),
+            "eval_duration": int((now - first) * 1e9),
+        }
+        if self.with_context:
+            told["context"] = [*call.requests[number].prompt[-answer.n_prompt :], *answer.ids]
+        return told | ({"prompt_tokens_cut": call.n_cut} if call.n_cut else {})
+
+
+@dataclass
+class OllamaChatPage(OllamaPage):
+    """What is told of an answer of /api/chat."""
+
+    with_context: bool = False
+
+    def said(self, text: str) -> dict[str, Any]:
+        """A piece of the answer."""
+        return {"message": {"role": "assistant", "content": text}}
+
+
+def _tagged(served: Served) -> str:
+    return served.name if ":" in served.name else f"{served.name}:latest"
+
+
+def listed(served: Served) -> dict[str, Any]:
+    """The model as /api/tags lists it."""
+    return {
+        "name": _tagged(served),
+        "model": _tagged(served),
+        "modified_at": served.modified.isoformat(),
+        "size": served.n_bytes,
+        "digest": served.digest,
+        "details": served.details,
+    }
+
+
+def running(served: Served) -> dict[str, Any]:
+    """The model as /api/ps lists it; it stays as long as the server."""
+    far = datetime(9999, 1, 1, tzinfo=UTC).isoformat()
+    return listed(served) | {"expires_at": far, "size_vram": 0, "context_length": served.context_length}
+
+
+def shown(served: Served) -> dict[str, Any]:
+    """The model as /api/show describes it."""
+    template, config = served.text.template, served.text.model.config
+    prompt = "{{ .Prompt }}" if template is None else template.without_input.replace("{instruction}", "{{ .Prompt }}")
+    family = served.family
+    return {
+        "template": prompt,
+        "parameters": "\n".join(f"stop {stop!r}" for stop in served.text.stops),
+        "details": served.details,
+        "model_info": {
+            "general.architecture": family,
+            f"{family}.context_length": config.context_length,
+            f"{family}.vocab_size": config.vocab_size,
+        },
+        "capabilities": ["completion"],
+        "modified_at": served.modified.isoformat(),
+    }

@@ -1,0 +1,135 @@
+"""The same model in other forms: are its logits the same, and if not, by how much.
+
+Cached, batched, merged and exported it must be the same but for the order of sums; rounded or quantized it cannot be,
+and the table says how far it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptcore import checkpoint
+from gptcore.checkpoint import Loaded
+from gptcore.data import Source
+from gptcore.errors import ConfigError
+from gptcore.export import export_gguf, export_hf, import_hf
+from gptcore.export.equality import Agreement, agreement
+from gptcore.export.gguf_file import read_gguf
+from gptcore.export.gguf_graph import gguf_logits
+from gptcore.models import Model
+from gptcore.transforms import merge_lora
+
+LONGEST: Final = 64
+"""Tokens of held-out text on which forms are compared."""
+N_ROWS: Final = 4
+"""Rows of different lengths that are continued together."""
+
+logger = logging.getLogger(__name__)
+
+
+def same_model(
+    original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """One row for each form of a language model.
+
+    Args:
+        original: the model.
+        source: its checkpoint.
+        tokens: held-out text, two tokens or more that fit the context.
+        variants: names and checkpoints of quantized forms.
+    """
+    wanted = _logits(original.model, tokens)
+
+    def quantized(path: Path) -> Callable[[], Tensor]:
+        return lambda: _logits(checkpoint.load(path).model, tokens)
+
+    with tempfile.TemporaryDirectory(prefix="gptworks-") as place:
+        forms: list[tuple[str, bool, Callable[[], Tensor]]] = [
+            ("cached, token by token", True, lambda: _cached(original.model, tokens)),
+            (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.model, tokens)),
+            ("exported for transformers, imported", True, lambda: _through_hf(source, Path(place), tokens)),
+            ("exported as GGUF F32, llama.cpp's graph", True, lambda: _through_gguf(source, Path(place), tokens)),
+            *((name, False, quantized(path)) for name, path in variants.items()),
+        ]
+        return [_row(form, must_equal, wanted, find) for form, must_equal, find in forms]
+
+
+def merged_model(loaded: Loaded, tokens: list[int]) -> list[dict[str, Any]]:
+    """The row of an adapted model whose updates are folded into its weights; they are folded in place."""
+    wanted = _logits(loaded.model, tokens)
+    return [_row("LoRA merged", True, wanted, lambda: _logits(merge_lora(loaded.model).eval(), tokens))]
+
+
+def held_out_tokens(source: Source, model: Model) -> list[int]:
+    """The beginning of a source's first sample."""
+    tokens = source.batch(np.zeros(1, dtype=np.int64)).inputs["tokens"][0]
+    ids: list[int] = tokens[: min(LONGEST, model.config.context_length)].tolist()
+    return ids
+
+
+def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]) -> dict[str, Any]:
+    empty = {"form": form, "must_equal": must_equal, "n": len(wanted), "reason": ""}
+    try:
+        found: Agreement = agreement(wanted, find())
+    except ConfigError as error:  # a model that has no such form, for example one whose heads were pruned
+        return {**empty, **dict.fromkeys((*Agreement._fields, "equal")), "reason": str(error)}
+    if must_equal and not found.is_equal:
+        logger.warning("%s: other logits than the model's, by up to %.3g", form, found.largest_difference)
+    return {**empty, **found._asdict(), "equal": found.is_equal}
+
+
+@torch.no_grad()
+def _logits(model: Model, tokens: list[int]) -> Tensor:
+    """(T, V), in one pass."""
+    logits: Tensor = model(torch.tensor([tokens]))[0]
+    return logits
+
+
+@torch.no_grad()
+def _cached(model: Model, tokens: list[int]) -> Tensor:
+    cache, rows = model.new_cache(1, capacity=len(tokens)), []
+    for token in tokens:
+        rows.append(model(torch.tensor([[token]]), cache=cache)[0])
+        cache.advance(1)
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def _batched(model: Model, tokens: list[int]) -> Tensor:
+    """Row i reads a part of the text padded on the right, and all go on together; each gives the places it came to."""
+    n = len(tokens)
+    ends = [max(1, n * (i + 1) // N_ROWS) for i in range(N_ROWS)]
+    starts = [0, *ends[:-1]]
+    n_read = [max(1, start) for start in starts]
+    cache = model.new_cache(N_ROWS, capacity=n + max(n_read))
+    padded = torch.zeros(N_ROWS, max(n_read), dtype=torch.int64)
+    for i, length in enumerate(n_read):
+        padded[i, :length] = torch.tensor(tokens[:length])
+    read = model(padded, cache=cache)
+    cache.advance(torch.tensor(n_read))
+    places: dict[int, Tensor] = {length - 1: read[i, length - 1] for i, length in enumerate(n_read)}
+    for step in range(max(end - length for end, length in zip(ends, n_read, strict=True))):
+        at = [min(length + step, n - 1) for length in n_read]
+        logits = model(torch.tensor([[tokens[place]] for place in at]), cache=cache)
+        cache.advance(1)
+        for i, (place, length) in enumerate(zip(at, n_read, strict=True)):
+            if place == length + step:  # beyond the text a row repeats its last token, which is not looked at
+                places.setdefault(place, logits[i, 0])
+    return torch.stack([places[place] for place in range(n)])
+
+
+def _through_hf(source: Path, place: Path, tokens: list[int]) -> Tensor:
+    folder = export_hf(source, place / "hf")
+    return _logits(checkpoint.load(import_hf(folder, place / "back")).model, tokens)
+
+
+def _through_gguf(source: Path, place: Path, tokens: list[int]) -> Tensor:
+    return gguf_logits(read_gguf(export_gguf(source, place / "gguf", packing="f32").file), tokens)

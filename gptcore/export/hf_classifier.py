@@ -1,0 +1,104 @@
+"""Classifiers in transformers' form, ``GPT2ForSequenceClassification``.
+
+Its head has no bias, ours has one. The final layer norm's own bias b is seen by the head S alone, so the head's bias c
+can be put there: S (b + d) = S b + c for d = S⁺ c, exactly, as long as there are no more classes than the width and no
+class is a mixture of others. It reads the class at the last token that is no padding, and knows padding by its id: the
+vocabulary gets one more token for it, which no text has.
+
+Shapes: K classes, C width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptcore.checkpoint import Loaded, ModelSpec
+from gptcore.errors import CheckpointError, ConfigError
+from gptcore.export.families import Family, model_with
+from gptcore.export.hf_tokens import PAD
+from gptcore.models import GPT, Model, ModelConfig
+from gptcore.tokenizer import Tokenizer
+from gptcore.transforms import Classifier, ExtendVocabulary
+
+_NORM_BIAS = "transformer.ln_f.bias"
+_SCORE = "score.weight"
+
+
+def padded_classifier(loaded: Loaded) -> Loaded:
+    """The classifier with one more word, for padding.
+
+    Raises:
+        ConfigError: it is of a family whose final norm has no bias that could take the head's.
+    """
+    if not isinstance(loaded.model, GPT):
+        raise ConfigError(
+            f"a classifier of the family {type(loaded.model).__name__} has no form in transformers: the head there has "
+            "no bias, and its final norm has none that could take the head's; train a GPT-2 for it"
+        )
+    tokenizer = loaded.tokenizer.with_special_tokens([PAD])
+    model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.model.config.vocab_size)).apply(loaded.model)
+    return loaded._replace(model=model.eval(), tokenizer=tokenizer)
+
+
+def classifier_config(tokenizer: Tokenizer, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What ``config.json`` says of a classifier besides."""
+    return {
+        "architectures": ["GPT2ForSequenceClassification"],
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "pad_token_id": tokenizer.special_tokens[PAD],
+        "problem_type": "single_label_classification",
+    }
+
+
+def score_tensors(model: Model, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The head without its bias, and the final norm's bias with it."""
+    assert isinstance(model.head, nn.Linear)
+    weight = model.head.weight.detach()  # (K, C)
+    shift = torch.zeros(weight.shape[1])
+    if model.head.bias is not None:
+        shift = (torch.linalg.pinv(weight.double()) @ model.head.bias.detach().double()).float()
+    return {_SCORE: weight.clone(), _NORM_BIAS: tensors[_NORM_BIAS] + shift}
+
+
+def labels_in(config: dict[str, Any]) -> tuple[str, ...]:
+    """The classes in a ``config.json``; empty for a language model.
+
+    Raises:
+        CheckpointError: it is a classifier whose classes are not told.
+    """
+    architectures = config.get("architectures")
+    if not (
+        isinstance(architectures, list) and any("ForSequenceClassification" in str(name) for name in architectures)
+    ):
+        return ()
+    names = config.get("id2label")
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))) or len(names) < 2:
+        raise CheckpointError(f"config.json is of a classifier, and its id2label is {names!r}; it must name each class")
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def classifier_from_hf(
+    family: Family, config: ModelConfig, tensors: dict[str, Tensor], *, labels: tuple[str, ...], place: str
+) -> tuple[Model, ModelSpec]:
+    """The classifier of transformers' tensors; its head's bias is zero.
+
+    Raises:
+        CheckpointError: a weight is missing or of another shape.
+    """
+    score = tensors.pop(_SCORE, None)
+    if score is None or score.shape != (len(labels), config.width):
+        found = None if score is None else tuple(score.shape)
+        raise CheckpointError(f"{place}: {_SCORE} has the shape {found}, {len(labels)} classes need ({len(labels)}, C)")
+    tied = dataclasses.replace(config, tied_head=True)  # the words' head is not there, and is replaced at once
+    transform = Classifier(labels=labels, train="all")
+    model = transform.apply(model_with(family, tied, tensors, place=place))
+    assert isinstance(model.head, nn.Linear)
+    with torch.no_grad():
+        model.head.weight.copy_(score.float())
+        model.head.bias.zero_()
+    return model.eval(), ModelSpec(tied, transforms=(transform,))
