@@ -50,9 +50,8 @@ def main() -> None:
         flow_run = client.get_run(runs[0]).data.tags["prefect.flow_run_id"]
         pages = {
             "mlflow-compare": f"{mlflow}/#/compare-runs?{compared(client, runs)}",
-            "mlflow-runs": f"{mlflow}/#/experiments/{experiment(client)}?compareRunsMode=CHART",
             "mlflow-model": f"{mlflow}/#/models/{MODEL}",
-            "prefect-run": f"{prefect}/runs/flow-run/{flow_run}?tab=Artifacts",
+            "prefect-run": f"{prefect}/runs/flow-run/{flow_run}",
         }
         take(pages)
 
@@ -79,7 +78,9 @@ def settled(page: Page, url: str) -> None:
     page.wait_for_load_state("load")
     page.wait_for_timeout(8000)
     page.keyboard.press("Escape")  # what a page greets its first visitor with
-    page.wait_for_timeout(500)
+    if (tab := page.get_by_role("tab", name="Artifacts")).count():  # of Prefect; its address cannot name one
+        tab.first.click()
+    page.wait_for_timeout(2000)
 
 
 def surroundings(home: Path, mlflow: str, prefect: str) -> dict[str, str]:
