@@ -109,7 +109,8 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
         if len(whole) == len(blocks) and len({block.shape for block in whole}) == 1:
-            _shadow(model, "features", Continuation(model, Blocks(whole), kernels=kernels, narrow=narrow_activations))
+            step = Continuation(cast(GPT, model), Blocks(whole), kernels=kernels, narrow=narrow_activations)
+            _shadow(model, "features", step)
     return model
 
 
