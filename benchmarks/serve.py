@@ -2,9 +2,9 @@
 
     python -m benchmarks.serve --clients 32 --seconds 60
 
-The server is ``gptworks serve`` in a process of its own, of a model with random weights; the clients stream chat answers
-of ragged prompts by httpx. The figures are the clients': tokens a second of all, time to the first piece of text, time
-between two pieces.
+The server is ``gptworks serve`` in a process of its own, of a model with random weights; the clients stream chat
+answers of ragged prompts by httpx. The figures are the clients': tokens a second of all, time to the first piece of
+text, time between two pieces.
 """
 
 from __future__ import annotations
