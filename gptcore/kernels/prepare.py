@@ -109,7 +109,8 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
         if len(whole) == len(blocks) and len({block.shape for block in whole}) == 1:
-            _shadow(model, "features", Continuation(model, Blocks(whole), kernels=kernels, narrow=narrow_activations))
+            continuation = Continuation(cast(GPT, model), Blocks(whole), kernels=kernels, narrow=narrow_activations)
+            _shadow(model, "features", continuation)
     return model
 
 
@@ -144,7 +145,8 @@ def _block_weights(block: nn.Module, found: dict[nn.Module, Weights]) -> BlockWe
     if any(layer not in found for layer in layers):
         return None
     qkv, out, up, down = (found[layer] for layer in layers)
-    return BlockWeights(block.norm_1, block.norm_2, qkv, out, up, down, attention.n_heads)
+    norms = cast(nn.LayerNorm, block.norm_1), cast(nn.LayerNorm, block.norm_2)  # those of a plain block
+    return BlockWeights(*norms, qkv, out, up, down, attention.n_heads)
 
 
 def _is_plain(x: Tensor) -> bool:
