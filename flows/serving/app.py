@@ -150,7 +150,7 @@ def _add_own(app: FastAPI, metrics: Metrics) -> None:
     app.add_api_route("/", page, methods=["HEAD"], response_model=None)  # Ollama's own client asks so who is there
 
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 
 
 @cache

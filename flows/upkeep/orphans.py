@@ -34,6 +34,10 @@ SILENT = timedelta(minutes=5)
 """A run elsewhere that has given no sign of life for so long is dead; runs give one a minute."""
 UNBEGUN = timedelta(minutes=15)
 """A run that was taken by a worker and has not begun after so long never will: a node may have to be made first."""
+SETTLED = timedelta(seconds=20)
+"""So long after a crash its worker may still be at it: hooks of the flow run in a process of their own."""
+_CLOSED = "(closed by gptworks reconcile)"
+_GRANTED = "(granted by gptworks reconcile)"
 _SECONDS_TO_LOCK = 0.5
 """Between making a lock's file and locking it a process needs far less."""
 _TOLD_STATES = {"COMPLETED": "FINISHED", "FAILED": "FAILED"}
@@ -61,24 +65,29 @@ class Orphans:
                 now = self.api.run(run["id"])
                 if now is None or now["state_type"] not in ACTIVE:
                     continue
-                self.api.set_state(run["id"], state.upper(), name=state, message=f"{why} (gptworks reconcile)")
+                self.api.set_state(run["id"], state.upper(), name=state, message=f"{why} {_CLOSED}")
                 presence(self.settings.home, run["id"]).unlink(missing_ok=True)
             self.report.add("prefect run", run["name"], found=f"{run['state_name']}, but {why}", done=f"now {state}")
 
     def retry_crashed_runs(self, *, max_attempts: int, window: timedelta) -> None:
-        """Have runs that crashed go on, which were begun fewer than ``max_attempts`` times."""
+        """Have runs that crashed go on, which were begun fewer than ``max_attempts`` times.
+
+        A worker tells twice that a run has crashed, and the second time would undo what is done here in between.
+        """
         assert self.api is not None
-        crashed = self.api.runs(states=["CRASHED"], since=datetime.now(UTC) - window)
-        for run in crashed:
+        since = datetime.now(UTC) - window
+        if any(self._may_be_told_again(run) for run in self.api.runs(states=["CRASHED"], since=since)):
+            time.sleep(SETTLED.seconds)
+        for run in self.api.runs(states=["CRASHED"], since=since):
             if not run["deployment_id"] or run["parent_task_run_id"] or run["work_queue_name"] == UPKEEP:
                 continue
             attempts = self._attempts(run)
             if attempts >= max_attempts:
-                why = f"Crashed after {attempts} attempts, {max_attempts} are allowed"
+                why = f"Crashed in attempt {attempts}, and no more than {max_attempts} are allowed"
                 self.report.add("prefect run", run["name"], found=why, done="left; the log says why it crashed")
             elif not self._is_superseded(run):
                 if not self.report.dry_run:
-                    message = f"attempt {attempts + 1} of {max_attempts} (gptworks reconcile)"
+                    message = f"attempt {attempts + 1} of {max_attempts} {_GRANTED}"
                     self.api.set_state(run["id"], "SCHEDULED", name="AwaitingRetry", message=message)
                 done = f"goes on: attempt {attempts + 1} of {max_attempts}"
                 self.report.add("prefect run", run["name"], found=f"Crashed in attempt {attempts}", done=done)
@@ -141,10 +150,15 @@ class Orphans:
         return ""
 
     def _attempts(self, run: Row) -> int:
-        """How often it was begun; one that crashes before its flow begins is not counted by Prefect."""
+        """How often it was begun, or had go on: one that crashes before its flow begins is not counted by Prefect."""
         assert self.api is not None
-        crashes = [state for state in self.api.states(run["id"]) if state["type"] == "CRASHED"]
-        return max(len(crashes), int(run["run_count"]))
+        granted = sum(1 for state in self.api.states(run["id"]) if str(state["message"] or "").endswith(_GRANTED))
+        return max(granted + 1, int(run["run_count"]))
+
+    def _may_be_told_again(self, run: Row) -> bool:
+        told = datetime.fromisoformat(run["state"]["timestamp"])
+        by_worker = not str(run["state"]["message"] or "").endswith(_CLOSED)
+        return not self.report.dry_run and by_worker and datetime.now(UTC) - told < SETTLED
 
     def _is_superseded(self, run: Row) -> bool:
         """Whether the same work was asked for again since, and is done or being done."""

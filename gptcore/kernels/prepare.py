@@ -105,12 +105,11 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
         if weights is not None:
             found[layer] = weights
             _shadow(layer, "forward", KernelLinear(layer, weights, kernels=kernels, narrow=narrow_activations))
-    if type(model) is GPT:
+    if isinstance(model, GPT):
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
         if len(whole) == len(blocks) and len({block.shape for block in whole}) == 1:
-            continuation = Continuation(cast(GPT, model), Blocks(whole), kernels=kernels, narrow=narrow_activations)
-            _shadow(model, "features", continuation)
+            _shadow(model, "features", Continuation(model, Blocks(whole), kernels=kernels, narrow=narrow_activations))
     return model
 
 
@@ -141,12 +140,14 @@ def _block_weights(block: nn.Module, found: dict[nn.Module, Weights]) -> BlockWe
     attention, feedforward = block.attention, block.feedforward
     if type(attention) is not CausalSelfAttention or type(feedforward) is not FeedForward:
         return None
+    norms = (block.norm_1, block.norm_2)
+    if not (isinstance(norms[0], nn.LayerNorm) and isinstance(norms[1], nn.LayerNorm)):
+        return None
     layers = (attention.qkv, attention.out, feedforward.up, feedforward.down)
     if any(layer not in found for layer in layers):
         return None
     qkv, out, up, down = (found[layer] for layer in layers)
-    norms = cast(nn.LayerNorm, block.norm_1), cast(nn.LayerNorm, block.norm_2)  # those of a plain block
-    return BlockWeights(*norms, qkv, out, up, down, attention.n_heads)
+    return BlockWeights(norms[0], norms[1], qkv, out, up, down, attention.n_heads)
 
 
 def _is_plain(x: Tensor) -> bool:

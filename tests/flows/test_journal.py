@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.journal import Journal, close_abandoned, find_journal, is_local, new_run_id, open_journal, unfinished
@@ -142,6 +142,7 @@ def test_a_summary_becomes_the_latest_value_and_is_not_repeated() -> None:
     assert fold.points(nothing) == [], "not a number is not news either"
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.integers(min_value=1, max_value=30), max_size=12), st.integers(min_value=1, max_value=30))
 def test_resuming_at_any_checkpoints_leaves_each_step_once_and_no_gap(stops: list[int], last: int) -> None:
     fold, points, checkpoint = Fold(), list[Point](), 0

@@ -198,7 +198,12 @@ def test_a_key_changes_with_whatever_decides_the_output_and_with_nothing_else(ro
     before = keys(own(rows), tmp_path)
     assert keys(own(rows), tmp_path / "elsewhere") == before
     classifier = own(rows, "classify.train.epochs=9")
-    assert changed(before, keys(classifier, tmp_path)) == {"finetune-classifier", "lora", "evaluate"}
+    assert changed(before, keys(classifier, tmp_path)) == {
+        "finetune-classifier",
+        "lora",
+        "compress",
+        "evaluate",
+    }
     assert changed(before, keys(own(rows, "compress.group_size=16"), tmp_path)) == {"compress"}
     assert changed(before, keys(own(rows, "seed=2"), tmp_path)) == set(STAGES)
     rest = set(STAGES) - {"prepare-data"}

@@ -28,7 +28,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text("\n".join(f"line {i} of {i * i} and {i % 7}" for i in range(2000)))
+    text.write_text("\n".join(f"line {i} of {i * i} and {i % 7}" for i in range(20_000)))
     return text
 
 

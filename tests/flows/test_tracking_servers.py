@@ -84,7 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text("\n".join(f"line {i} of {i * i} and {i % 7}" for i in range(2000)))
+    text.write_text("\n".join(f"line {i} of {i * i} and {i % 7}" for i in range(20_000)))
     overrides = [f"pretrain.train.steps={STEPS}", "pretrain.train.log_every=1"]
     return with_own_data(resolve("tiny", overrides=overrides), corpus=[text])
 

@@ -52,7 +52,7 @@ def check(machine: Any, run_id: str, *, attempts: int) -> Any:
     assert machine.steps(tracked) == list(range(LOGGED, STEPS + 1, LOGGED))
     folder = machine.home / "store" / "pretrain"
     assert (folder / tracked.data.tags[f"{PREFIX}.key"] / "manifest.json").is_file()
-    assert list(folder.glob("*.work")) == []
+    assert not (folder / f"{tracked.data.tags[f'{PREFIX}.key']}.work").exists()
     wait_for_no_flow(machine)
     return tracked
 
@@ -63,7 +63,7 @@ def run_of(machine: Any, run_id: str) -> Any:
 
 
 def wait_for_no_flow(machine: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (left := machine.left_flows()) and time.monotonic() < deadline:
         time.sleep(0.3)
     assert left == []
@@ -99,7 +99,7 @@ def test_a_run_that_crashes_again_and_again_is_left_at_last(machine: Any) -> Non
     machine.kill(machine.pid(run_id))
     machine.wait(run_id, "Crashed")
     told = machine.command("reconcile", "--max-attempts", "1")
-    assert "Crashed after 1 attempts, 1 are allowed" in told
+    assert "Crashed in attempt 1, and no more than 1 are allowed" in told
     assert machine.read(run_id)["state_name"] == "Crashed"
     assert run_of(machine, run_id).info.status == "KILLED"
     machine.command("reconcile")
@@ -183,6 +183,7 @@ def test_drain_empties_the_worker_and_resume_has_the_run_go_on(machine: Any) -> 
     assert machine.read(waiting)["state_name"] in ("Scheduled", "Late")
     told = machine.command("drain", "--resume")
     assert "goes on" in told
+    machine.wait(waiting, "Completed")
     check(machine, run_id, attempts=2)
     check(machine, waiting, attempts=1)
 
@@ -201,7 +202,7 @@ def test_of_a_schedule_missed_five_times_one_run_is_made_up_for(machine: Any) ->
     now = datetime.now(UTC)
     with httpx.Client(base_url=machine.state.api, timeout=30, trust_env=False) as http:
         deployment = http.get("/deployments/name/reconcile/quarter-hourly").raise_for_status().json()["id"]
-        missed = {"start_time": (now - timedelta(minutes=76)).isoformat(), "end_time": now.isoformat()}
+        missed = {"start_time": (now - timedelta(minutes=106)).isoformat(), "end_time": now.isoformat()}
         http.post(f"/deployments/{deployment}/schedule", json=missed).raise_for_status()
         late: list[Any] = []
         deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The chat page in headless Chromium: a conversation with the real model, a token, an error, nothing from elsewhere."""
+"""The chat page in headless Chromium: a conversation with a real model, a token, an error, nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from gptcore.compress import (
 from gptcore.data.windows import WindowSource
 from gptcore.errors import ConfigError
 from gptcore.export import export_hf, import_hf
+from gptcore.kernels import prepare_for_inference
 from gptcore.models import GPT, GPTConfig
 from gptcore.nn import count_parameters, named_linears
 from gptcore.tokenizer import Tokenizer
@@ -120,6 +121,14 @@ def test_a_pruned_model_is_a_smaller_model_of_its_own_configuration(
     cache.advance(12)
     cached = torch.cat([first, loaded(tokens[:, 12:], cache=cache)], dim=1)
     assert torch.allclose(cached, model(tokens), atol=1e-5)
+    fast = prepare_for_inference(copy.deepcopy(model).requires_grad_(False))
+    cache = fast.new_cache(2)
+    with torch.no_grad():
+        steps = []
+        for i in range(20):
+            steps.append(fast(tokens[:, i : i + 1], cache=cache))
+            cache.advance(1)
+    assert torch.allclose(torch.cat(steps, dim=1), model(tokens), atol=1e-4)
     last = torch.tensor([3, 19])
     assert torch.allclose(loaded.features_at(tokens, last), loaded.features(tokens)[[0, 1], last], atol=1e-5)
 
