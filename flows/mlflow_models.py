@@ -40,7 +40,7 @@ _MARKS: Final = ("MLmodel",)
 _OTHERS: Final = ("artifacts", "*.py", "*.yaml", "*.yml", "requirements.txt", "metadata")
 
 
-class TextGeneration(PythonModel):  # type: ignore[misc] # MLflow's class is not annotated
+class TextGeneration(PythonModel):
     """Rows with ``prompt`` and perhaps ``input`` to rows with ``response``."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -72,7 +72,7 @@ class TextGeneration(PythonModel):  # type: ignore[misc] # MLflow's class is not
         )
 
 
-class Classification(PythonModel):  # type: ignore[misc] # MLflow's class is not annotated
+class Classification(PythonModel):
     """Rows with ``text`` to rows with ``label`` and its ``probability``; of a longer text the head is read."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -142,7 +142,9 @@ def export_mlflow(source: Path, folder: Path) -> Path:
     else:
         inputs = Schema([ColSpec(DataType.string, "prompt"), ColSpec(DataType.string, "input", required=False)])
         outputs = Schema([ColSpec(DataType.string, "response")])
-    signature = ModelSignature(inputs, outputs, params=None if classifies else ParamSchema(list(_PARAMS)))
+    # MLflow annotates params as if there always were some
+    params: Any = None if classifies else ParamSchema(list(_PARAMS))
+    signature = ModelSignature(inputs, outputs, params=params)
     kind = Classification if classifies else TextGeneration
     versions = [f"{name}=={importlib.metadata.version(name)}" for name in ("gptworks", "mlflow", "torch")]
     with tempfile.TemporaryDirectory(prefix="gptworks-") as place, whole_folder(folder) as partial:
