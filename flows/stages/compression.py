@@ -53,9 +53,8 @@ def compress(
         row["increase"] = row["perplexity"] / variants[0]["perplexity"] - 1
         row["gate"] = None if row is variants[0] else config.gate(row["name"])
         row["passed"] = row["gate"] is None or row["increase"] <= row["gate"]
-    metrics = {
-        f"{row['name']}/{key}": float(row[key]) for row in variants for key in METRICS if row.get(key) is not None
-    }
+    there = [(row, key) for row in variants for key in METRICS if row.get(key) is not None]
+    metrics = {f"{row['name'].replace('+', '-')}/{key}": float(row[key]) for row, key in there}  # MLflow takes no +
     _tell(variants, metrics, context)
     failed = [row["name"] for row in variants if not row["passed"]]
     if failed:
@@ -163,4 +162,4 @@ def _tell(variants: list[dict[str, Any]], metrics: dict[str, float], context: Co
     context.log.log_table(variants, "compression.json")
     (context.folder / "variants.json").write_text(json.dumps(variants, indent=1), encoding="utf-8")
     context.log.log_text(standalone(tradeoff_svg(variants, name="tradeoff")), "figures/compression.svg")
-    context.log.log_metrics({name.replace("+", "-"): value for name, value in metrics.items()})
+    context.log.log_metrics(metrics)
