@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,13 @@ class Machine:
         flow, name = deployment.split("/")
         with httpx.Client(base_url=self.state.api, timeout=30, trust_env=False) as http:
             found = http.get(f"/deployments/name/{flow}/{name}").raise_for_status().json()
-            body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "enforce_parameter_schema": True}
-            answer = http.post(f"/deployments/{found['id']}/create_flow_run", json=body).raise_for_status().json()
-        return str(answer["id"])
+            body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "enforce_parameter_schema": True,
+                    "idempotency_key": str(uuid.uuid4())}  # fmt: skip
+            until = time.monotonic() + 60
+            while (answer := http.post(f"/deployments/{found['id']}/create_flow_run", json=body)).status_code == 503:
+                assert time.monotonic() < until, "the server was busy for a minute"  # SQLite, with all at once
+                time.sleep(1)
+        return str(answer.raise_for_status().json()["id"])
 
     def read(self, run_id: str) -> Row:
         """A flow run as the server has it now."""
