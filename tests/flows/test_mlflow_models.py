@@ -59,7 +59,8 @@ def served(folder: Path) -> Iterator[str]:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by its name
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     with subprocess.Popen(
         [*command, "-p", str(port), "-w", "1"], env=environment, start_new_session=True, cwd=folder.parent
     ) as process:
@@ -75,7 +76,8 @@ def served(folder: Path) -> Iterator[str]:
                 pytest.fail("mlflow models serve does not answer")
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
 
 
