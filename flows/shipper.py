@@ -117,10 +117,20 @@ class Shipper:
         with self._changed:
             passes = self._passes
             self._go()
-            while not self._looked_back and not (self._failing and self._passes > passes):
+            while not self._has_tried(self._passes - passes):
                 self._changed.wait(0.02)
             every = list(self._shipments.values())
         return [shipment for shipment in every if not self.wait(shipment, stall=stall)]
+
+    def _has_tried(self, n_passes: int) -> bool:
+        """Whether so many passes are enough to know; the first of them may have begun before MLflow was back."""
+        if self._looked_back and all(shipment.settled for shipment in self._shipments.values()):
+            return True
+        if self._failing is not None:
+            if n_passes == 1:
+                self._go()
+            return n_passes > 1
+        return self._looked_back and n_passes > 0
 
     # -- the thread
 

@@ -22,8 +22,8 @@ from gptcore.tokenizer import train_bpe
 FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress",
          "evaluate")  # fmt: skip
 SERVICES = ("up", "down", "status", "deploy", "worker", "drain", "reconcile", "clean")
-OTHERS = ("join", "generate", "chat", "serve", "export", "runs", "plan", "judge", "data", "retrain", "promote",
-          "rollback", "lineage", "fake-ollama", *SERVICES, "doctor")  # fmt: skip
+OTHERS = ("join", "generate", "chat", "serve", "export", "runs", "compare", "sweep", "plan", "judge", "data",
+          "retrain", "promote", "rollback", "lineage", "fake-ollama", *SERVICES, "doctor")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
         (("deploy", "--type", "dockr"), "'dockr' is not one of 'process', 'docker', 'kubernetes'"),
         (("clean", "--days", "-1"), "Invalid value for '--days'"),
         (("join", "node1"), "ConfigError: --rdzv is 'node1'; it must be HOST:PORT"),
-        (("export", "somewhere", "out", "--to", "gguf"), "'gguf'"),
+        (("export", "somewhere", "out", "--to", "ggml"), "'ggml'"),
     ],
 )
 def test_what_is_unknown_is_refused_with_the_nearest_name(
@@ -154,7 +154,7 @@ def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
 def test_an_optimizer_may_be_chosen_and_its_own_settings_set(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     changes = ("--set", "pretrain.train.optimizer.momentum=0.9", "--optimizer", "muon")
     text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *changes)
-    assert text.count('"kind": "Muon"') == 5
+    assert text.count('"kind": "Muon"') == 6
     assert text.count('"momentum": 0.9,') == 1
     assert not home.exists()
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,20 @@ from flows.running import present
 with present(pathlib.Path(sys.argv[1])):
     print("here", flush=True)
     time.sleep(60)
+"""
+
+TAKE_TURNS = """
+import pathlib, sys, time
+from gptcore.locking import hold
+lock, log, n = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+for _ in range(n):
+    with hold(lock):
+        with log.open("a") as file:
+            file.write("in\\n")
+        time.sleep(0.0005)
+        with log.open("a") as file:
+            file.write("out\\n")
+        lock.unlink(missing_ok=True)
 """
 
 
@@ -65,24 +77,9 @@ def test_only_a_free_lock_is_removed(tmp_path: Path) -> None:
     assert not lock.exists()
 
 
-def take_turns(lock: Path, log: Path, n: int) -> None:
-    for _ in range(n):
-        with hold(lock):
-            with log.open("a") as file:
-                file.write("in\n")
-            time.sleep(0.0005)
-            with log.open("a") as file:
-                file.write("out\n")
-            lock.unlink(missing_ok=True)
-
-
 def test_holders_that_remove_the_file_still_exclude_each_other(tmp_path: Path) -> None:
     lock, log, turns, n = tmp_path / "a.lock", tmp_path / "log", 100, 3
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=take_turns, args=(lock, log, turns)) for _ in range(n)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * n
+    command = [sys.executable, "-c", TAKE_TURNS, str(lock), str(log), str(turns)]
+    processes = [subprocess.Popen(command) for _ in range(n)]
+    assert [process.wait(60) for process in processes] == [0] * n
     assert log.read_text().split() == ["in", "out"] * (n * turns)

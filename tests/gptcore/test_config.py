@@ -24,15 +24,16 @@ from gptcore.data import (
 )
 from gptcore.errors import ConfigError
 from gptcore.generation import Sampling
-from gptcore.models import PRESETS, GPTConfig, ModelConfig
-from gptcore.objectives import Classify, NextToken, Objective
+from gptcore.models import PRESETS, GPTConfig, LlamaConfig, ModelConfig
+from gptcore.objectives import Classify, Distill, NextToken, Objective
 from gptcore.run import Run
 from gptcore.train import Constant, Cosine, Muon, OptimizerConfig, Schedule, SpikePolicy, TrainConfig
-from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
+from gptcore.transforms import NF4, Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
 
 LORA = LoRA(rank=4, targets=("qkv",), also_train=("head",))
 VALUES: list[Config] = [
     *PRESETS.values(),
+    LlamaConfig(),
     Sampling(temperature=0.7, top_k=5, top_p=0.9, seed=3),
     TokenWindows(folder=Path("a/b"), context_length=8),
     LabelledText(path=Path("rows.csv"), tokenizer=Path("t"), labels=("ham", "spam"), context_length=9),
@@ -42,6 +43,7 @@ VALUES: list[Config] = [
     ShardFile("shard-00000.bin", 7),
     NextToken(),
     Classify(label_smoothing=0.1),
+    Distill(Path("teacher"), objective=Classify(), temperature=3.0, soft=0.7),
     OptimizerConfig(lr=1e-3),
     Muon(lr=1e-3, momentum=0.9, matrix_lr_scale=2.0),
     Constant(),
@@ -52,6 +54,7 @@ VALUES: list[Config] = [
     ExtendVocabulary(vocab_size=310),
     LORA,
     Quantize(bits=4, group_size=8),
+    NF4(block_size=32, embedding="nf4"),
     Dropout(probability=0.2),
     ModelSpec(PRESETS["nano"], (LORA, Quantize()), template="alpaca", tokenizer_digest="0" * 64),
     Run(data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), model=PRESETS["nano"]),

@@ -90,7 +90,7 @@ def test_words_have_the_loss_and_gradient_of_the_formula(
     (total * 0.5).backward()
     dense = gradients(student)
     assert loss.count == int(there.sum()) == Distill(path).count(batch)
-    assert float(loss.total) == pytest.approx(float(total), rel=1e-5)
+    assert loss.total.item() == pytest.approx(total.item(), rel=1e-5)
     assert ours.keys() == dense.keys()
     for name, gradient in dense.items():
         assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-5), name
@@ -108,7 +108,7 @@ def test_classes_have_the_loss_and_gradient_of_the_formula(taught: Any, gpt: Bui
     theirs = teacher(batch.inputs["tokens"])[rows, last].detach()
     total = written_out(logits, theirs, batch.targets["classes"], temperature=2.0, soft=0.7)
     total.backward()
-    assert float(loss.total) == pytest.approx(float(total), rel=1e-5)
+    assert loss.total.item() == pytest.approx(total.item(), rel=1e-5)
     assert loss.sums["correct"] == float((logits.argmax(1) == batch.targets["classes"]).sum())
     for name, gradient in gradients(student).items():
         assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-5), name
@@ -123,7 +123,7 @@ def test_in_evaluation_only_the_hard_loss_counts(taught: Any, gpt: Build, object
         transform.apply(student)
     told = Distill(path, objective=objective)(student.eval(), batch)
     plain = objective(student, batch)
-    assert (float(told.total), told.count, told.sums) == (float(plain.total), plain.count, plain.sums)
+    assert (told.total.item(), told.count, told.sums) == (plain.total.item(), plain.count, plain.sums)
 
 
 def test_a_student_comes_to_think_as_its_teacher(taught: Any, gpt: Build) -> None:
@@ -136,7 +136,7 @@ def test_a_student_comes_to_think_as_its_teacher(taught: Any, gpt: Build) -> Non
         loss.total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss.total))
+        losses.append(loss.total.item())
     assert losses[-1] < 0.1 * losses[0]
     assert all(p.grad is None for p in teacher.parameters())
 

@@ -43,13 +43,9 @@ def test_a_run_leaves_safetensors_and_json_and_nothing_else(kinds: dict[str, Run
     run, found = kinds["instruction"], set()
 
     def look(_: Any) -> None:
-        found.update(
-            Path(
-                re.sub(r"\.tmp-\d+$", "", path.name)
-            ).suffix  # what another thread is writing has its end still to come
-            for path in (tmp_path / "out").rglob("*")
-            if path.is_file()
-        )
+        # os.walk: another thread writes and renames meanwhile, and what it writes has its end still to come
+        for _, _, names in os.walk(tmp_path / "out"):
+            found.update(Path(re.sub(r"\.tmp-\d+$", "", name)).suffix for name in names)
 
     run.execute(tmp_path / "out", MemoryLogger(), on_progress=look)
     look(None)

@@ -76,7 +76,7 @@ def test_a_training_on_a_quantized_base_learns_and_its_adapter_fits_the_base(
     base = started.path
     also = ("token_embedding",) if embedding == "fp32" else ()
     transforms = (NF4(block_size=8, embedding=embedding), LoRA(rank=4, also_train=also))
-    config = TrainConfig(steps=30, batch_size=8, optimizer=OptimizerConfig(lr=1e-2), eval_every=10)
+    config = TrainConfig(steps=60, batch_size=8, optimizer=OptimizerConfig(lr=3e-2), eval_every=20)
     run = prepared.run(init=base, transforms=transforms, held_out=prepared.train)  # what it is to learn
     done = type(run)(**{**vars(run), "train": config}).execute(tmp_path / "run", MemoryLogger())
     first = checkpoint.load(base)
