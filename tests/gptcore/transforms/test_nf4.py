@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,15 @@ def test_a_merged_update_on_a_quantized_base_computes_the_same(gpt: Build) -> No
 def test_a_training_on_a_quantized_base_learns_and_its_adapter_fits_the_base(
     prepared: Any, tmp_path: Path, embedding: Any
 ) -> None:
-    started = prepared.run(held_out=prepared.train).execute(tmp_path / "base", MemoryLogger())
+    config = TrainConfig(steps=60, batch_size=8, optimizer=OptimizerConfig(lr=3e-2), eval_every=20)
+    started = dataclasses.replace(prepared.run(), train=config).execute(tmp_path / "base", MemoryLogger())
     base = started.path
     also = ("token_embedding",) if embedding == "fp32" else ()
     transforms = (NF4(block_size=8, embedding=embedding), LoRA(rank=4, also_train=also))
-    config = TrainConfig(steps=60, batch_size=8, optimizer=OptimizerConfig(lr=3e-2), eval_every=20)
-    run = prepared.run(init=base, transforms=transforms, held_out=prepared.train)  # what it is to learn
-    done = type(run)(**{**vars(run), "train": config}).execute(tmp_path / "run", MemoryLogger())
+    run = prepared.run(
+        init=base, transforms=transforms, data=prepared.held_out
+    )  # what it has not seen, and is to learn
+    done = dataclasses.replace(run, train=config).execute(tmp_path / "run", MemoryLogger())
     first = checkpoint.load(base)
     loaded = checkpoint.load(done.path)
     assert done.metrics["val/loss"] < started.metrics["val/loss"] - 0.1
