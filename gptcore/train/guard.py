@@ -1,8 +1,10 @@
 """What happens when the loss leaves its course: skip, roll back, stop.
 
 An update whose loss or gradient is not finite, or whose loss lies far above the last ones, is skipped (after OLMo's
-SkipStepOptimizer, https://github.com/allenai/OLMo-core). After several in a row the run goes back to its last
-checkpoint and takes other data from there on, as PaLM did by hand (https://arxiv.org/abs/2204.02311, section 5.1).
+SkipStepOptimizer, https://github.com/allenai/OLMo-core). Far is measured in the logarithm of the loss: around a large
+loss that is the same, and around one near zero, as when classes are learned, a hard batch is no spike. After several in
+a row the run goes back to its last checkpoint and takes other data from there on, as PaLM did by hand
+(https://arxiv.org/abs/2204.02311, section 5.1).
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ from dataclasses import dataclass
 from gptcore.config import Config
 from gptcore.errors import ConfigError
 
+_SMALLEST = 1e-9
+"""Nats; a loss of zero has no logarithm."""
+
 
 @dataclass(frozen=True)
 class SpikePolicy(Config):
     """When an update is skipped, and what follows."""
 
     sigma: float | None = 6.0
-    """Standard deviations above the mean of the last losses that make a spike; None skips only what is not finite."""
+    """Standard deviations of the last losses' logarithms, above their mean, that make a spike; None skips only what is
+    not finite."""
     window: int = 128
     """Good steps that mean and deviation are taken over; before there are as many, there is no spike."""
     patience: int = 8
@@ -49,10 +55,11 @@ class SpikePolicy(Config):
             return f"loss ({loss:.4g}) or gradient norm ({norm:.4g}) is not finite"
         if self.sigma is None or len(recent) < self.window:
             return None
-        mean, deviation = statistics.fmean(recent), statistics.pstdev(recent)
-        if loss <= mean + self.sigma * deviation:
+        logs = [math.log(max(value, _SMALLEST)) for value in recent]
+        bound = math.exp(statistics.fmean(logs) + self.sigma * statistics.pstdev(logs))
+        if loss <= bound:
             return None
-        return f"loss {loss:.4g} is more than {self.sigma:g} deviations ({deviation:.3g}) above the mean {mean:.4g}"
+        return f"loss {loss:.4g} is above {bound:.4g}, {self.sigma:g} deviations over the last {len(recent)} losses"
 
     def remember(self, recent: list[float], loss: float) -> None:
         """Add a good step's loss; only the last ``window`` are kept."""

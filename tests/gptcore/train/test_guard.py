@@ -91,6 +91,7 @@ def test_a_spike_is_what_lies_far_above_the_last_losses() -> None:
     assert policy.fault(2.4, 1.0, recent=recent) is None
     assert "6 deviations" in str(policy.fault(3.0, 1.0, recent=recent))
     assert policy.fault(3.0, 1.0, recent=recent[:3]) is None  # too few to know
+    assert policy.fault(1.4, 1.0, recent=[0.02, 0.3, 0.08, 0.01]) is None  # near zero losses spread over magnitudes
     assert SpikePolicy(sigma=None, window=4).fault(99.0, 1.0, recent=recent) is None
     assert "not finite" in str(policy.fault(2.0, math.inf, recent=recent))
     policy.remember(recent, 5.0)
