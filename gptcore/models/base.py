@@ -50,6 +50,7 @@ class Model(nn.Module):
     config: ModelConfig
     token_embedding: nn.Module
     blocks: nn.ModuleList
+    norm: nn.Module
     head: nn.Module
     one_tied_gradient: bool = True
     """Whether a tied head and the embedding may share one gradient (``gptcore.nn.tied``)."""
@@ -61,8 +62,14 @@ class Model(nn.Module):
             tokens: the rows, padded on the right; or, with ``lengths``, (1, N): the rows one after another.
             cache: its positions are continued.
             lengths: positions of each packed row; each row's positions begin anew and see that row alone.
+
+        Raises:
+            ConfigError: more positions than ``context_length`` (or than the cache) can hold.
         """
-        raise NotImplementedError
+        if cache is None:
+            return self._features(self.token_embedding(tokens), lengths)
+        y: Tensor = self.norm(self._continued(tokens, cache))
+        return y
 
     def features_and_head(
         self, tokens: Tensor, *, lengths: Sequence[int] | None = None
@@ -85,6 +92,10 @@ class Model(nn.Module):
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
         """The features (B, T, C) of tokens whose embeddings (B, T, C) were looked up already."""
+        raise NotImplementedError
+
+    def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """What the blocks make of tokens (B, T) behind those of the cache, (B, T, C), not yet normalised."""
         raise NotImplementedError
 
     def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:

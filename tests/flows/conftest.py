@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,14 @@ def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
         return result, connect(settings).get_run(log.run_id), folder
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=chromium, args=arguments)
+        yield opened
+        opened.close()

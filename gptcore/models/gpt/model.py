@@ -131,17 +131,6 @@ class GPT(Model):
             self.tie_head()
         initialise(self, n_layers=config.n_layers)
 
-    def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
-        """(B, T) int64 token ids to (B, T, C) normalised features; the keywords are those of ``Model.features``.
-
-        Raises:
-            ConfigError: more positions than ``context_length`` (or than the cache) can hold.
-        """
-        if cache is None:
-            return self._features(self.token_embedding(tokens), lengths)
-        y: Tensor = self.norm(self._continued(tokens, cache))
-        return y
-
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
         x = self._placed(looked_up, lengths)
         mix = causal if lengths is None else packed(lengths)

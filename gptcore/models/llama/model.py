@@ -118,17 +118,6 @@ class Llama(Model):
             self.tie_head()
         initialise(self, n_layers=config.n_layers)
 
-    def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
-        """(B, T) int64 token ids to (B, T, C) normalised features; the keywords are those of ``Model.features``.
-
-        Raises:
-            ConfigError: more positions than ``context_length`` (or than the cache) can hold.
-        """
-        if cache is None:
-            return self._features(self.token_embedding(tokens), lengths)
-        y: Tensor = self.norm(self._continued(tokens, cache))
-        return y
-
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
         length, device = looked_up.shape[1], looked_up.device
         self._check_length(max(lengths) if lengths else length, self.config.context_length)
@@ -159,7 +148,7 @@ class Llama(Model):
         config = self.config
         size = min(capacity or config.context_length, config.context_length)
         shape = (n_rows, config.kv_heads, size, config.width // config.n_heads)
-        like = self.norm.weight
+        like = self.norm.get_parameter("weight")
 
         def empty() -> Tensor:
             return torch.empty(shape, dtype=like.dtype, device=like.device)
