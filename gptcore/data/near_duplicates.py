@@ -79,7 +79,8 @@ class TextIndex:
             # weights: missing a pair costs more than comparing one for nothing
             bands = MinHashLSH(threshold=threshold, num_perm=N_PERMUTATIONS, weights=(0.2, 0.8))
             self._n_bands, self._rows = bands.b, bands.r
-        self._file = sqlite3.connect("")  # a file of its own that vanishes with the connection
+        # A file of its own that vanishes with the connection, which the garbage collector may close in any thread.
+        self._file = sqlite3.connect("", check_same_thread=False)
         weakref.finalize(self, self._file.close)
         self._file.executescript(_TABLES)
         self._file.execute(f"PRAGMA cache_size = {-1024 * memory_mb}")

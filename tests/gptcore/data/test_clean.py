@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_the_estimate_follows_the_true_similarity() -> None:
     assert abs(found[0].similarity - 386 / 406) < 0.1
     assert index.find(index.signature(_varied(base, 150))) == []  # 246 of 546
     assert index.find(index.signature(_text(8, 400))) == []
+
+
+def test_the_garbage_collector_may_close_an_index_in_any_thread() -> None:
+    """Flows run in threads; an error's traceback can hold an index until another thread collects it."""
+    held = [TextIndex(0.8)]
+    with ThreadPoolExecutor(1) as other:
+        other.submit(held.clear).result()  # a failure to close would be an unraisable error, which fails this test
+    assert not held
 
 
 def test_unrelated_texts_are_never_near_duplicates() -> None:
