@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -101,6 +103,7 @@ def judge_responses(
     items = [partial(judge, sample, response) for sample, response in zip(samples, responses, strict=True)]
     known = [partial(judge, one.sample, one.response, shortcut=False, repeat=one.repeat) for one in drawn]
     order = mixed_order(n, drawn, seed=seed)
+    _load_statistics()
     verdicts = ask_all([*items, *known], order=order, concurrency=concurrency, on_progress=on_progress)
     rows = [judged_row(*one) for one in zip(samples, responses, verdicts[:n], strict=True)]
     return Report(
@@ -151,6 +154,7 @@ def compare_responses(
     questions = [partial(judge, *one) for one in zip(samples, left, right, strict=True)]
     questions += [partial(judge, one.sample, one.sample.reference, one.response) for one in known]
     order = mixed_order(n, known, seed=seed)
+    _load_statistics()
     verdicts = ask_all(questions, order=order, concurrency=concurrency, on_progress=on_progress)
     rows = [pair_row(*one) for one in zip(samples, left, right, verdicts[:n], strict=True)]
     return Report(
@@ -181,6 +185,11 @@ def panel_scores(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
         }
         for rows in zip(*(report.rows for report in reports.values()), strict=True)
     ]
+
+
+def _load_statistics() -> None:
+    """Load what the intervals need while the judge is waited for; afterwards it would take as long as ten answers."""
+    threading.Thread(target=importlib.import_module, args=("scipy.special",), name="load-statistics").start()
 
 
 def _check(samples: Sequence[Sample], responses: Sequence[str]) -> None:

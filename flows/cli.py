@@ -99,6 +99,13 @@ RdzvOption = Annotated[
 RestartsOption = Annotated[
     int, typer.Option("--max-restarts", min=0, help="Start all processes again so often when one dies.")
 ]
+RunnerOption = Annotated[
+    Literal["threads", "dask", "ray"],
+    typer.Option("--runner", help="Who prepares data and scores answers; dask and ray need their extra."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="How many of them at once; by default as many as cores.")
+]
 LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
 
 
@@ -122,6 +129,8 @@ def _flow_command(name: str) -> Any:
         nnodes: NnodesOption = 1,
         rdzv: RdzvOption = None,
         max_restarts: RestartsOption = 0,
+        runner: RunnerOption = "threads",
+        workers: WorkersOption = None,
     ) -> None:
         from flows.launch import Launch
         from flows.recipes import optimizer_overrides
@@ -134,7 +143,15 @@ def _flow_command(name: str) -> Any:
         data = own if (corpus or labelled or instructions) else None
         # refuse what cannot be before anything is started
         config = configuration(preset, overrides, data)
-        launch = Launch(nproc=nproc, parallel=parallel, nnodes=nnodes, rdzv=rdzv, max_restarts=max_restarts)
+        launch = Launch(
+            nproc=nproc,
+            parallel=parallel,
+            nnodes=nnodes,
+            rdzv=rdzv,
+            max_restarts=max_restarts,
+            runner=runner,
+            workers=workers,
+        )
         launch.check()
         if dry_run:
             cli_models.print_plan(config, name, data_dir=data_dir)

@@ -1,6 +1,6 @@
-"""Launch: in how many processes a training runs, on how many machines.
+"""Launch: in how many processes a training runs, on how many machines, and where other work is spread.
 
-It decides how fast a training ends and not what comes of it, so it belongs to no stage's key: an output that was begun
+It decides how fast a stage ends and not what comes of it, so it belongs to no stage's key: an output that was begun
 in one process is found, or gone on with, by two.
 """
 
@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from flows.task_runners import Runner
 from gptcore.errors import ConfigError, GptcoreError
 
 
@@ -21,7 +22,7 @@ class LaunchError(GptcoreError):
 
 
 class Launch(BaseModel):
-    """Processes and machines of each training."""
+    """Processes and machines of each training; who prepares data and scores answers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,6 +37,8 @@ class Launch(BaseModel):
         default="ddp", description="Copies of the model, or one model spread over the processes"
     )
     max_restarts: int = Field(default=0, ge=0, description="How often all processes are started again when one dies")
+    runner: Runner = Field(default="threads", description="Who prepares data and scores answers, batch by batch")
+    workers: int | None = Field(default=None, ge=1, description="How many of them at once; by default as many as cores")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -57,6 +60,11 @@ class Launch(BaseModel):
                 "give --nproc or --nnodes, or leave --parallel out"
             )
         return self
+
+    @property
+    def n_workers(self) -> int:
+        """Batches that are worked on at once."""
+        return self.workers or os.cpu_count() or 1
 
     @property
     def alone(self) -> bool:

@@ -1,7 +1,7 @@
 """Where the tasks of a flow run: threads of this process, a Dask cluster, or a Ray cluster.
 
-Only what waits for something else belongs here: a trial in a process of its own, a judge's answers. The ranks of one
-training do not; those are torchrun's (``flows/launcher.py``).
+The trials of a sweep, the batches of texts that are prepared, the models whose answers are scored. The ranks of one
+training do not belong here; those are torchrun's (``flows/launcher.py``).
 """
 
 from __future__ import annotations

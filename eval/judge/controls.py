@@ -175,29 +175,26 @@ def _some(pool: Sequence[int], n: int, rng: random.Random) -> list[int]:
 
 
 def _mismatched(samples: Sequence[Sample], *, n: int, rng: random.Random) -> list[Control]:
+    texts = [normalise(one.reference) for one in samples]
+    words = [frozenset(text.split()) for text in texts]
     found: list[Control] = []
     for base in rng.sample(range(len(samples)), k=len(samples)):
-        if len(found) < n and (text := _wrong_answer(base, samples, rng)) is not None:
-            found.append(Control("mismatch", base, samples[base], text))
+        if len(found) < n and (other := _wrong_answer(base, texts, words, rng)) is not None:
+            found.append(Control("mismatch", base, samples[base], samples[other].reference))
     return found
 
 
-def _wrong_answer(base: int, samples: Sequence[Sample], rng: random.Random) -> str | None:
-    """The reference of another item that shares few words with this one's; None if all references are the same."""
-    own = samples[base].reference
-    others = [one.reference for one in samples if normalise(one.reference) != normalise(own)]
+def _wrong_answer(base: int, texts: Sequence[str], words: Sequence[frozenset[str]], rng: random.Random) -> int | None:
+    """The item whose reference shares few words with this one's; None if all references are the same."""
+    others = [i for i, text in enumerate(texts) if text != texts[base]]
     rng.shuffle(others)
-    shared = [(_shared_words(own, other), i) for i, other in enumerate(others)]
-    fits = next((i for share, i in shared if share <= _MOST_SHARED), None)
-    if fits is None:
-        fits = min(shared, default=(0.0, None))[1]
-    return None if fits is None else others[fits]
 
+    def shared(other: int) -> float:
+        """Of two references' different words, the share that both have."""
+        return len(words[base] & words[other]) / len(words[base] | words[other])
 
-def _shared_words(one: str, other: str) -> float:
-    """Of two texts' different words, the share that both have."""
-    ours, theirs = set(normalise(one).split()), set(normalise(other).split())
-    return len(ours & theirs) / len(ours | theirs)
+    fits = next((other for other in others if shared(other) <= _MOST_SHARED), None)
+    return min(others, key=shared, default=None) if fits is None else fits
 
 
 def _padding(rng: random.Random) -> str:

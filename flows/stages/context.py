@@ -57,4 +57,4 @@ class Context:
     ollama_host: str
     """Address of the judge's server."""
     launch: Launch = field(default_factory=Launch)
-    """In how many processes a training runs."""
+    """In how many processes a training runs, and who does other work."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from eval.errors import JudgeUnavailable
 from eval.judge.preflight import openai_preflight, preflight
 from eval.run import score_responses
 from eval.types import Report, Sample
+from flows.fan_out import fan_out
 from flows.recipes import EvaluateStage
 from flows.stages import judged, judging
 from flows.stages.context import Context, Inputs
@@ -56,9 +58,9 @@ def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, conte
     if "lora" in inputs.folders and inputs.results["lora"].get("responses"):
         responses["lora"] = [row["response"] for row in read_json_lines(inputs.path("lora", "responses.jsonl"))]
     metrics: dict[str, float] = {}
-    overlap: dict[str, Report] = {}
-    for name, texts in responses.items():
-        overlap[name] = score_responses(samples, texts)
+    with fan_out(context.launch) as spread:
+        overlap = dict(zip(responses, spread(partial(score_responses, samples), responses.values()), strict=True))
+    for name in responses:
         prefix = "" if name == judging.MAIN else f"{name}/"
         metrics |= {f"{prefix}{metric}": value for metric, value in overlap[name].metrics.items()}
     facts: dict[str, Any] = dict(judge)

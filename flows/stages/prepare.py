@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows.fan_out import fan_out
 from flows.hub import local_checkpoint
 from flows.recipes import PrepareStage
 from flows.sources import Row
@@ -33,6 +34,7 @@ from gptcore.data import (
     split_by_hash,
     write_shards,
 )
+from gptcore.data.batches import Spread
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
 from gptcore.files import disk_errors, read_json_lines, write_json_lines
@@ -50,7 +52,7 @@ _TEXT = ("text", "instruction", "input", "output")
 
 
 def run(config: PrepareStage, context: Context) -> dict[str, Any]:
-    """Prepare everything the source offers.
+    """Prepare everything the source offers; normal forms, signatures and tokens by the workers of ``context.launch``.
 
     Returns:
         Small values: the parts that exist, class labels, counts, leaks found, the tokenizer's digest.
@@ -58,6 +60,11 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
     Raises:
         DataError: nothing usable is left.
     """
+    with fan_out(context.launch) as spread:
+        return _run(config, context, spread)
+
+
+def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, Any]:
     ledger = Ledger()
     n_steps = 5
 
@@ -69,7 +76,7 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
     texts.mkdir(parents=True)
     documents = config.source.documents(context.places, ledger)
     if documents is not None:
-        _split_corpus(documents, config, texts, ledger)
+        _split_corpus(documents, config, texts, ledger, spread)
     tell(1)
     parts: dict[str, dict[str, Any]] = {}
     for part, rows in (
@@ -77,17 +84,17 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
         ("instruct", config.source.instructions(context.places)),
     ):
         if rows is not None:
-            parts[part] = _prepare_part(part, rows, config, context.folder / part, ledger)
+            parts[part] = _prepare_part(part, rows, config, context.folder / part, ledger, spread)
         tell(2 if part == "classify" else 3)
     if documents is None:
-        _rows_as_corpus(config, context.folder, parts, texts, ledger)
+        _rows_as_corpus(config, context.folder, parts, texts, ledger, spread)
     tokenizer = _tokenizer(config, context, texts, parts, ledger)
     tokenizer.save(context.folder / "tokenizer")
     tell(4)
     tokens = {}
     for split in ("train", "val"):
         folder = context.folder / "corpus" / split
-        write_shards(_read_texts(texts / f"{split}.jsonl"), tokenizer=tokenizer, folder=folder)
+        write_shards(_read_texts(texts / f"{split}.jsonl"), tokenizer=tokenizer, folder=folder, spread=spread)
         manifest = read_manifest(folder)
         tokens[split] = manifest.n_tokens
         ledger.count("tokenize", "tokens", n=manifest.n_tokens, split=split, unit="tokens")
@@ -111,13 +118,16 @@ def run(config: PrepareStage, context: Context) -> dict[str, Any]:
     }
 
 
-def _split_corpus(source: Iterator[Document], config: PrepareStage, texts: Path, ledger: Ledger) -> None:
+def _split_corpus(
+    source: Iterator[Document], config: PrepareStage, texts: Path, ledger: Ledger, spread: Spread
+) -> None:
     documents = prepare_documents(
         source,
         min_chars=config.min_chars,
         ledger=ledger,
         stage="corpus: clean",
         near_duplicate_threshold=config.near_duplicates,
+        spread=spread,
     )
     # near duplicates are gone by now, so the identity alone decides the split: the same for everything made from it
     split = split_by_hash(
@@ -137,7 +147,9 @@ def _split_corpus(source: Iterator[Document], config: PrepareStage, texts: Path,
             )
 
 
-def _rows_as_corpus(config: PrepareStage, folder: Path, parts: Iterable[str], texts: Path, ledger: Ledger) -> None:
+def _rows_as_corpus(
+    config: PrepareStage, folder: Path, parts: Iterable[str], texts: Path, ledger: Ledger, spread: Spread
+) -> None:
     """The rows' own texts, but not those of the tests: no base model has seen what it is asked in the end."""
 
     def documents() -> Iterator[Document]:
@@ -149,7 +161,7 @@ def _rows_as_corpus(config: PrepareStage, folder: Path, parts: Iterable[str], te
 
     train, val, _ = config.corpus_split
     shares = (train / (train + val), 1 - train / (train + val), 0.0)
-    _split_corpus(documents(), replace(config, min_chars=1, corpus_split=shares), texts, ledger)
+    _split_corpus(documents(), replace(config, min_chars=1, corpus_split=shares), texts, ledger, spread)
 
 
 def _write_texts(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
@@ -177,7 +189,9 @@ def _read_texts(path: Path) -> Iterator[str]:
             yield json.loads(line)
 
 
-def _prepare_part(part: str, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger) -> dict[str, Any]:
+def _prepare_part(
+    part: str, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger, spread: Spread
+) -> dict[str, Any]:
     identity, near = _IDENTITY[part], config.near_duplicates
     clean = prepare_rows(
         rows,
@@ -186,6 +200,7 @@ def _prepare_part(part: str, rows: Iterable[Row], config: PrepareStage, folder: 
         ledger=ledger,
         stage=f"{part}: clean",
         near_duplicate_threshold=near,
+        spread=spread,
     )
     fractions = config.classify_split if part == "classify" else config.instruct_split
     split: dict[str, list[Row]] = {name: [] for name in SPLITS}
@@ -199,7 +214,7 @@ def _prepare_part(part: str, rows: Iterable[Row], config: PrepareStage, folder: 
         unit="rows",
     ):
         split[name].append(row)
-    leaks = _remove_leaks(part, split, near, ledger)
+    leaks = _remove_leaks(part, split, near, ledger, spread)
     for name, kept in split.items():
         if not kept:
             raise DataError(
@@ -240,13 +255,14 @@ def _labels(split: Mapping[str, list[Row]]) -> list[str]:
     return sorted(known)
 
 
-def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, ledger: Ledger) -> int:
+def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, ledger: Ledger, spread: Spread) -> int:
     """Take out of val and test what stands in train; the number of rows that leaked."""
     leaks = 0
     for keys, threshold in ((_IDENTITY[part], None), (_CONTENT[part], near)):
         train = [_join(row, keys) for row in split["train"]]
         for name in ("val", "test"):
-            report = check_leakage(train, (_join(row, keys) for row in split[name]), near_duplicate_threshold=threshold)
+            held_out = (_join(row, keys) for row in split[name])
+            report = check_leakage(train, held_out, near_duplicate_threshold=threshold, spread=spread)
             leaks += len(report.leaks)
             if report.leaks:
                 kept = remove_leaks(
@@ -256,6 +272,7 @@ def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, le
                     ledger=ledger,
                     split=name,
                     near_duplicate_threshold=threshold,
+                    spread=spread,
                 )
                 split[name] = list(kept)
     return leaks

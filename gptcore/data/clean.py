@@ -10,10 +10,13 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
+from gptcore.data.batches import Spread, in_batches, in_turn
 from gptcore.data.ledger import Ledger
-from gptcore.data.near_duplicates import TextIndex
+from gptcore.data.near_duplicates import Signature, TextIndex, text_signature
 from gptcore.data.readers import Document
 from gptcore.errors import ConfigError
 
@@ -36,6 +39,7 @@ def prepare_documents(
     ledger: Ledger,
     stage: str = "clean",
     near_duplicate_threshold: float | None = 0.8,
+    spread: Spread = in_turn,
 ) -> Iterator[Document]:
     """The documents in normal form, without short ones and without those seen before.
 
@@ -45,15 +49,17 @@ def prepare_documents(
         ledger: counts in, kept and dropped (``short``, ``duplicate``, ``near duplicate``) with the unit ``documents``.
         stage: name of this stage in the ledger.
         near_duplicate_threshold: see ``TextIndex``; None keeps near duplicates.
+        spread: makes normal forms and signatures; what they are compared with is in this process.
     """
     index = TextIndex(near_duplicate_threshold)
-    for number, document in enumerate(documents):
+    clean = partial(_clean_documents, min_chars=min_chars, near=near_duplicate_threshold is not None)
+    batches = spread(clean, in_batches(documents, size=lambda document: len(document.text)))
+    for number, (document, signature) in enumerate(chain.from_iterable(batches)):
         ledger.count(stage, "in", unit="documents")
-        text = normalise(document.text)
-        reason = _reason_to_drop(text, index=index, number=number, min_chars=min_chars)
+        reason = "short" if signature is None else _reason_to_drop(signature, index=index, number=number)
         ledger.count(stage, "dropped" if reason else "kept", reason=reason, unit="documents")
         if not reason:
-            yield Document(text, document.source)
+            yield document
 
 
 def prepare_rows(
@@ -64,6 +70,7 @@ def prepare_rows(
     ledger: Ledger,
     stage: str = "clean",
     near_duplicate_threshold: float | None = 0.8,
+    spread: Spread = in_turn,
 ) -> Iterator[dict[str, str]]:
     """The rows with all values in normal form, without those whose ``key`` values were seen before.
 
@@ -75,24 +82,42 @@ def prepare_rows(
         ledger: counts in, kept and dropped (``empty``, ``duplicate``, ``near duplicate``) with the unit ``rows``.
         stage: name of this stage in the ledger.
         near_duplicate_threshold: see ``TextIndex``; None keeps near duplicates.
+        spread: makes normal forms and signatures; what they are compared with is in this process.
     """
     index = TextIndex(near_duplicate_threshold)
-    for number, row in enumerate(rows):
+    clean = partial(_clean_rows, key=key, content=content, near=near_duplicate_threshold is not None)
+    batches = spread(clean, in_batches(rows, size=lambda row: sum(map(len, row.values()))))
+    for number, (row, signature) in enumerate(chain.from_iterable(batches)):
         ledger.count(stage, "in")
-        clean = {name: normalise(value) for name, value in row.items()}
-        text = "\n".join(clean[name] for name in key).strip()
-        similar = "\n".join(clean.get(name, "") for name in content) if content else None
-        reason = _reason_to_drop(text, index=index, number=number, min_chars=1, similar=similar)
-        reason = "empty" if reason == "short" else reason
+        reason = "empty" if signature is None else _reason_to_drop(signature, index=index, number=number)
         ledger.count(stage, "dropped" if reason else "kept", reason=reason)
         if not reason:
-            yield clean
+            yield row
 
 
-def _reason_to_drop(text: str, *, index: TextIndex, number: int, min_chars: int, similar: str | None = None) -> str:
-    if len(text) < max(1, min_chars):
-        return "short"
-    signature = index.signature(text, similar=similar)
+def _clean_documents(
+    documents: list[Document], *, min_chars: int, near: bool
+) -> list[tuple[Document, Signature | None]]:
+    """Each in normal form with its signature; None for what is too short to be kept."""
+    clean = [Document(normalise(document.text), document.source) for document in documents]
+    return [(one, text_signature(one.text, near=near) if len(one.text) >= max(1, min_chars) else None) for one in clean]
+
+
+def _clean_rows(
+    rows: list[Mapping[str, str]], *, key: Sequence[str], content: Sequence[str] | None, near: bool
+) -> list[tuple[dict[str, str], Signature | None]]:
+    """Each with its values in normal form and its signature; None where the key is empty."""
+    clean = [{name: normalise(value) for name, value in row.items()} for row in rows]
+
+    def signature(row: Mapping[str, str]) -> Signature | None:
+        text = "\n".join(row[name] for name in key).strip()
+        similar = "\n".join(row.get(name, "") for name in content) if content else None
+        return text_signature(text, similar=similar, near=near) if text else None
+
+    return [(row, signature(row)) for row in clean]
+
+
+def _reason_to_drop(signature: Signature, *, index: TextIndex, number: int) -> str:
     matches = index.find(signature)
     if not matches:
         index.add(signature, key=number)
@@ -198,14 +223,19 @@ class LeakageReport:
 
 
 def check_leakage(
-    train: Iterable[str], test: Iterable[str], *, near_duplicate_threshold: float | None = 0.8
+    train: Iterable[str],
+    test: Iterable[str],
+    *,
+    near_duplicate_threshold: float | None = 0.8,
+    spread: Spread = in_turn,
 ) -> LeakageReport:
     """Look for test texts that are also, or nearly, among the training texts; both are read lazily, once."""
-    index, n_train = _indexed(train, near_duplicate_threshold)
+    near = near_duplicate_threshold is not None
+    index, n_train = _indexed(train, near_duplicate_threshold, spread)
     leaks, n_test = [], 0
-    for number, text in enumerate(test):
+    for number, (text, signature) in enumerate(_signed(test, near=near, spread=spread)):
         n_test += 1
-        if matches := index.find(index.signature(text)):
+        if matches := index.find(signature):
             leaks.append(Leak(number, *matches[0], text[:_EXCERPT]))
     return LeakageReport(n_train, n_test, tuple(leaks))
 
@@ -219,12 +249,13 @@ def remove_leaks(
     split: str = "test",
     near_duplicate_threshold: float | None = 0.8,
     unit: str = "rows",
+    spread: Spread = in_turn,
 ) -> Iterator[T]:
     """The items of a held-out split whose text is not, and not nearly, among the training texts.
 
     The ledger counts the others as dropped in the stage ``leakage`` with the reason ``leak``.
     """
-    index, _ = _indexed(train, near_duplicate_threshold)
+    index, _ = _indexed(train, near_duplicate_threshold, spread)
     for item in items:
         leaks = bool(index.find(index.signature(text(item))))
         ledger.count("leakage", "in", split=split, unit=unit)
@@ -233,9 +264,17 @@ def remove_leaks(
             yield item
 
 
-def _indexed(texts: Iterable[str], threshold: float | None) -> tuple[TextIndex, int]:
+def _indexed(texts: Iterable[str], threshold: float | None, spread: Spread) -> tuple[TextIndex, int]:
     index, n = TextIndex(threshold), 0
-    for text in texts:
-        index.add(index.signature(text), key=n)
+    for _, signature in _signed(texts, near=threshold is not None, spread=spread):
+        index.add(signature, key=n)
         n += 1
     return index, n
+
+
+def _signed(texts: Iterable[str], *, near: bool, spread: Spread) -> Iterator[tuple[str, Signature]]:
+    return chain.from_iterable(spread(partial(_signatures, near=near), in_batches(texts, size=len)))
+
+
+def _signatures(texts: list[str], *, near: bool) -> list[tuple[str, Signature]]:
+    return [(text, text_signature(text, near=near)) for text in texts]

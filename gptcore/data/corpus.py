@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptcore.config import Config
+from gptcore.data.batches import Spread, in_batches, in_turn
 from gptcore.errors import ConfigError, DataError
 from gptcore.files import MANIFEST, file_sha256, verify_folder, whole_folder, write_json
 from gptcore.tokenizer import Tokenizer
 
 SHARDS = "shards.json"
 _DTYPES: dict[str, np.dtype[np.unsignedinteger]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
 _READ_TOKENS = 1 << 22
 
 
@@ -75,15 +76,21 @@ class Shards:
 
 
 def write_shards(
-    documents: Iterable[str], *, tokenizer: Tokenizer, folder: Path, shard_tokens: int = 1 << 24
+    documents: Iterable[str],
+    *,
+    tokenizer: Tokenizer,
+    folder: Path,
+    shard_tokens: int = 1 << 24,
+    spread: Spread = in_turn,
 ) -> ShardManifest:
-    """Encode the documents into token shards under ``folder``; one batch of documents is in memory at a time.
+    """Encode the documents into token shards under ``folder``; a few batches of documents are in memory at a time.
 
     Args:
         documents: texts, read once and lazily. An empty one is skipped.
         tokenizer: makes the ids and ends every document with its end-of-text token.
         folder: appears when all is written; an older folder of that name is replaced.
         shard_tokens: tokens per file.
+        spread: encodes the batches.
 
     Raises:
         DataError: there is no text at all.
@@ -96,11 +103,12 @@ def write_shards(
         writer = _ShardWriter(beside, _DTYPES[dtype], shard_tokens)
         n_documents = n_bytes = 0
         try:
-            for batch in _batches(documents):
-                rows = tokenizer.encode_batch(batch)
-                writer.write(np.array([i for row in rows for i in (*row, tokenizer.end_of_text)], dtype=np.int64))
-                n_documents += len(batch)
-                n_bytes += sum(len(text.encode()) for text in batch)
+            for ids, n_texts, n_text_bytes in spread(
+                partial(_encoded, tokenizer=tokenizer), in_batches(filter(None, documents), size=len)
+            ):
+                writer.write(ids)
+                n_documents += n_texts
+                n_bytes += n_text_bytes
         finally:
             writer.close()
         if not n_documents:
@@ -186,19 +194,11 @@ def read_texts(folder: Path, *, tokenizer: Tokenizer) -> Iterator[str]:
                 yield tokenizer.decode(document[:-1].tolist())
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    n_characters = 0
-    for text in documents:
-        if not text:
-            continue
-        batch.append(text)
-        n_characters += len(text)
-        if len(batch) >= _BATCH_DOCUMENTS or n_characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, n_characters = [], 0
-    if batch:
-        yield batch
+def _encoded(texts: list[str], *, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], int, int]:
+    """Ids of the texts, each ended; how many texts, and how many bytes they have."""
+    rows = tokenizer.encode_batch(texts)
+    ids = np.array([i for row in rows for i in (*row, tokenizer.end_of_text)], dtype=np.int64)
+    return ids, len(texts), sum(len(text.encode()) for text in texts)
 
 
 class _ShardWriter:

@@ -16,12 +16,16 @@ import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptcore.errors import ConfigError, OutOfDiskError
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 N_PERMUTATIONS = 64
 _SHINGLE_WORDS = 5
@@ -52,6 +56,26 @@ class Signature(NamedTuple):
     """(N_PERMUTATIONS,)"""
 
 
+def text_signature(text: str, *, similar: str | None = None, near: bool = True) -> Signature:
+    """What an index keeps of a text; it depends on nothing else, so another process may make it.
+
+    Args:
+        text: what an exact duplicate equals.
+        similar: what a near duplicate resembles, if that is not the same.
+        near: whether near duplicates are looked for.
+    """
+    words = text.casefold().split()
+    exact = hashlib.sha256(" ".join(words).encode()).digest()
+    if similar is not None:
+        words = similar.casefold().split()
+    if not near or not words:
+        return Signature(exact, None)
+    minhash, shingles = _blank().copy(), _shingles(words)
+    for start in range(0, len(shingles), _SHINGLES_AT_ONCE):  # each shingle takes a kilobyte meanwhile
+        minhash.update_batch(shingles[start : start + _SHINGLES_AT_ONCE].tolist())
+    return Signature(exact, minhash.hashvalues.astype(np.uint32))
+
+
 class TextIndex:
     """Texts seen so far, by number; letter case and white space do not count.
 
@@ -64,7 +88,7 @@ class TextIndex:
     """
 
     def __init__(self, near_duplicate_threshold: float | None = 0.8, *, memory_mb: int = 32) -> None:
-        from datasketch import MinHash, MinHashLSH  # half a second and 30 MB that only preparation needs
+        from datasketch import MinHashLSH  # half a second and 30 MB that only preparation needs
 
         threshold = near_duplicate_threshold
         if threshold is not None and not 0.0 < threshold < 1.0:
@@ -73,7 +97,6 @@ class TextIndex:
                 "or be none to drop only exact duplicates"
             )
         self._threshold = threshold
-        self._blank = MinHash(num_perm=N_PERMUTATIONS, hashfunc=int)
         self._n_bands = self._rows = 0
         if threshold is not None:
             # weights: missing a pair costs more than comparing one for nothing
@@ -86,22 +109,8 @@ class TextIndex:
         self._file.execute(f"PRAGMA cache_size = {-1024 * memory_mb}")
 
     def signature(self, text: str, *, similar: str | None = None) -> Signature:
-        """What the index keeps of a text.
-
-        Args:
-            text: what an exact duplicate equals.
-            similar: what a near duplicate resembles, if that is not the same.
-        """
-        words = text.casefold().split()
-        exact = hashlib.sha256(" ".join(words).encode()).digest()
-        if similar is not None:
-            words = similar.casefold().split()
-        if self._threshold is None or not words:
-            return Signature(exact, None)
-        minhash, shingles = self._blank.copy(), _shingles(words)
-        for start in range(0, len(shingles), _SHINGLES_AT_ONCE):  # each shingle takes a kilobyte meanwhile
-            minhash.update_batch(shingles[start : start + _SHINGLES_AT_ONCE].tolist())
-        return Signature(exact, minhash.hashvalues.astype(np.uint32))
+        """What the index keeps of a text: ``text_signature`` at its threshold."""
+        return text_signature(text, similar=similar, near=self._threshold is not None)
 
     def find(self, signature: Signature) -> list[Match]:
         """The earlier text that equals this one or else all that nearly do, the most similar first."""
@@ -161,6 +170,13 @@ def near_duplicate_groups(texts: Iterable[str], *, near_duplicate_threshold: flo
             first[other] = first[number]
         index.add(signature, key=number)
     return [leader(number) for number in range(len(first))]
+
+
+@cache
+def _blank() -> MinHash:
+    from datasketch import MinHash
+
+    return MinHash(num_perm=N_PERMUTATIONS, hashfunc=int)
 
 
 def _shingles(words: list[str]) -> NDArray[np.uint32]:

@@ -25,7 +25,7 @@ from flows.stages import evaluation, prepare
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
 from flows.stages.registry import STAGES
-from gptcore.data import open_shards, read_manifest
+from gptcore.data import batches, open_shards, read_manifest
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError
 from gptcore.files import read_json_lines
@@ -167,7 +167,8 @@ def test_the_tokenizer_of_a_large_corpus_learns_from_a_part_of_it(tmp_path: Path
     assert ledger.total("dropped", reason="beyond its sample of the corpus") > 0
 
 
-def test_a_larger_corpus_needs_no_more_memory(tmp_path: Path) -> None:
+def test_a_larger_corpus_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_ITEMS", 256)
     peaks = []
     for n in (1_000, 4_000):
         (folder := tmp_path / str(n)).mkdir()

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptcore.data import batches
 from gptcore.data.clean import (
     check_leakage,
     normalise,
@@ -106,7 +107,8 @@ def test_unrelated_texts_are_never_near_duplicates() -> None:
         index.add(signature, key=seed)
 
 
-def test_documents_are_consumed_lazily() -> None:
+def test_documents_are_consumed_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_ITEMS", 7)
     n_read = 0
 
     def texts() -> Iterator[Document]:
@@ -117,9 +119,11 @@ def test_documents_are_consumed_lazily() -> None:
 
     stream = prepare_documents(texts(), min_chars=1, ledger=Ledger())
     next(stream)
-    assert n_read == 1
-    next(split_by_hash(stream, text=lambda document: document.text, fractions=FRACTIONS, ledger=Ledger()))
-    assert n_read == 2
+    assert n_read == 7
+    split = split_by_hash(stream, text=lambda document: document.text, fractions=FRACTIONS, ledger=Ledger())
+    for _ in range(7):
+        next(split)
+    assert n_read == 14
 
 
 def test_rows_are_the_same_by_their_key_alone() -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptcore.data import batches
 from gptcore.data.corpus import open_shards, read_manifest, read_texts, write_shards
 from gptcore.errors import ConfigError, DataError, OutOfDiskError
 from gptcore.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, train_bpe
@@ -66,7 +67,8 @@ def test_the_same_texts_give_the_same_fingerprint_and_others_another(tmp_path: P
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_documents_are_read_lazily_and_in_bounded_batches(tmp_path: Path) -> None:
+def test_documents_are_read_lazily_and_in_bounded_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_ITEMS", 256)
     alive = most = 0
 
     class Text(str):
