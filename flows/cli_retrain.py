@@ -190,7 +190,9 @@ def _print_plan(config: Pipeline, policy: Any, *, data_dir: Path | None, force: 
     from flows.retrain import checked, model_name
 
     stages = chain(config, data_dir=data_dir)
-    _, reason = checked(stages, ModelRegistry(stages.settings, model_name(config.preset)), policy, force=force)
+    _, reason = checked(
+        stages, ModelRegistry(stages.settings, model_name(config.preset)), policy, force=force, resumed=False
+    )
     if reason.run:
         print_plan(config, "pipeline", data_dir=data_dir)
     Console().print(f"{'would train' if reason.run else 'would skip'} ({reason.cause}): {reason.text}", soft_wrap=True)

@@ -113,7 +113,9 @@ def retrain(
         present(stages.settings.home),
         stage_run(stages.settings, stage=RETRAIN, name=name, key=key, params=params, tags=tags) as tracked,
     ):
-        found, reason = checked(stages, registry, policy, force=force)
+        # Prefect does not count it as another run when a suspended one goes on.
+        resumed = tracked.continued or int(flow_run.run_count or 0) > 1
+        found, reason = checked(stages, registry, policy, force=force, resumed=resumed)
         if not reason.run:
             return _told(Ended("skipped", reason.text, champion=found.champion), reason, registry, tracked, policy)
         get_run_logger().warning("training because of %s: %s", reason.cause, reason.text)
@@ -149,13 +151,15 @@ def with_added(data: OwnData | None) -> OwnData | None:
     return (data or OwnData()).model_copy(update={"added": (data and data.added) or snapshot})
 
 
-def checked(stages: Chain, registry: ModelRegistry, policy: RetrainPolicy, *, force: bool) -> tuple[Situation, Why]:
+def checked(
+    stages: Chain, registry: ModelRegistry, policy: RetrainPolicy, *, force: bool, resumed: bool
+) -> tuple[Situation, Why]:
     """What there is, and whether to train; drift is measured only where it decides.
 
     Raises:
         GptcoreError, EvalError: something that the chain reads is not there.
     """
-    late = _lateness_minutes()
+    late = 0.0 if resumed else _lateness_minutes()
     if late > policy.max_lateness_minutes:
         text = (
             f"it starts {late:.0f} minutes late (most: {policy.max_lateness_minutes:g}); the next one looks at the same"
@@ -163,7 +167,6 @@ def checked(stages: Chain, registry: ModelRegistry, policy: RetrainPolicy, *, fo
         return Situation(registry.name, ""), Why(False, "late", text)
     look = Look(stages, registry, policy)
     found = look.situation()
-    resumed = int(flow_run.run_count or 0) > 1
     reason = why(found, policy, force=force, resumed=resumed)
     if reason.cause == "too_little" and policy.drift:
         found = look.measured(found)
@@ -172,9 +175,9 @@ def checked(stages: Chain, registry: ModelRegistry, policy: RetrainPolicy, *, fo
 
 
 def _lateness_minutes() -> float:
-    """Since this run was to start; 0 outside a deployment, and for a run that is taken up again."""
+    """Since this run was to start; 0 outside a deployment."""
     scheduled = flow_run.scheduled_start_time
-    if not deployment.id or scheduled is None or int(flow_run.run_count or 0) > 1:
+    if not deployment.id or scheduled is None:
         return 0.0
     return float((datetime.now(UTC) - scheduled).total_seconds()) / 60
 

@@ -31,14 +31,17 @@ log = logging.getLogger(__name__)
 class MlflowLogger:
     """Logs to one run; made by ``flows.tracking.stage_run``."""
 
-    def __init__(self, journal: Journal, shipper: Shipper, *, ui: str) -> None:
+    def __init__(self, journal: Journal, shipper: Shipper, *, ui: str, continued: bool = False) -> None:
         """Log to a journal that this process writes.
 
         Args:
             journal: where everything goes.
             shipper: brings it to MLflow.
             ui: where a browser finds MLflow.
+            continued: whether an earlier attempt of the same work has begun the run.
         """
+        self.continued = continued
+        """Whether an earlier attempt has begun the run: one that was killed, failed, or suspended."""
         self.local_id = journal.id
         """The run's own id, known from the start; whatever is logged may name it, and MLflow's comes in its place."""
         self._journal = journal

@@ -62,14 +62,15 @@ def stage_run(
     """
     every = _base_tags(stage, key, parent_run_id) | dict(tags or {})
     with _journal(settings, stage, key, run_id) as journal:
-        if journal.header() is None:
+        continued = journal.header() is not None
+        if not continued:
             about = {"stage": stage, "name": name, "key": key, "params": flatten(params), "tags": every}
             continues = run_id if run_id is not None and not is_local(run_id) else None
             journal.append("run", **about, continues=continues, time=int(time.time() * 1000))
         else:
             journal.append("begin", tags=every)
         journal.sync()
-        logger = MlflowLogger(journal, shipper_of(settings), ui=settings.mlflow_ui)
+        logger = MlflowLogger(journal, shipper_of(settings), ui=settings.mlflow_ui, continued=continued)
         try:
             yield logger
         except BaseException as error:

@@ -88,16 +88,24 @@ class Machine:
 
     def run(self, deployment: str, **parameters: Any) -> str:
         """Ask for a run of a deployment; gives its id."""
-        flow, name = deployment.split("/")
+        found = self.deployment(*deployment.split("/"))
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "enforce_parameter_schema": True,
+                "idempotency_key": str(uuid.uuid4())}  # fmt: skip
+        return str(self.post(f"/deployments/{found}/create_flow_run", body)["id"])
+
+    def deployment(self, flow: str, name: str) -> str:
+        """Id of a deployment."""
+        found = httpx.get(f"{self.state.api}/deployments/name/{flow}/{name}", timeout=30, trust_env=False)
+        return str(found.raise_for_status().json()["id"])
+
+    def post(self, path: str, body: Any) -> Any:
+        """Ask Prefect's server; where it is too busy with SQLite to answer, again."""
+        until = time.monotonic() + 60
         with httpx.Client(base_url=self.state.api, timeout=30, trust_env=False) as http:
-            found = http.get(f"/deployments/name/{flow}/{name}").raise_for_status().json()
-            body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "enforce_parameter_schema": True,
-                    "idempotency_key": str(uuid.uuid4())}  # fmt: skip
-            until = time.monotonic() + 60
-            while (answer := http.post(f"/deployments/{found['id']}/create_flow_run", json=body)).status_code == 503:
-                assert time.monotonic() < until, "the server was busy for a minute"  # SQLite, with all at once
+            while (answer := http.post(path, json=body)).status_code == 503:
+                assert time.monotonic() < until, "the server was busy for a minute"
                 time.sleep(1)
-        return str(answer.raise_for_status().json()["id"])
+        return answer.raise_for_status().json()
 
     def read(self, run_id: str) -> Row:
         """A flow run as the server has it now."""

@@ -9,7 +9,6 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from flows.tracking import PREFIX
@@ -200,16 +199,15 @@ def test_down_hands_the_run_over_and_the_next_up_has_it_go_on(machine: Any) -> N
 def test_of_a_schedule_missed_five_times_one_run_is_made_up_for(machine: Any) -> None:
     machine.kill_service("worker")
     now = datetime.now(UTC)
-    with httpx.Client(base_url=machine.state.api, timeout=30, trust_env=False) as http:
-        deployment = http.get("/deployments/name/reconcile/quarter-hourly").raise_for_status().json()["id"]
-        missed = {"start_time": (now - timedelta(minutes=106)).isoformat(), "end_time": now.isoformat()}
-        http.post(f"/deployments/{deployment}/schedule", json=missed).raise_for_status()
-        late: list[Any] = []
-        deadline = time.monotonic() + 120
-        while len(late) < 5 and time.monotonic() < deadline:
-            time.sleep(1)
-            with machine.api as api:
-                late = [run for run in api.runs(names=["Late"]) if run["deployment_id"] == deployment]
+    deployment = machine.deployment("reconcile", "quarter-hourly")
+    missed = {"start_time": (now - timedelta(minutes=106)).isoformat(), "end_time": now.isoformat()}
+    machine.post(f"/deployments/{deployment}/schedule", missed)
+    late: list[Any] = []
+    deadline = time.monotonic() + 120
+    while len(late) < 5 and time.monotonic() < deadline:
+        time.sleep(1)
+        with machine.api as api:
+            late = [run for run in api.runs(names=["Late"]) if run["deployment_id"] == deployment]
     assert len(late) >= 5
     machine.command("up", "--limit", "2")
     states = [machine.read(run["id"])["state_name"] for run in late]

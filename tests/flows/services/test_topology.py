@@ -7,6 +7,7 @@ is pg8000 where the image has psycopg2.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -151,7 +152,8 @@ class Topology:
         root = psutil.Process(self.running[name].pid)
         family = [*root.children(recursive=True), root]
         for process in family:
-            process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
+                process.send_signal(signal.SIGKILL)
         psutil.wait_procs(family, timeout=10)
 
     def stop(self) -> None:
