@@ -136,9 +136,10 @@ def measure_classifier(
     from gptcore.transforms import Classifier
 
     del folder
-    model = Classifier(labels=("ham", "spam"), train="head").apply(model_of(options, kind=kind, prepared=False))
+    plain = model_of(options, kind=kind, prepared=False, narrow=narrow)
+    model = Classifier(labels=("ham", "spam"), train="head").apply(plain)
     if prepared:
-        prepare_for_inference(model, narrow_activations=narrow)
+        prepare_for_inference(model)
     rows = prompts_of(options)
     shortest = min(map(len, rows))
     tokens = torch.tensor([row[:shortest] for row in rows])
@@ -165,8 +166,8 @@ def model_of(options: Options, *, kind: Kind, prepared: bool, narrow: bool = Fal
     width, n_layers, n_heads = (32, 2, 2) if options.smoke else (768, 12, 12)
     model = GPTConfig(width=width, n_layers=n_layers, n_heads=n_heads).build().eval()
     if kind != "fp32":
-        Quantize(bits=8 if kind == "int8" else 4).apply(model)
-    return prepare_for_inference(model, narrow_activations=narrow) if prepared else model
+        Quantize(bits=8 if kind == "int8" else 4, activation_bits=16 if narrow else 32).apply(model)
+    return prepare_for_inference(model) if prepared else model
 
 
 def _timed(options: Options, step: Callable[[int], float], *, prepared: bool) -> Measured:

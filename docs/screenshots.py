@@ -6,6 +6,7 @@ documentation, registers them, and takes the pages in headless Chromium.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -29,6 +30,7 @@ PICTURES = ROOT / "docs" / "pictures"
 BIN = Path(sys.executable).parent
 SIZE = {"width": 1280, "height": 800}
 RATES = ("3e-3", "1e-3")
+CURVE = "val/loss"
 MODEL = "gptworks-tiny"
 
 
@@ -49,7 +51,7 @@ def main() -> None:
         register(client, runs)
         flow_run = client.get_run(runs[0]).data.tags["prefect.flow_run_id"]
         pages = {
-            "mlflow-compare": f"{mlflow}/#/compare-runs?{compared(client, runs)}",
+            "mlflow-compare": f"{mlflow}/#/metric?{compared(client, runs)}",
             "mlflow-model": f"{mlflow}/#/models/{MODEL}",
             "prefect-run": f"{prefect}/runs/flow-run/{flow_run}",
         }
@@ -78,6 +80,8 @@ def settled(page: Page, url: str) -> None:
     page.wait_for_load_state("load")
     page.wait_for_timeout(8000)
     page.keyboard.press("Escape")  # what a page greets its first visitor with
+    if (pane := page.get_by_role("button", name="Close")).count():  # MLflow's assistant
+        pane.last.click()
     if (tab := page.get_by_role("tab", name="Artifacts")).count():  # of Prefect; its address cannot name one
         tab.first.click()
     page.wait_for_timeout(2000)
@@ -167,9 +171,9 @@ def newest(client: MlflowClient, n: int) -> list[str]:
 
 
 def compared(client: MlflowClient, runs: list[str]) -> str:
-    """The query of the comparison page."""
-    quoted = ",".join(f'"{run}"' for run in runs)
-    return urllib.parse.urlencode({"runs": f"[{quoted}]", "experiments": f'["{experiment(client)}"]'})
+    """The query of the page that compares the curves of runs."""
+    asked = {"runs": runs, "experiments": [experiment(client)], "metric": CURVE, "plot_metric_keys": [CURVE]}
+    return urllib.parse.urlencode({name: json.dumps(value) for name, value in asked.items()})
 
 
 def register(client: MlflowClient, runs: list[str]) -> None:

@@ -17,7 +17,7 @@ TRAINING = ("tune", "distill")
 """Steps that train."""
 ZEROS = ("magnitude", "wanda")
 """Steps that make single weights zero."""
-CODES = ("bf16", "fp16", "int8", "int4", "gptq", "nf4")
+CODES = ("bf16", "fp16", "int8", "int8-dynamic", "int4", "gptq", "nf4")
 """Steps that store the weights in fewer bits."""
 STEPS = (*STRUCTURE, *TRAINING, *ZEROS, *CODES)
 """Every step of a method."""
@@ -30,7 +30,7 @@ class CompressStage(Config):
     methods: tuple[str, ...] = ("int8", "int4")
     """What is tried: steps joined by +, as in ``gptq`` or ``depth+distill+int8``. Steps: student (a smaller model with
     random weights), heads, hidden, depth (pruned), tune, distill (trained), magnitude, wanda (zeros), bf16, fp16, int8,
-    int4, gptq, nf4 (stored so)."""
+    int8-dynamic, int4, gptq, nf4 (stored so)."""
     model: Literal["instruct", "base"] = "instruct"
     """Which language model; the base where none was instructed."""
     classifier: bool = True
@@ -64,7 +64,7 @@ class CompressStage(Config):
     )
     """Training of tune and distill, on the data that the model was trained on."""
     max_increase_int8: float = 0.005
-    """Largest relative increase of the held-out perplexity that int8, bf16 and fp16 may cost."""
+    """Largest relative increase of the held-out perplexity that int8, int8-dynamic, bf16 and fp16 may cost."""
     max_increase_int4: float = 0.12
     """The same for int4 and nf4."""
     max_increase_gptq: float = 0.08
@@ -109,6 +109,7 @@ class CompressStage(Config):
         """The largest relative increase of the perplexity that a method may cost; None if it is only reported."""
         gates = {
             "int8": self.max_increase_int8,
+            "int8-dynamic": self.max_increase_int8,
             "bf16": self.max_increase_int8,
             "fp16": self.max_increase_int8,
             "int4": self.max_increase_int4,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -116,7 +117,9 @@ class Workshop:
     def _transform(self, step: str) -> Transform:
         if step == "nf4":
             return NF4(block_size=self.config.block_size)
-        return Quantize(bits=8 if step == "int8" else 4, group_size=self.config.group_size)
+        activation_bits: Literal[16, 32] = 16 if step == "int8-dynamic" else 32
+        bits: Literal[4, 8] = 8 if step in ("int8", "int8-dynamic") else 4
+        return Quantize(bits=bits, group_size=self.config.group_size, activation_bits=activation_bits)
 
     def _with_zeros(self, loaded: Loaded, step: str) -> GPT:
         model = _gpt(loaded)

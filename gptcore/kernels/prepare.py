@@ -34,10 +34,10 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 class KernelLinear:
     """In the place of a linear layer's ``forward``."""
 
-    def __init__(self, layer: nn.Module, weights: Weights, *, kernels: Native, narrow: bool) -> None:
+    def __init__(self, layer: nn.Module, weights: Weights, *, kernels: Native) -> None:
         """Keep the layer for what the kernels do not do."""
         self.layer, self.weights, self.kernels = layer, weights, kernels
-        self.narrow = narrow and weights.bits == 8
+        self.narrow = _is_narrow(layer)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
@@ -82,7 +82,7 @@ class Continuation:
         )
 
 
-def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) -> AnyModel:
+def prepare_for_inference(model: AnyModel) -> AnyModel:
     """Make a model fast at inference on the CPU, in place; where there is no compiler it stays as it is.
 
     Weights that are changed in place afterwards are seen; tensors that are put in the place of others (``to``, a layer
@@ -90,8 +90,6 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
 
     Args:
         model: with its weights loaded, transformed as it will be used.
-        narrow_activations: round the inputs of int8 layers to int16 row by row, as finely as exact sums in 32 bits
-            allow (1 / 5,504 of a row's largest value for GPT-2's longest rows): faster for many rows.
 
     Returns:
         The same model.
@@ -104,12 +102,13 @@ def prepare_for_inference(model: AnyModel, *, narrow_activations: bool = False) 
         weights = _weights(layer)
         if weights is not None:
             found[layer] = weights
-            _shadow(layer, "forward", KernelLinear(layer, weights, kernels=kernels, narrow=narrow_activations))
+            _shadow(layer, "forward", KernelLinear(layer, weights, kernels=kernels))
     if isinstance(model, GPT):
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
-        if len(whole) == len(blocks) and len({block.shape for block in whole}) == 1:
-            step = Continuation(cast(GPT, model), Blocks(whole), kernels=kernels, narrow=narrow_activations)
+        alike = {_is_narrow(layer) for block in model.blocks for layer in block.modules() if layer in found}
+        if len(whole) == len(blocks) and len({block.shape for block in whole}) == len(alike) == 1:
+            step = Continuation(cast(GPT, model), Blocks(whole), kernels=kernels, narrow=alike.pop())
             _shadow(model, "features", step)
     return model
 
@@ -121,6 +120,11 @@ def is_prepared(model: nn.Module) -> bool:
 
 def _shadow(module: nn.Module, name: str, by: Any) -> None:
     object.__setattr__(module, name, by)  # past nn.Module's bookkeeping, which would look into it
+
+
+def _is_narrow(layer: nn.Module) -> bool:
+    """Whether the layer rounds its inputs to int16."""
+    return type(layer) is QuantizedLinear and layer.narrow
 
 
 def _weights(layer: nn.Module) -> Weights | None:

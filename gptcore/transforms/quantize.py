@@ -86,15 +86,26 @@ def _int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
 class QuantizedLinear(nn.Module):
     """y = x dense(W)^T + b, the weights dequantized at each call."""
 
-    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None) -> None:
-        """Hold the quantized matrix and an fp32 bias."""
+    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, *, narrow: bool = False) -> None:
+        """Hold the quantized matrix and an fp32 bias; ``narrow``: activations are rounded as by ``narrowed``."""
         super().__init__()
-        self.matrix = matrix
+        self.matrix, self.narrow = matrix, narrow
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
-        return F.linear(x, self.matrix.dense(), self.bias)
+        return F.linear(narrowed(x) if self.narrow else x, self.matrix.dense(), self.bias)
+
+
+def narrowed(x: Tensor) -> Tensor:
+    """The rows of x (..., I) fp32 rounded to whole steps, as many as exact int32 sums with int8 weights leave room for.
+
+    At most 32,767 steps to each side of 0, and 5,504 where I is 3,072. The kernels multiply the int16 steps themselves
+    (``gptcore/kernels/matrix.h``); this gives the same numbers as fp32.
+    """
+    n_steps = min(32_767, torch.iinfo(torch.int32).max // (127 * x.shape[-1]))
+    step = x.abs().amax(dim=-1, keepdim=True) / n_steps
+    return (x / step.clamp(min=torch.finfo(x.dtype).tiny)).round() * step
 
 
 class QuantizedEmbedding(nn.Module):
@@ -120,6 +131,13 @@ class Quantize(Transform):
     """Inputs that share a scale and a minimum at 4 bits."""
     embedding_bits: Literal[4, 8] = 8
     """Bits of the token embedding and a head tied to it: rare words suffer most at 4."""
+    activation_bits: Literal[16, 32] = 32
+    """Bits of what goes into a product: fp32, or at 8 bits a weight int16, with a scale for each row at each call."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the kernels have no product for."""
+        if self.activation_bits == 16 and self.bits != 8:
+            raise ConfigError(f"activation_bits is 16, which goes with 8 bits a weight only, and bits is {self.bits}")
 
     def apply(self, model: Model) -> Model:
         """Merge any LoRA update, then replace the layers."""
@@ -135,10 +153,10 @@ class Quantize(Transform):
         table = QuantizedMatrix(embedding.weight.detach(), bits=self.embedding_bits, group_size=self.group_size)
         model.register_module("token_embedding", QuantizedEmbedding(table))
         if tied:
-            model.head = QuantizedLinear(table, None)
+            model.head = QuantizedLinear(table, None, narrow=self.activation_bits == 16 and self.embedding_bits == 8)
         freeze(model)
         return model
 
     def _linear(self, layer: nn.Linear) -> QuantizedLinear:
         matrix = QuantizedMatrix(layer.weight.detach(), bits=self.bits, group_size=self.group_size)
-        return QuantizedLinear(matrix, layer.bias)
+        return QuantizedLinear(matrix, layer.bias, narrow=self.activation_bits == 16)

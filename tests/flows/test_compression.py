@@ -190,6 +190,9 @@ def test_a_row_tells_size_quality_and_speed(workshop: Callable[..., Workshop]) -
     assert small["perplexity"] == pytest.approx(same["perplexity"], rel=0.02)
     assert small["tokens_per_second"] > 0
     assert [line.split()[0] for line in as_text([same, small]).splitlines()] == ["method", "fp32", "int8"]
+    path = shop.made(("int8-dynamic",))
+    assert checkpoint.load(path).spec.transforms[-1] == Quantize(bits=8, activation_bits=16)
+    assert row(checkpoint.load(path), path, "int8-dynamic")["kl"] == pytest.approx(small["kl"], rel=0.1)
     svg = tradeoff_svg([same, small], name="one")
     assert "int8" in svg
     assert svg == tradeoff_svg([same, small], name="one")

@@ -19,6 +19,7 @@ Build = Callable[..., GPT]
 KINDS: dict[str, dict[str, Any] | None] = {
     "fp32": None,
     "int8": {"bits": 8},
+    "int8, int16 activations": {"bits": 8, "activation_bits": 16},
     "int4": {"bits": 4, "group_size": 32},
     "int4 in small groups": {"bits": 4, "group_size": 8, "embedding_bits": 4},
 }
@@ -57,6 +58,8 @@ def test_greedy_tokens_are_those_of_the_plain_model(gpt: Build, kind: str, chang
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_logits_are_those_of_the_plain_model(gpt: Build, kind: str, n_threads: int) -> None:
     plain, fast = build(gpt, kind), prepare_for_inference(build(gpt, kind))
+    # the last bits of an activation decide which of two steps it is rounded to
+    atol = 1e-3 if "int16" in kind else 1e-4
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
@@ -67,8 +70,8 @@ def test_logits_are_those_of_the_plain_model(gpt: Build, kind: str, n_threads: i
                 cache.lengths[1] = 1  # ragged: the second row goes on from its first token
             tokens = torch.randint(300, (2, n_new), generator=torch.Generator().manual_seed(n_new))
             logits = [_read(model, tokens, cache) for cache, model in zip(caches, (plain, fast), strict=True)]
-            assert torch.allclose(*logits, atol=1e-4 * float(logits[0].abs().max()))
-            assert torch.allclose(caches[0].layers[1].keys[1, :, :2], caches[1].layers[1].keys[1, :, :2], atol=1e-4)
+            assert torch.allclose(*logits, atol=atol * float(logits[0].abs().max()))
+            assert torch.allclose(caches[0].layers[1].keys[1, :, :2], caches[1].layers[1].keys[1, :, :2], atol=atol)
     finally:
         torch.set_num_threads(before)
 
@@ -131,7 +134,7 @@ def test_fewer_heads_than_the_width_has_room_for(gpt: Build) -> None:
 
 def test_narrow_activations_change_little(gpt: Build) -> None:
     exact = build(gpt, "int8")
-    narrow = prepare_for_inference(build(gpt, "int8"), narrow_activations=True)
+    narrow = prepare_for_inference(build(gpt, "int8, int16 activations"))
     tokens = torch.randint(300, (9, 17))
     with torch.no_grad():
         wanted, found = exact(tokens), narrow(tokens)

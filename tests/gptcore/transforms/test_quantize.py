@@ -23,6 +23,7 @@ from gptcore.transforms import (
     Transform,
     merge_lora,
 )
+from gptcore.transforms.quantize import narrowed
 
 Build = Callable[..., GPT]
 
@@ -169,3 +170,24 @@ def test_a_group_size_that_does_not_divide_the_inputs_is_refused(gpt: Build, gro
         ConfigError, match=rf"16 inputs cannot be cut into groups of {group_size}; choose an even divisor"
     ):
         Quantize(bits=4, group_size=group_size).apply(gpt())
+
+
+def test_activations_are_rounded_to_steps_that_int32_sums_have_room_for() -> None:
+    x = torch.randn(5, 3072)
+    x[1] = 0.0
+    found = narrowed(x)
+    steps = x.abs().amax(dim=-1) / 5504  # 2^31 / (127 * 3072)
+    assert ((found - x).abs().amax(dim=-1) <= 0.5001 * steps).all()
+    assert len(found[0].unique()) < len(x[0].unique())
+    assert torch.equal(found[1], x[1])
+    assert narrowed(torch.tensor([[1.0, float("nan")]])).isnan().any()
+
+
+def test_activations_of_16_bits_go_with_8_bits_a_weight(gpt: Build) -> None:
+    with pytest.raises(ConfigError, match="activation_bits is 16, which goes with 8 bits a weight only, and bits is 4"):
+        Quantize(bits=4, activation_bits=16)
+    tokens = torch.randint(300, (3, 9))
+    with torch.no_grad():
+        exact, rounded = (Quantize(activation_bits=bits).apply(gpt())(tokens) for bits in (32, 16))
+    assert not torch.equal(exact, rounded)
+    assert torch.allclose(exact, rounded, atol=2e-3 * float(exact.abs().max()))
