@@ -58,6 +58,14 @@ inline Range share(long n, long block, int thread, int n_threads) {
 
 inline long rounded_up(long n, long block) { return (n + block - 1) / block * block; }
 
+// Several short rows at once are no stream that the processor would read ahead by itself. Called with each step through
+// a block of rows, this asks for the same part of the block after the next: `n` bytes, at most two lines.
+inline void read_ahead(const void* block, long block_bytes, long done, long n = 1) {
+    const char* next = static_cast<const char*>(block) + 2 * block_bytes + done;
+    __builtin_prefetch(next);
+    if (n > 64) __builtin_prefetch(next + 64);
+}
+
 // -------------------------------------------------------------------------------------------------------------- tiles
 
 // What a tile of fp32 or int16 numbers is computed with.
@@ -89,8 +97,11 @@ inline void tile(const Number* w, const Number* x, long n, Total* out) {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int m = 0; m < 4; ++m) sums[r][m] = Of::zero();
+    constexpr long STEP = sizeof(Number) * R * Of::LENGTH;
+    const bool is_short = M == 1 && n * sizeof(Number) < 4096;  // longer rows are streams of their own
     long k = 0;
     for (; k + Of::LENGTH <= n; k += Of::LENGTH) {
+        if (is_short) read_ahead(w, sizeof(Number) * R * n, sizeof(Number) * R * k, STEP);
         typename Of::Vector activations[M];
 #pragma GCC unroll 4
         for (int m = 0; m < M; ++m) activations[m] = load(x + m * n + k);
@@ -207,6 +218,7 @@ inline void one_int8(const Matrix& a, long row, const float* x, float* y) {
     for (int r = 0; r < R; ++r) sums[r] = zeros();
     long k = 0;
     for (; k + LANES <= n; k += LANES) {
+        read_ahead(w, R * n, R * k);
         const Floats activations = load(x + k);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) sums[r] = fma(from_int8(w + r * n + k), activations, sums[r]);
@@ -218,27 +230,45 @@ inline void one_int8(const Matrix& a, long row, const float* x, float* y) {
     }
 }
 
-template <int R>
+// STEPS pairs of vectors make a group; 0: as many as it takes.
+template <int R, int STEPS>
 inline void one_int4(const Matrix& a, long row, const float* x, float* y) {
-    const long n = a.n_inputs, n_groups = n / a.group;
-    const uint8_t* w = static_cast<const uint8_t*>(a.codes) + row * (n / 2);
+    const long half = a.n_inputs / 2, n_groups = a.n_inputs / a.group, n_steps = STEPS ? STEPS : a.group / (2 * LANES);
+    const uint8_t* w = static_cast<const uint8_t*>(a.codes) + row * half;
     const float *scales = a.scales + row * n_groups, *minimums = a.minimums + row * n_groups;
+    const uint8_t* codes = w;
     Floats sums[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) sums[r] = zeros();
-    for (long g = 0; g < n_groups; ++g)
-        for (long k = g * a.group; k < (g + 1) * a.group; k += 2 * LANES) {
-            const Floats even = load(x + k), odd = load(x + k + LANES);
+    for (long g = 0; g < n_groups; ++g) {
+        read_ahead(scales, sizeof(float) * R * n_groups, sizeof(float) * R * g);
+        read_ahead(minimums, sizeof(float) * R * n_groups, sizeof(float) * R * g);
+        for (long s = 0; s < n_steps; ++s) read_ahead(w, R * half, R * (codes - w + s * LANES));
+        // A row's numbers stay in the registers through its group; with all rows' they would not.
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-                const Floats scale = repeat(scales[r * n_groups + g]), minimum = repeat(minimums[r * n_groups + g]);
+        for (int r = 0; r < R; ++r) {
+            const Floats scale = repeat(scales[r * n_groups + g]), minimum = repeat(minimums[r * n_groups + g]);
+#pragma GCC unroll 4
+            for (long s = 0; s < n_steps; ++s) {
                 Floats low, high;
-                from_nibbles(w + r * (n / 2) + k / 2, low, high);
-                sums[r] = fma(fma(low, scale, minimum), even, sums[r]);
-                sums[r] = fma(fma(high, scale, minimum), odd, sums[r]);
+                from_nibbles(codes + r * half + s * LANES, low, high);
+                sums[r] = fma(fma(low, scale, minimum), load(x + 2 * s * LANES), sums[r]);
+                sums[r] = fma(fma(high, scale, minimum), load(x + (2 * s + 1) * LANES), sums[r]);
             }
         }
+        codes += n_steps * LANES, x += 2 * n_steps * LANES;
+    }
     for (int r = 0; r < R; ++r) y[row + r] = sum(sums[r]);
+}
+
+template <int R>
+inline void one_int4(const Matrix& a, long row, const float* x, float* y) {
+    switch (a.group / (2 * LANES)) {
+        case 1: return one_int4<R, 1>(a, row, x, y);
+        case 2: return one_int4<R, 2>(a, row, x, y);
+        case 4: return one_int4<R, 4>(a, row, x, y);
+        default: return one_int4<R, 0>(a, row, x, y);
+    }
 }
 
 inline void multiply_one(const Matrix& a, const float* x, Range outputs, float* y) {
