@@ -67,6 +67,7 @@ EXAMPLES = {
     "generate": (
         'gptworks generate var/store/pretrain/KEY/run/checkpoint "Every effort moves you" --temperature 0.8 --top-k 50',
         'gptworks generate var/store/finetune-instruct/KEY/run/checkpoint "Explain what `numpy.mean` does."',
+        'gptworks generate var/store/pretrain/KEY/run/checkpoint "Every effort" --draft SMALLER/checkpoint',
     ),
     "chat": ("gptworks chat var/store/finetune-instruct/KEY/run/checkpoint --temperature 0",),
     "export": (

@@ -17,8 +17,8 @@ from typing import Literal
 from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
 from gptcore.data.templates import PromptTemplate, template_by_name
-from gptcore.errors import ConfigError
-from gptcore.generation import Event, Generator, Request, Sampling
+from gptcore.errors import ConfigError, TokenizerMismatch
+from gptcore.generation import Event, Generator, Request, Sampling, Speculated, speculate
 from gptcore.kernels import prepare_for_inference
 from gptcore.models.base import Model
 from gptcore.tokenizer import Tokenizer
@@ -115,6 +115,46 @@ class TextModel:
         generator = Generator(self.model, tokenizer=self.tokenizer, slots=max(1, min(batch_size, len(requests))))
         return [answer.text.strip() for answer in generator.generate(requests, on_event=tell)]
 
+    def respond_with_draft(
+        self, instruction: str, *, draft: TextModel, sampling: Sampling, stop: Sequence[str] = (), n_ahead: int = 4
+    ) -> tuple[str, Speculated]:
+        """The answer that ``respond`` gives, with a smaller model drafting ahead, and how that went.
+
+        Args:
+            instruction: rendered through the template.
+            draft: a model with the same tokenizer.
+            sampling: greedy, without a repetition penalty; what the model itself would take is known only then.
+            stop: strings that end the answer besides the template's own.
+            n_ahead: tokens drafted before each check.
+
+        Raises:
+            ConfigError: the sampling is not greedy.
+            TokenizerMismatch: the draft was trained with another tokenizer.
+        """
+        if sampling.temperature > 0 or sampling.repetition_penalty != 1.0:
+            raise ConfigError(
+                f"temperature is {sampling.temperature:g} and repetition_penalty {sampling.repetition_penalty:g}; with "
+                "a draft they must be 0 and 1: leave them out, or the draft"
+            )
+        if draft.tokenizer.digest != self.tokenizer.digest:
+            raise TokenizerMismatch(
+                f"the draft was trained with the tokenizer {draft.tokenizer.name} "
+                f"({draft.tokenizer.digest[:12]}), the model with {self.tokenizer.name} "
+                f"({self.tokenizer.digest[:12]}); take a draft that was trained with the model's own"
+            )
+        context = min(self.model.config.context_length, draft.model.config.context_length)
+        found = speculate(
+            self.model,
+            self.encode(instruction)[-_prompt_room(context, sampling) :],
+            draft=draft.model,
+            max_new_tokens=sampling.max_new_tokens,
+            n_ahead=n_ahead,
+            end_token=self.end_token,
+        )
+        text = self.tokenizer.decode(found.tokens)
+        ends = (text.find(string) for string in (*self.stops, *stop))
+        return text[: min((end for end in ends if end >= 0), default=len(text))].strip(), found
+
     def encode(self, instruction: str, extra: str = "") -> list[int]:
         """The prompt's token ids, at least one."""
         if self.template is not None:
@@ -157,7 +197,7 @@ class TextModel:
 
     def _request(self, ids: list[int], sampling: Sampling, stop: Sequence[str], ledger: Ledger | None) -> Request:
         context = self.model.config.context_length
-        room = max(context - sampling.max_new_tokens, context // 2, 1)  # a long answer does not cost the question
+        room = _prompt_room(context, sampling)
         if ledger is not None:
             ledger.count("answer", "in", split="test")
             ledger.count("answer", "kept", split="test")
@@ -173,6 +213,11 @@ class TextModel:
             reserve=max(1, context - room),
             overflow="cut_front",
         )
+
+
+def _prompt_room(context: int, sampling: Sampling) -> int:
+    """The most tokens of a prompt: a long answer does not cost the question."""
+    return max(context - sampling.max_new_tokens, context // 2, 1)
 
 
 def _exchanges(turns: Sequence[Turn]) -> list[tuple[str, str | None]]:

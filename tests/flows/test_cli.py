@@ -177,6 +177,13 @@ def test_generate_continues_a_prompt_the_same_way_each_time(capsys: pytest.Captu
     assert told(capsys, "generate", str(trained), "the model", *options[:-1], "4") != first
 
 
+def test_a_draft_tells_how_often_it_was_right(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    alone = told(capsys, "generate", str(trained), "the model", "--max-tokens", "6")
+    text = told(capsys, "generate", str(trained), "the model", "--max-tokens", "6", "--draft", str(trained))
+    assert text.startswith(alone)
+    assert re.search(r"\d tokens in \d passes of the model; of (\d) drafted tokens \1 stayed$", text)
+
+
 @pytest.mark.parametrize("command", ["generate", "export"])
 def test_a_path_without_a_checkpoint_is_one_message_and_its_own_exit_code(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str

@@ -11,11 +11,11 @@ import torch
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data import Ledger, template_by_name
-from gptcore.errors import ConfigError
+from gptcore.errors import ConfigError, TokenizerMismatch
 from gptcore.generation import Generator, Request, Sampling
 from gptcore.models import GPT
 from gptcore.text import TextModel, Turn
-from gptcore.tokenizer import Tokenizer
+from gptcore.tokenizer import Tokenizer, train_bpe
 from gptcore.transforms import Classifier
 
 Build = Callable[..., GPT]
@@ -190,3 +190,27 @@ def test_a_conversation_without_a_question_is_refused(gpt: Build, tokenizer: Tok
         ConfigError, match="the conversation has no message of a user; its last one is what is answered"
     ):
         TextModel(gpt(), tokenizer).encode_chat([Turn("system", "Be brief.")], room=100)
+
+
+@pytest.mark.parametrize("template", [None, "alpaca"])
+def test_with_a_draft_the_answer_is_the_same(gpt: Build, tokenizer: Tokenizer, template: str | None) -> None:
+    how = template_by_name(template) if template else None
+    model, same, other = (TextModel(gpt(seed=seed, context_length=256), tokenizer, how) for seed in (1, 1, 2))
+    sampling = Sampling(max_new_tokens=12)
+    [wanted] = model.respond([("the cat", "")], sampling=sampling)
+    text, found = model.respond_with_draft("the cat", draft=same, sampling=sampling)
+    assert (text, found.n_accepted) == (wanted, found.n_drafted)
+    assert found.n_passes < len(found.tokens)
+    assert model.respond_with_draft("the cat", draft=other, sampling=sampling)[0] == wanted
+    end = wanted[3:5]
+    [short] = model.respond([("the cat", "")], sampling=sampling, stop=[end])
+    assert model.respond_with_draft("the cat", draft=other, sampling=sampling, stop=[end])[0] == short != wanted
+
+
+def test_a_draft_needs_greedy_decoding_and_the_same_tokenizer(gpt: Build, tokenizer: Tokenizer) -> None:
+    model = TextModel(gpt(), tokenizer)
+    with pytest.raises(ConfigError, match=r"temperature is 0\.5 and repetition_penalty 1; with a draft they must be 0"):
+        model.respond_with_draft("the cat", draft=model, sampling=Sampling(4, temperature=0.5))
+    stranger = TextModel(gpt(), train_bpe(["another text"], vocab_size=300))
+    with pytest.raises(TokenizerMismatch, match="take a draft that was trained with the model's own"):
+        model.respond_with_draft("the cat", draft=stranger, sampling=Sampling(4))
