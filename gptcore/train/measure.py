@@ -72,7 +72,7 @@ class StepClock:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Inside is a forward pass, a backward pass or the optimizer's update."""
+        """Inside is a forward pass, a backward pass, or the optimizer's update with the clipping before it."""
         begun = self._now()
         yield
         self._interval.computing += self._now() - begun

@@ -197,8 +197,9 @@ class Trainer:
         seed_step(self.seed, data_step, parallel.rank)
         with self.clock.computing():
             own = self._backward(share, count)
-        self._scaler.unscale_(self.optimizer)
-        norm = parallel.clip(self._trained, self.config.clip)
+        with self.clock.computing():
+            self._scaler.unscale_(self.optimizer)
+            norm = parallel.clip(self._trained, self.config.clip)
         asked = float(self.stop.signal_name is not None)
         total, n_tokens, stopped = parallel.sum([own, share.n_tokens, asked])
         with undisturbed():

@@ -28,3 +28,13 @@ def test_matrices_are_taken_from_the_whole_depth_and_not_the_largest() -> None:
 def test_weights_that_are_all_zero_give_no_ratio() -> None:
     parameters = [nn.Parameter(torch.zeros(2, 2))]
     assert update_ratio(parameters, copied_sample(parameters), Parallel(torch.device("cpu"))) == 0.0
+
+
+def test_of_a_large_matrix_rows_at_even_distances_are_copied() -> None:
+    large = nn.Parameter(torch.randn(4096, 256))
+    [rows] = copied_sample([large])
+    assert rows.shape == (1024, 256)
+    assert torch.equal(rows, large[::4])
+    with torch.no_grad():
+        large *= 1.01
+    assert update_ratio([large], [rows], Parallel(torch.device("cpu"))) == pytest.approx(0.01, rel=1e-3)
