@@ -144,6 +144,16 @@ inline void sum_four(Vector a, Vector b, Vector c, Vector d, Number* out) {
 }
 #endif
 
+// Has the compiler keep a value in a register, where it would rather load it again for each use.
+template <class Vector>
+inline void keep(Vector& a) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(a));
+#elif defined(GPTWORKS_X86)
+    asm("" : "+x"(a));
+#endif
+}
+
 // a * b + c, rounded as the vectors round it.
 inline float fma(float a, float b, float c) {
 #if defined(GPTWORKS_X86)

@@ -107,7 +107,8 @@ inline void tile(const Number* w, const Number* x, long n, Total* out) {
         for (int m = 0; m < M; ++m) activations[m] = load(x + m * n + k);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const typename Of::Vector weights = load(w + r * n + k);
+            typename Of::Vector weights = load(w + r * n + k);
+            keep(weights);
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) sums[r][m] = fma(weights, activations[m], sums[r][m]);
         }
