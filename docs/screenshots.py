@@ -82,8 +82,9 @@ def settled(page: Page, url: str) -> None:
     page.keyboard.press("Escape")  # what a page greets its first visitor with
     if (pane := page.get_by_role("button", name="Close")).count():  # MLflow's assistant
         pane.last.click()
-    if (tab := page.get_by_role("tab", name="Artifacts")).count():  # of Prefect; its address cannot name one
-        tab.first.click()
+    for text in ("Artifacts", "Step"):  # Prefect's tab and MLflow's axis, which no address can name
+        if (found := page.get_by_text(text, exact=True)).count():
+            found.first.click()
     page.wait_for_timeout(2000)
 
 
