@@ -44,14 +44,14 @@ def task_runner(kind: Runner, *, workers: int) -> TaskRunner[Any]:
 
 def _dask(workers: int) -> TaskRunner[Any]:
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise _missing("dask", error) from error
     address = os.environ.get(DASK_ADDRESS)
     if address:
-        return DaskTaskRunner(address=address)  # type: ignore[no-any-return]
+        return DaskTaskRunner(address=address)
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
-    return DaskTaskRunner(cluster_kwargs=local)  # type: ignore[no-any-return]
+    return DaskTaskRunner(cluster_kwargs=local)
 
 
 def _ray(workers: int) -> TaskRunner[Any]:
