@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from flows.launch import Launch
@@ -22,7 +23,8 @@ _AHEAD = 2
 def fan_out(launch: Launch) -> Iterator[Spread]:
     """A ``map`` over batches whose work is done by tasks of the flow that runs; outside a flow, in turn.
 
-    The results come in the order of the batches, so they are the same wherever they were made.
+    The results come in the order of the batches, so they are the same wherever they were made. A batch that is the only
+    one is worked on in place.
 
     Raises:
         ConfigError: the runner's extra is not installed.
@@ -41,8 +43,13 @@ def fan_out(launch: Launch) -> Iterator[Spread]:
     with task_runner(launch.runner, workers=launch.n_workers) as runner:
 
         def spread(function: Callable[[list[T]], R], batches: Iterable[list[T]], /) -> Iterator[R]:
+            reader = iter(batches)
+            begun = list(islice(reader, 2))
+            if len(begun) < 2:  # a task takes longer than a single batch
+                yield from map(function, begun)
+                return
             under_way: deque[PrefectFuture[Any]] = deque()
-            for batch in batches:
+            for batch in chain(begun, reader):
                 # in a call that is yet to be made, it looks for no futures among the texts
                 under_way.append(runner.submit(work, {"call": partial(function, batch)}))
                 if len(under_way) >= _AHEAD * launch.n_workers:

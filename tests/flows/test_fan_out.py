@@ -71,6 +71,15 @@ def test_results_come_in_order_and_batches_are_read_as_they_are_needed() -> None
     assert work() == [[i * i for i in batch] for batch in batches(6)]
 
 
+def test_a_single_batch_makes_no_task() -> None:
+    @flow
+    def work() -> list[tuple[int, str]]:
+        with fan_out(Launch(workers=2)) as spread:
+            return [*spread(process, batches(1)), *spread(process, batches(0))]
+
+    assert work() == [(os.getpid(), threading.current_thread().name)]
+
+
 def test_an_error_in_a_batch_is_the_stage_s_own() -> None:
     @flow
     def work() -> None:
