@@ -108,6 +108,7 @@ def test_preparation_writes_tokenizer_shards_rows_and_a_ledger_that_adds_up(rows
     assert told[-1].step == told[-1].n_steps
 
 
+@pytest.mark.usefixtures("gpt2_cache")
 def test_rows_without_a_corpus_are_one_but_for_those_of_the_tests(rows: Path, tmp_path: Path) -> None:
     """What a model is asked in the end must not stand in the texts that its base was trained on."""
     prepare.run(own(rows, "prepare.tokenizer=gpt2").prepare, context(tmp_path, []))
