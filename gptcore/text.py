@@ -143,9 +143,11 @@ class TextModel:
                 f"({self.tokenizer.digest[:12]}); take a draft that was trained with the model's own"
             )
         context = min(self.model.config.context_length, draft.model.config.context_length)
+        ids, room = self.encode(instruction), _prompt_room(context, sampling)
+        _tell_cut(ids, room)
         found = speculate(
             self.model,
-            self.encode(instruction)[-_prompt_room(context, sampling) :],
+            ids[-room:],
             draft=draft.model,
             max_new_tokens=sampling.max_new_tokens,
             n_ahead=n_ahead,
@@ -203,8 +205,7 @@ class TextModel:
             ledger.count("answer", "kept", split="test")
             if len(ids) > room:
                 ledger.count("answer", "cut", reason="prompt longer than the context allows", split="test")
-        if len(ids) > room:
-            logger.warning("a prompt of %d tokens was cut to its last %d", len(ids), room)
+        _tell_cut(ids, room)
         return Request(
             ids,
             sampling,
@@ -218,6 +219,11 @@ class TextModel:
 def _prompt_room(context: int, sampling: Sampling) -> int:
     """The most tokens of a prompt: a long answer does not cost the question."""
     return max(context - sampling.max_new_tokens, context // 2, 1)
+
+
+def _tell_cut(ids: Sequence[int], room: int) -> None:
+    if len(ids) > room:
+        logger.warning("a prompt of %d tokens was cut to its last %d", len(ids), room)
 
 
 def _exchanges(turns: Sequence[Turn]) -> list[tuple[str, str | None]]:
