@@ -175,6 +175,10 @@ class Machine:
                 found.append(process.environ()["PREFECT__FLOW_RUN_ID"])
         return [run_id for run_id in found if self.read(run_id)["work_queue_name"] != "upkeep"]
 
+    def wait_for_no_flow(self) -> None:
+        """A run that is Completed still has its process for the moment in which python ends."""
+        wait_for(lambda: not self.left_flows(), "the end of the processes of all flow runs", seconds=60)
+
 
 def is_zombie(pid: int) -> bool:
     try:

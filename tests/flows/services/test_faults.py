@@ -52,20 +52,13 @@ def check(machine: Any, run_id: str, *, attempts: int) -> Any:
     folder = machine.home / "store" / "pretrain"
     assert (folder / tracked.data.tags[f"{PREFIX}.key"] / "manifest.json").is_file()
     assert not (folder / f"{tracked.data.tags[f'{PREFIX}.key']}.work").exists()
-    wait_for_no_flow(machine)
+    machine.wait_for_no_flow()
     return tracked
 
 
 def run_of(machine: Any, run_id: str) -> Any:
     (tracked,) = [r for r in machine.tracked("pretrain") if r.data.tags["prefect.flow_run_id"] == run_id]
     return tracked
-
-
-def wait_for_no_flow(machine: Any) -> None:
-    deadline = time.monotonic() + 60
-    while (left := machine.left_flows()) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    assert left == []
 
 
 def cancel(machine: Any, run_id: str) -> float:
@@ -162,7 +155,7 @@ def test_a_cancelled_run_saves_is_told_truly_and_goes_on_when_asked_again(
     assert cancel(machine, run_id) < SECONDS_OF_GRACE + 15  # the worker looks every few seconds
     tracked = run_of(machine, run_id)
     assert tracked.info.status == "KILLED"
-    wait_for_no_flow(machine)
+    machine.wait_for_no_flow()
     key = tracked.data.tags[f"{PREFIX}.key"]
     saved = sorted((machine.home / "store" / "pretrain" / f"{key}.work" / "run" / "checkpoints").iterdir())
     assert saved
