@@ -22,10 +22,12 @@ from benchmarks.sitting import main
 from benchmarks.work import Implementation, Target, Work
 
 if TYPE_CHECKING:
+    from gptcore.export import Packing
     from gptcore.models import GPT
 
 VOCABULARY = 50_257
 Kind = Literal["fp32", "int8", "int4"]
+_PACKINGS: tuple[Packing, ...] = ("f32", "f16", "q8_0", "q4_0")
 
 
 class Size(NamedTuple):
@@ -84,6 +86,13 @@ def build(options: Options) -> Work:
         _transformers,
         ("transformers",),
     )
+
+    def llama_cpp(packing: Packing) -> Implementation:
+        measure_peer = functools.partial(_llama_cpp, packing=packing)
+        return Implementation(
+            f"llama.cpp-{packing}", f"its server, GGUF {packing.upper()}", measure_peer, ("xllamacpp",)
+        )
+
     plain = ours("fp32-torch", "torch's own products", "fp32", prepared=False)
     return Work(
         name=f"decode-{options.what}",
@@ -100,7 +109,7 @@ def build(options: Options) -> Work:
                 else (ours("int8-narrow", "int8 weights, int16 activations", "int8", narrow=True),)
             ),
             *(() if classify else (ours("int4", "int4 in groups of 32, embedding and head int8", "int4"),)),
-            *(() if classify else (peer,)),
+            *(() if classify else (peer, *(llama_cpp(packing) for packing in _PACKINGS))),
         ),
         prepare=lambda *_: None,  # random numbers from a seed need no file
         targets=_TARGETS[options.what],
@@ -191,6 +200,13 @@ def _transformers(options: Options, folder: Path) -> Measured:
     width, n_layers, n_heads = (32, 2, 2) if options.smoke else (768, 12, 12)
     sizes = {"width": width, "n_layers": n_layers, "n_heads": n_heads}
     return measure_generate(options, prompts_of(options), n_new=size_of(options).n_new, **sizes)
+
+
+def _llama_cpp(options: Options, folder: Path, *, packing: Packing) -> Measured:
+    from benchmarks.peers.llama_cpp import measure_llama_cpp
+
+    model = model_of(options, kind="fp32", prepared=False)
+    return measure_llama_cpp(options, folder, model, prompts_of(options), n_new=size_of(options).n_new, packing=packing)
 
 
 if __name__ == "__main__":

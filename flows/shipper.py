@@ -228,10 +228,9 @@ class Shipper:
 
     def _let_go(self, shipment: Shipment) -> None:
         with self._changed:
-            if not (shipment.finished and shipment.done):
-                return
-            del self._shipments[shipment.journal.id]
-        shipment.let_go()
+            if shipment.finished and shipment.done:
+                shipment.let_go()  # its record first: who sees no shipment any more looks at the record
+                del self._shipments[shipment.journal.id]
 
     def _fail(self, error: Exception) -> None:
         if self._failing is None:

@@ -1,7 +1,7 @@
 """The same model in other forms: are its logits the same, and if not, by how much.
 
-Cached, batched, merged and exported it must be the same but for the order of sums; rounded or quantized it cannot be,
-and the table says how far it is.
+Cached, batched, merged, served and exported it must be the same but for the order of sums; rounded or quantized it
+cannot be, and the table says how far it is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gptcore.export import export_gguf, export_hf, import_hf
 from gptcore.export.equality import Agreement, agreement
 from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
+from gptcore.kernels import prepare_for_inference
 from gptcore.models import Model
 from gptcore.transforms import merge_lora
 
@@ -55,6 +56,7 @@ def same_model(
         forms: list[tuple[str, bool, Callable[[], Tensor]]] = [
             ("cached, token by token", True, lambda: _cached(original.model, tokens)),
             (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.model, tokens)),
+            ("served: prepared for inference, token by token", True, lambda: _served(source, tokens)),
             ("exported for transformers, imported", True, lambda: _through_hf(source, Path(place), tokens)),
             ("exported as GGUF F32, llama.cpp's graph", True, lambda: _through_gguf(source, Path(place), tokens)),
             *((name, False, quantized(path)) for name, path in variants.items()),
@@ -100,6 +102,10 @@ def _cached(model: Model, tokens: list[int]) -> Tensor:
         rows.append(model(torch.tensor([[token]]), cache=cache)[0])
         cache.advance(1)
     return torch.cat(rows)
+
+
+def _served(source: Path, tokens: list[int]) -> Tensor:
+    return _cached(prepare_for_inference(checkpoint.load(source).model), tokens)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.journal import ENDED_WITHOUT_A_WORD, journals, new_run_id
+from flows.journal_shipment import Shipment
 from flows.journal_sync import forget, sync, tracked_id, waiting
 from flows.run_logger import flatten
 from flows.settings import Settings, read_settings
@@ -281,6 +283,23 @@ def test_a_process_that_died_is_told_as_killed_by_the_next_start(settings: Setti
     assert found.info.status == "KILLED"
     assert found.data.tags["gptworks.failure"] == ENDED_WITHOUT_A_WORD
     assert len(client.get_metric_history(run_id, "train/loss")) == 6
+
+
+def test_who_waits_for_everything_finds_it_recorded(
+    settings: Settings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="stop here"):
+        open_failing(settings, "slowly", ValueError("stop here"))
+    journal = next(each for each in journals(settings.spool) if (each.header() or {})["key"] == "slowly")
+    journal.keep_state(replace(journal.state(), settled=0))
+    let_go = Shipment.let_go
+
+    def slowly(shipment: Shipment) -> None:
+        time.sleep(0.5)  # a busy disk
+        let_go(shipment)
+
+    monkeypatch.setattr(Shipment, "let_go", slowly)
+    assert sync(settings) == []
 
 
 def test_what_mlflow_refuses_is_listed_and_holds_nothing_up(
