@@ -41,7 +41,7 @@ demo: $(INSTALLED) ## run the whole chain on the documentation of the installed 
 	$(BIN)/gptworks pipeline --preset demo $(DEMO_ARGS)
 
 test: $(INSTALLED_DEV) ## run the tests (without the slow ones)
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-statistics: $(INSTALLED_DEV) ## the judge: coverage, power over hundreds of seeds, broken guards, 20 kills
 	$(BIN)/pytest -n $(WORKERS) -m statistics $(PYTEST_ARGS) tests/eval
@@ -50,7 +50,7 @@ test-services: $(INSTALLED_DEV) ## kill servers, workers and flows and see what 
 	$(BIN)/pytest -n 0 -m services $(PYTEST_ARGS) tests/flows/services
 
 test-all: $(INSTALLED_DEV) ## run every test that this machine can run, but for the soak
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not soak" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not soak" $(PYTEST_ARGS)
 
 soak: $(INSTALLED_DEV) ## kill training runs by SIGKILL, at random and at each file operation, and compare (SOAK_KILLS=200 SOAK_SEED=1)
 	$(BIN)/pytest -n 0 -m soak $(PYTEST_ARGS)

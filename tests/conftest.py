@@ -22,6 +22,8 @@ import pytest
 
 SEED = 20_240_229
 GPT2_CACHE_FILES = ("6c7ea1a7e38e3a7f062df639a5b80947f075ffe6", "6d1cbeee0f20b3d9449abfede4726ed8212e3aee")
+LONG = ("services", "flows", "distributed", "soak")
+"""Markers of what starts servers or processes."""
 OWN_SETTINGS = (
     "PREFECT_API_URL",
     "PREFECT_PROFILE",
@@ -67,9 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the flow tests on one worker (they share a server) and skip what this machine cannot run."""
+    """Skip what this machine cannot run; begin with the modules that take longest, so that none is left for last."""
     missing: dict[str, str | None] = {}
     checks = {"gpu": _missing_gpu, "ollama": _missing_ollama, "browser": _missing_browser}
+    long_ones = set[Path]()
     for item in items:
         for marker, check in checks.items():
             if item.get_closest_marker(marker) is None:
@@ -78,8 +81,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 missing[marker] = check()
             if (reason := missing[marker]) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("flows") or item.get_closest_marker("services"):
-            item.add_marker(pytest.mark.xdist_group("flows"))
+        if any(item.get_closest_marker(marker) for marker in LONG):
+            long_ones.add(item.path)
+    items.sort(key=lambda item: item.path not in long_ones)
 
 
 def _missing_gpu() -> str | None:

@@ -190,6 +190,7 @@ train(run, Path(sys.argv[2]), MemoryLogger(), launch=Launch(nproc=2), on_progres
 """
 
 
+@pytest.mark.slow
 def test_processes_whose_caller_was_killed_save_and_end_and_what_they_said_is_not_lost(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path
 ) -> None:
@@ -210,6 +211,7 @@ def test_processes_whose_caller_was_killed_save_and_end_and_what_they_said_is_no
     assert log.steps("train/loss") == [step for step, _ in whole[1].series("train/loss")]
 
 
+@pytest.mark.slow
 def test_a_second_machine_gives_its_process_may_die_and_come_again_and_ends_with_the_command(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path
 ) -> None:

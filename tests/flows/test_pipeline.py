@@ -346,6 +346,7 @@ def test_an_interrupted_stage_goes_on_in_the_same_run(
     assert logged[-1] == 400
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_processes_of_a_training_after_saving(
     client: MlflowClient, settings: Settings, tmp_path: Path
 ) -> None:

@@ -277,12 +277,12 @@ def test_a_run_killed_at_some_of_its_file_operations_ends_with_the_same_bits(
     chance = random.Random(seed)
     kind = chance.choice(KINDS)
     whole = undisturbed(kinds[kind], tmp_path / "whole", live, flush=False)
-    operations = chance.sample(range(1, len(whole.life.operations) + 1), 8)
+    operations = chance.sample(range(1, len(whole.life.operations) + 1), 4)
     print(f"{kind} killed at its file operations {operations}, seed {seed}")
     assert killed_at(operations, whole, live, tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_killed_while_it_rolls_back_ends_with_the_same_bits(
     kinds: dict[str, Run], live: Live, tmp_path: Path, stopped: bool
 ) -> None:
