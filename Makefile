@@ -5,14 +5,14 @@
 #                            PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST_ARGS="..."        more arguments for pytest
 #   SOAK_KILLS=200           how often `make soak` kills at random; SOAK_SEED=... repeats what a soak has printed
-#   WORKERS=2                how many processes pytest uses; 0 runs in one
+#   WORKERS=3                how many processes pytest uses; 0 runs in one
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.13 python3.12 python3.11 python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 

@@ -54,6 +54,7 @@ def user_name() -> str:
         return "unknown"
 
 
+@functools.cache
 def environment_text() -> str:
     """The environment tags and every installed distribution with its version, one per line."""
     tags = [f"{name}: {value}" for name, value in environment_tags().items()]

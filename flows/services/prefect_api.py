@@ -6,6 +6,7 @@ Not Prefect's own client: importing that takes seconds, and these commands are a
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -19,6 +20,9 @@ Row = dict[str, Any]
 """One object as the server tells it."""
 
 _PAGE = 200
+_SECONDS_BUSY = 60.0
+"""How long a server may say that it is busy."""
+_SECONDS_BETWEEN_TRIES = 0.5
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")
 """State types of a run that somebody works on, or is about to."""
 
@@ -159,8 +163,15 @@ class PrefectApi:
                 return found
 
     def _send(self, method: str, path: str, body: Row | None = None, *, missing_ok: bool = False) -> Any:
+        until = time.monotonic() + _SECONDS_BUSY
         try:
-            answer = self._http.request(method, path, json=body)
+            # with SQLite behind it, a server that waits for the database says so and has done nothing
+            while (
+                answer := self._http.request(method, path, json=body)
+            ).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                if time.monotonic() > until:
+                    break
+                time.sleep(_SECONDS_BETWEEN_TRIES)
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"Prefect at {self.url} does not answer ({type(error).__name__}: {error}); start it by gptworks up, "

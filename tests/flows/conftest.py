@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from eval.testing.fake_ollama import FakeOllama
 from flows.catalogue import DATA_SETS
+from flows.cli import main
 from flows.recipes import EvaluateStage, resolve
 from flows.report import PipelineReport, StageReport
 from flows.settings import read_settings
@@ -33,6 +35,23 @@ JUDGE_SKIPPED = {
     "reason": "no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve (or name another server)",
 }
 MakeReport = Callable[..., PipelineReport]
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """Runs a command in this process; gives everything that it prints, its white space made even."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        printed = capsys.readouterr()
+        text = " ".join(re.sub(r"[│╭╰╮╯─┃┏┗┓┛━┡┩╇┳┴┬┼└┘]", " ", printed.out + printed.err).split())
+        assert (end.value.code or 0) == code, text
+        assert "Traceback" not in text
+        return text
+
+    return run
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import typer.main
 
-from flows.cli import app, main
+from flows.cli import app
 from flows.cli_examples import EXAMPLES
 from flows.recipes import resolve
 from gptcore import checkpoint
@@ -19,6 +19,7 @@ from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe
 
+Told = Callable[..., str]
 FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress",
          "evaluate")  # fmt: skip
 SERVICES = ("up", "down", "status", "deploy", "worker", "drain", "reconcile", "clean")
@@ -47,25 +48,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    """Everything a command prints, its white space made even."""
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    printed = capsys.readouterr()
-    text = " ".join(re.sub(r"[│╭╰╮╯─┃┏┗┓┛━┡┩╇┳┴┬┼└┘]", " ", printed.out + printed.err).split())
-    assert (end.value.code or 0) == code, text
-    assert "Traceback" not in text
-    return text
-
-
-def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, "--help")
+def test_help_lists_every_command(told: Told) -> None:
+    text = told("--help")
     assert all(name in text for name in (*FLOWS, *OTHERS))
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_every_example_in_the_help_is_a_command_that_would_run(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    shown = told(capsys, name, "--help")
+def test_every_example_in_the_help_is_a_command_that_would_run(told: Told, name: str) -> None:
+    shown = told(name, "--help")
     command = typer.main.get_group(app).commands[name]
     for line in EXAMPLES[name]:
         assert " ".join(line.split()) in shown
@@ -88,8 +78,8 @@ def test_every_option_of_every_command_has_a_help_text() -> None:
             assert getattr(parameter, "help", None), f"{name} {parameter.name}"
 
 
-def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, "pipeline", "--help")
+def test_the_options_of_a_flow_are_in_its_help(told: Told) -> None:
+    text = told("pipeline", "--help")
     for option in ("--preset", "--set", "--data-dir", "--corpus", "--labelled", "--instructions", "--init", "--judge",
                    "--judge-model", "--optimizer", "--seed", "--force", "--dry-run", "--nproc", "--parallel",
                    "--nnodes", "--rdzv", "--max-restarts"):  # fmt: skip
@@ -120,26 +110,22 @@ def test_the_options_of_a_flow_are_in_its_help(capsys: pytest.CaptureFixture[str
     ],
 )
 def test_what_is_unknown_is_refused_with_the_nearest_name(
-    capsys: pytest.CaptureFixture[str], home: Path, arguments: tuple[str, ...], message: str
+    told: Told, home: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    assert message in told(capsys, *arguments, code=2)
+    assert message in told(*arguments, code=2)
     assert not home.exists()
 
 
 @pytest.mark.parametrize(
     ("given", "nearest"), [(("pipeline", "--prest", "tiny"), "--preset"), (("pretrian",), "pretrain")]
 )
-def test_a_mistyped_option_or_command_names_the_nearest(
-    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], nearest: str
-) -> None:
-    assert re.search(rf"Did you mean '?{nearest}'?[?,]|Possible options: {nearest}", told(capsys, *given, code=2))
+def test_a_mistyped_option_or_command_names_the_nearest(told: Told, given: tuple[str, ...], nearest: str) -> None:
+    assert re.search(rf"Did you mean '?{nearest}'?[?,]|Possible options: {nearest}", told(*given, code=2))
 
 
-def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
-    capsys: pytest.CaptureFixture[str], home: Path
-) -> None:
+def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(told: Told, home: Path) -> None:
     changes = ("--seed", "7", "--init", "hf:openai-community/gpt2")
-    text = told(capsys, "pipeline", "--preset", "tiny", "--dry-run", *changes)
+    text = told("pipeline", "--preset", "tiny", "--dry-run", *changes)
     assert '"seed": 7' in text
     assert '"init": "hf:openai-community/gpt2"' in text
     assert "prepare-data will run" in text
@@ -151,51 +137,47 @@ def test_a_dry_run_prints_configuration_and_plan_and_creates_nothing(
     assert not home.exists()
 
 
-def test_an_optimizer_may_be_chosen_and_its_own_settings_set(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+def test_an_optimizer_may_be_chosen_and_its_own_settings_set(told: Told, home: Path) -> None:
     changes = ("--set", "pretrain.train.optimizer.momentum=0.9", "--optimizer", "muon")
-    text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *changes)
+    text = told("pretrain", "--preset", "tiny", "--dry-run", *changes)
     assert text.count('"kind": "Muon"') == 6
     assert text.count('"momentum": 0.9,') == 1
     assert not home.exists()
 
 
-def test_a_dry_run_says_in_how_many_processes_each_training_would_run(
-    capsys: pytest.CaptureFixture[str], home: Path
-) -> None:
+def test_a_dry_run_says_in_how_many_processes_each_training_would_run(told: Told, home: Path) -> None:
     options = ("--nproc", "8", "--nnodes", "2", "--rdzv", "node1:29500", "--parallel", "fsdp", "--max-restarts", "3")
-    text = told(capsys, "pretrain", "--preset", "tiny", "--dry-run", *options)
+    text = told("pretrain", "--preset", "tiny", "--dry-run", *options)
     machines = "2 machines that meet at node1:29500, here 8 processes, fsdp, restarted up to 3 times"
     assert f"each training: {machines}" in text
-    assert "each training" not in told(capsys, "prepare-data", "--preset", "tiny", "--dry-run")
+    assert "each training" not in told("prepare-data", "--preset", "tiny", "--dry-run")
 
 
-def test_generate_continues_a_prompt_the_same_way_each_time(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+def test_generate_continues_a_prompt_the_same_way_each_time(told: Told, trained: Path) -> None:
     options = ("--max-tokens", "5", "--temperature", "1.0", "--seed", "3")
-    first = told(capsys, "generate", str(trained), "the model", *options)
+    first = told("generate", str(trained), "the model", *options)
     assert first
-    assert told(capsys, "generate", str(trained), "the model", *options) == first
-    assert told(capsys, "generate", str(trained), "the model", *options[:-1], "4") != first
+    assert told("generate", str(trained), "the model", *options) == first
+    assert told("generate", str(trained), "the model", *options[:-1], "4") != first
 
 
-def test_a_draft_tells_how_often_it_was_right(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    alone = told(capsys, "generate", str(trained), "the model", "--max-tokens", "6")
-    text = told(capsys, "generate", str(trained), "the model", "--max-tokens", "6", "--draft", str(trained))
+def test_a_draft_tells_how_often_it_was_right(told: Told, trained: Path) -> None:
+    alone = told("generate", str(trained), "the model", "--max-tokens", "6")
+    text = told("generate", str(trained), "the model", "--max-tokens", "6", "--draft", str(trained))
     assert text.startswith(alone)
     assert re.search(r"\d tokens in \d passes of the model; of (\d) drafted tokens \1 stayed$", text)
 
 
 @pytest.mark.parametrize("command", ["generate", "export"])
 def test_a_path_without_a_checkpoint_is_one_message_and_its_own_exit_code(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+    told: Told, tmp_path: Path, command: str
 ) -> None:
-    text = told(capsys, command, str(tmp_path / "none"), str(tmp_path / "out"), code=4)
+    text = told(command, str(tmp_path / "none"), str(tmp_path / "out"), code=4)
     assert text.startswith(f"error: CheckpointError: {tmp_path / 'none'}")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_checkpoint_is_told_with_the_file(
-    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_is_told_with_the_file(told: Told, trained: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in trained.rglob("*"):
@@ -207,17 +189,17 @@ def test_a_damaged_checkpoint_is_told_with_the_file(
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
-    assert "model.safetensors" in told(capsys, "generate", str(damaged), "the", code=4)
+    assert "model.safetensors" in told("generate", str(damaged), "the", code=4)
 
 
 def test_an_exported_checkpoint_loads_in_transformers_and_says_the_same(
-    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+    told: Told, trained: Path, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
     import torch
 
     out = tmp_path / "exported"
-    assert f"written: {out}" in told(capsys, "export", str(trained), str(out), "--to", "hf")
+    assert f"written: {out}" in told("export", str(trained), str(out), "--to", "hf")
     theirs = transformers.GPT2LMHeadModel.from_pretrained(out, attn_implementation="eager").eval()
     loaded = checkpoint.load(trained)
     tokens = torch.tensor([loaded.tokenizer.encode("the model reads")])

@@ -95,7 +95,8 @@ def test_an_error_in_a_batch_is_the_stage_s_own() -> None:
 def test_without_its_extra_a_runner_says_what_to_install(
     runner: Literal["dask", "ray"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, f"prefect_{runner}", None)
+    for module in (f"prefect_{runner}", f"prefect_{runner}.task_runners"):  # Prefect may have loaded the inner one
+        monkeypatch.setitem(sys.modules, module, None)
 
     @flow
     def work() -> None:
