@@ -55,7 +55,9 @@ def test_a_busy_server_is_asked_again(server: Busy) -> None:
 def test_one_that_is_busy_for_good_is_told(server: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
     server.n_busy = 10**9
     monkeypatch.setattr(prefect_api, "_SECONDS_BUSY", 0.6)
-    with PrefectApi(f"http://127.0.0.1:{server.server_port}") as api:
-        with pytest.raises(ServiceError, match="refuses PATCH /work_pools/gptworks: 503"):
-            api.pause_pool("gptworks", paused=False)
+    with (
+        PrefectApi(f"http://127.0.0.1:{server.server_port}") as api,
+        pytest.raises(ServiceError, match="refuses PATCH /work_pools/gptworks: 503"),
+    ):
+        api.pause_pool("gptworks", paused=False)
     assert server.n_asked > 1
