@@ -16,7 +16,10 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -126,13 +129,28 @@ def demo_documents(
     """The docstrings of several libraries, each within the limits; a text found in two libraries comes once."""
     seen: set[str] = set()
     tally = Counter[str]() if skipped is None else skipped
-    for library in libraries:
-        for found in iter_docstrings(library, limit_chars=limit_chars, limit_documents=limit_documents, skipped=tally):
-            if found.text in seen:
-                tally["also in another library"] += 1
-                continue
-            seen.add(found.text)
-            yield found
+    read = partial(_read_library, limit_chars=limit_chars, limit_documents=limit_documents)
+    # Parsing keeps the interpreter's lock, so threads would not help. A new interpreter, since a fork of a process with
+    # threads may hang.
+    with ProcessPoolExecutor(
+        max_workers=min(len(libraries), os.cpu_count() or 1), mp_context=get_context("spawn")
+    ) as readers:
+        for docstrings, left_out in readers.map(read, libraries):
+            tally.update(left_out)
+            for found in docstrings:
+                if found.text in seen:
+                    tally["also in another library"] += 1
+                    continue
+                seen.add(found.text)
+                yield found
+
+
+def _read_library(
+    library: str, *, limit_chars: int | None, limit_documents: int | None
+) -> tuple[list[Docstring], Counter[str]]:
+    skipped = Counter[str]()
+    limits = {"limit_chars": limit_chars, "limit_documents": limit_documents}
+    return list(iter_docstrings(library, **limits, skipped=skipped)), skipped
 
 
 def library_root(library: str) -> Path:

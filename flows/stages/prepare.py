@@ -26,7 +26,7 @@ from flows.sources import Row
 from flows.stages.context import Context
 from gptcore.data import (
     Document,
-    check_leakage,
+    TrainingTexts,
     prepare_documents,
     prepare_rows,
     read_manifest,
@@ -259,22 +259,13 @@ def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, le
     """Take out of val and test what stands in train; the number of rows that leaked."""
     leaks = 0
     for keys, threshold in ((_IDENTITY[part], None), (_CONTENT[part], near)):
-        train = [_join(row, keys) for row in split["train"]]
+        train = (_join(row, keys) for row in split["train"])
+        seen = TrainingTexts(train, near_duplicate_threshold=threshold, spread=spread)
         for name in ("val", "test"):
-            held_out = (_join(row, keys) for row in split[name])
-            report = check_leakage(train, held_out, near_duplicate_threshold=threshold, spread=spread)
+            report = seen.check(_join(row, keys) for row in split[name])
             leaks += len(report.leaks)
             if report.leaks:
-                kept = remove_leaks(
-                    split[name],
-                    train=train,
-                    text=lambda row, keys=keys: _join(row, keys),  # type: ignore[misc]
-                    ledger=ledger,
-                    split=name,
-                    near_duplicate_threshold=threshold,
-                    spread=spread,
-                )
-                split[name] = list(kept)
+                split[name] = remove_leaks(split[name], report, ledger=ledger, split=name)
     return leaks
 
 

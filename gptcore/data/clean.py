@@ -222,58 +222,51 @@ class LeakageReport:
         return f"{found} of {self.n_train} training texts in {self.n_test} test texts"
 
 
-def check_leakage(
-    train: Iterable[str],
-    test: Iterable[str],
-    *,
-    near_duplicate_threshold: float | None = 0.8,
-    spread: Spread = in_turn,
-) -> LeakageReport:
-    """Look for test texts that are also, or nearly, among the training texts; both are read lazily, once."""
-    near = near_duplicate_threshold is not None
-    index, n_train = _indexed(train, near_duplicate_threshold, spread)
-    leaks, n_test = [], 0
-    for number, (text, signature) in enumerate(_signed(test, near=near, spread=spread)):
-        n_test += 1
-        if matches := index.find(signature):
-            leaks.append(Leak(number, *matches[0], text[:_EXCERPT]))
-    return LeakageReport(n_train, n_test, tuple(leaks))
+class TrainingTexts:
+    """The training texts, with which held-out ones are compared."""
+
+    def __init__(
+        self, texts: Iterable[str], *, near_duplicate_threshold: float | None = 0.8, spread: Spread = in_turn
+    ) -> None:
+        """Read the texts, lazily and once.
+
+        Args:
+            texts: what a model is trained on.
+            near_duplicate_threshold: see ``TextIndex``; None finds exact duplicates alone.
+            spread: makes signatures.
+        """
+        self._near, self._spread = near_duplicate_threshold is not None, spread
+        self._index, self._n = TextIndex(near_duplicate_threshold), 0
+        for _, signature in self._signed(texts):
+            self._index.add(signature, key=self._n)
+            self._n += 1
+
+    def check(self, test: Iterable[str]) -> LeakageReport:
+        """Look for test texts that are also, or nearly, among the training texts; they are read lazily, once."""
+        leaks, n_test = [], 0
+        for number, (text, signature) in enumerate(self._signed(test)):
+            n_test += 1
+            if matches := self._index.find(signature):
+                leaks.append(Leak(number, *matches[0], text[:_EXCERPT]))
+        return LeakageReport(self._n, n_test, tuple(leaks))
+
+    def _signed(self, texts: Iterable[str]) -> Iterator[tuple[str, Signature]]:
+        signed = self._spread(partial(_signatures, near=self._near), in_batches(texts, size=len))
+        return chain.from_iterable(signed)
 
 
 def remove_leaks(
-    items: Iterable[T],
-    *,
-    train: Iterable[str],
-    text: Callable[[T], str],
-    ledger: Ledger,
-    split: str = "test",
-    near_duplicate_threshold: float | None = 0.8,
-    unit: str = "rows",
-    spread: Spread = in_turn,
-) -> Iterator[T]:
-    """The items of a held-out split whose text is not, and not nearly, among the training texts.
+    items: Iterable[T], report: LeakageReport, *, ledger: Ledger, split: str = "test", unit: str = "rows"
+) -> list[T]:
+    """The items of a held-out split whose texts, in the same order, the report does not name.
 
     The ledger counts the others as dropped in the stage ``leakage`` with the reason ``leak``.
     """
-    index, _ = _indexed(train, near_duplicate_threshold, spread)
-    for item in items:
-        leaks = bool(index.find(index.signature(text(item))))
-        ledger.count("leakage", "in", split=split, unit=unit)
-        ledger.count("leakage", "dropped" if leaks else "kept", reason="leak" if leaks else "", split=split, unit=unit)
-        if not leaks:
-            yield item
-
-
-def _indexed(texts: Iterable[str], threshold: float | None, spread: Spread) -> tuple[TextIndex, int]:
-    index, n = TextIndex(threshold), 0
-    for _, signature in _signed(texts, near=threshold is not None, spread=spread):
-        index.add(signature, key=n)
-        n += 1
-    return index, n
-
-
-def _signed(texts: Iterable[str], *, near: bool, spread: Spread) -> Iterator[tuple[str, Signature]]:
-    return chain.from_iterable(spread(partial(_signatures, near=near), in_batches(texts, size=len)))
+    leaking = {leak.test_index for leak in report.leaks}
+    ledger.count("leakage", "in", n=report.n_test, split=split, unit=unit)
+    ledger.count("leakage", "dropped", n=len(leaking), reason="leak", split=split, unit=unit)
+    ledger.count("leakage", "kept", n=report.n_test - len(leaking), split=split, unit=unit)
+    return [item for number, item in enumerate(items) if number not in leaking]
 
 
 def _signatures(texts: list[str], *, near: bool) -> list[tuple[str, Signature]]:

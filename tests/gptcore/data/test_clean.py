@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gptcore.data import batches
 from gptcore.data.clean import (
-    check_leakage,
+    TrainingTexts,
     normalise,
     prepare_documents,
     prepare_rows,
@@ -257,7 +257,7 @@ def test_near_duplicates_never_straddle_splits() -> None:
     ledger = Ledger()
     split = _split(texts, ledger)
     held_out = [text for name, text in split if name != "train"]
-    report = check_leakage([text for name, text in split if name == "train"], held_out)
+    report = TrainingTexts(text for name, text in split if name == "train").check(held_out)
     assert (len(report.leaks), report.n_test) == (0, len(held_out))
     assert len(split) + ledger.total("dropped", reason="straddles splits") == len(texts)
     assert len(split) > 140
@@ -288,12 +288,12 @@ def test_impossible_fractions_are_refused(fractions: dict[str, float]) -> None:
 def test_leaks_are_found_shown_and_removed() -> None:
     train = [_text(i) for i in range(20)]
     test = [_text(100), train[4].upper(), _varied(train[9], 2), _text(101)]
-    report = check_leakage(train, test)
+    report = TrainingTexts(train).check(test)
     assert (report.n_exact, report.n_near, report.n_train, report.n_test) == (1, 1, 20, 4)
     assert [(leak.test_index, leak.train_index, leak.exact) for leak in report.leaks] == [(1, 4, True), (2, 9, False)]
     assert report.leaks[1].excerpt == test[2][:120]
     assert report.summary() == "1 exact and 1 near duplicates of 20 training texts in 4 test texts"
     ledger = Ledger()
-    assert list(remove_leaks(test, train=train, text=str, ledger=ledger)) == [test[0], test[3]]
+    assert remove_leaks(test, report, ledger=ledger) == [test[0], test[3]]
     ledger.check()
     assert ledger.total("dropped", stage="leakage", split="test", reason="leak") == 2
