@@ -149,8 +149,8 @@ def _read_library(
     library: str, *, limit_chars: int | None, limit_documents: int | None
 ) -> tuple[list[Docstring], Counter[str]]:
     skipped = Counter[str]()
-    limits = {"limit_chars": limit_chars, "limit_documents": limit_documents}
-    return list(iter_docstrings(library, **limits, skipped=skipped)), skipped
+    found = iter_docstrings(library, limit_chars=limit_chars, limit_documents=limit_documents, skipped=skipped)
+    return list(found), skipped
 
 
 def library_root(library: str) -> Path:
