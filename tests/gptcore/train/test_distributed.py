@@ -130,7 +130,8 @@ def test_muon_ends_where_one_process_ends_also_where_its_matrices_are_spread(pre
 def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(prepared: Any, tmp_path: Path) -> None:
     run = prepared.run(train={"steps": 10, "checkpoint_every": 3})  # with dropout
     whole = {"run": run.to_dict(), "out": tmp_path / "whole", "parallel": "ddp"}
-    torchrun(tmp_path, [whole, {**whole, "out": tmp_path / "killed", "die_at": 5}], restarts=1)
+    torchrun(tmp_path, [whole])
+    torchrun(tmp_path, [{**whole, "out": tmp_path / "killed", "die_at": 5}], restarts=1)
     assert (tmp_path / "killed.died").exists()
     for name in ("metrics.jsonl", "samples.jsonl", "checkpoint/model.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
