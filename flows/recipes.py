@@ -271,7 +271,7 @@ def demo() -> Pipeline:
                 1e-3, epochs=0.35, batch_size=12, eval_every=100, sample_prompts=("function numpy.", "Return the")
             ),
         ),
-        classify=ClassifyStage(train=_train(1e-3, epochs=3, batch_size=16, eval_every=200, keep="last")),
+        classify=ClassifyStage(train=_train(1e-3, epochs=2, batch_size=16, eval_every=200, keep="last")),
         instruct=InstructStage(
             template="short",
             max_new_tokens=40,
