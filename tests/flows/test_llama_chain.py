@@ -31,7 +31,7 @@ def test_llama_goes_through_the_whole_chain_and_its_model_is_exported(
         return done.stdout
 
     family = ("--set", "pretrain.model=LlamaConfig", "--set", "pretrain.model.n_kv_heads=1")
-    gptworks("pipeline", "--preset", "tiny", *family)
+    gptworks("pipeline", "--preset", "tiny", *family, "--set", "compress.methods=int8,int4")  # pruning is GPT-2's alone
     settings = read_settings()
     client = connect(settings)
     for stage in STAGES:
