@@ -165,13 +165,11 @@ class PrefectApi:
     def _send(self, method: str, path: str, body: Row | None = None, *, missing_ok: bool = False) -> Any:
         until = time.monotonic() + _SECONDS_BUSY
         try:
+            answer = self._http.request(method, path, json=body)
             # with SQLite behind it, a server that waits for the database says so and has done nothing
-            while (
-                answer := self._http.request(method, path, json=body)
-            ).status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                if time.monotonic() > until:
-                    break
+            while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < until:
                 time.sleep(_SECONDS_BETWEEN_TRIES)
+                answer = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"Prefect at {self.url} does not answer ({type(error).__name__}: {error}); start it by gptworks up, "

@@ -112,7 +112,7 @@ def test_a_watched_pipeline_ends_completed_with_all_its_stages(machine: Any) -> 
     runs = [run for run in asked_for(machine) if run["id"] not in before]
     assert len(runs) == 1 + len(STAGES)
     assert {each["state_name"] for each in runs} == {"Completed"}
-    check_tracking(machine, {each["id"] for each in runs})
+    check_tracking(machine, {each["id"] for each in runs}, before=before)
     check_artifacts(machine)
     assert not {lock.stem for lock in (machine.home / "running").iterdir()} & {each["id"] for each in runs}
     machine.wait_for_no_flow()
@@ -131,12 +131,13 @@ def asked_for(machine: Any) -> list[dict[str, Any]]:
     return [run for run in rows(machine, "flow_runs") if not run["auto_scheduled"]]
 
 
-def check_tracking(machine: Any, flow_runs: set[str]) -> None:
-    """One parent run and one child per stage, finished, each with its flow run, params and figures."""
+def check_tracking(machine: Any, flow_runs: set[str], *, before: set[str]) -> None:
+    """One parent run and one child per stage, finished, each with its flow run, params and figures; no other is new."""
     client = connect(machine.settings)
     experiments = {each.experiment_id: each.name for each in client.search_experiments()}
     found = client.search_runs(list(experiments))
-    runs = [run for run in found if run.data.tags.get("prefect.flow_run_id") in flow_runs]
+    named = [run for run in found if experiments[run.info.experiment_id] != "Default"]
+    runs = [run for run in named if run.data.tags["prefect.flow_run_id"] not in before]
     by_stage = {experiments[run.info.experiment_id].removeprefix(f"{PREFIX}/"): run for run in runs}
     assert set(by_stage) == {"pipeline", *STAGES}
     assert len(runs) == len(by_stage)
@@ -144,6 +145,7 @@ def check_tracking(machine: Any, flow_runs: set[str]) -> None:
     for stage, run in by_stage.items():
         assert run.info.status == "FINISHED", stage
         flow_run = run.data.tags["prefect.flow_run_id"]
+        assert flow_run in flow_runs, stage
         assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/\S+/{flow_run}", run.data.tags["prefect.flow_run_url"]), stage
         assert run.data.tags.get("mlflow.parentRunId") == (None if stage == "pipeline" else parent), stage
         assert run.data.params["seed"] == "1", stage
