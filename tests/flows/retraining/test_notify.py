@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,40 +12,6 @@ from flows.retraining.notify import notify
 
 pytestmark = [pytest.mark.flows, pytest.mark.timeout(240)]
 SAID = {"subject": "gpt: promote", "text": "**promote**: better", "facts": {"version": 3}}
-
-
-class Receiver(ThreadingHTTPServer):
-    """Keeps what it is sent; answers with ``status``."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.status, self.got = 200, list[dict[str, Any]]()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        del code, size
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -63,29 +26,29 @@ def warned() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def test_a_webhook_gets_the_outcome_with_its_facts(receiver: Receiver, warned: list[str]) -> None:
+def test_a_webhook_gets_the_outcome_with_its_facts(listener: Any, warned: list[str]) -> None:
     from prefect import flow
     from prefect.blocks.webhook import Webhook
 
-    Webhook(method="POST", url=receiver.url).save("ops", overwrite=True)
+    Webhook(method="POST", url=listener.url).save("ops", overwrite=True)
     assert notify("webhook/ops", **SAID)
-    assert receiver.got == [{"subject": SAID["subject"], "text": SAID["text"], "version": 3}]
+    assert listener.got == [{"subject": SAID["subject"], "text": SAID["text"], "version": 3}]
 
     assert flow(lambda: notify("webhook/ops", **SAID), name="tells")()
-    assert len(receiver.got) == 2
+    assert len(listener.got) == 2
 
-    receiver.status = 500
+    listener.statuses = [500]
     assert not notify("webhook/ops", **SAID)
     assert "the notification by webhook/ops failed: HTTPStatusError: " in warned[0]
 
 
-def test_a_notification_service_gets_subject_and_text(receiver: Receiver) -> None:
+def test_a_notification_service_gets_subject_and_text(listener: Any) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-    custom = CustomWebhookNotificationBlock(name="ops", url=receiver.url, json_data={"all": "{{subject}}|{{body}}"})
+    custom = CustomWebhookNotificationBlock(name="ops", url=listener.url, json_data={"all": "{{subject}}|{{body}}"})
     custom.save("ops", overwrite=True)
     assert notify("custom-webhook/ops", **SAID)
-    assert receiver.got == [{"all": f"{SAID['subject']}|{SAID['text']}"}]
+    assert listener.got == [{"all": f"{SAID['subject']}|{SAID['text']}"}]
 
 
 def test_a_block_that_is_not_there_is_told_and_changes_nothing(warned: list[str]) -> None:
