@@ -9,6 +9,7 @@ from typing import Literal
 from gptcore.compress import Pattern
 from gptcore.config import Config, at_least, nearest
 from gptcore.errors import ConfigError
+from gptcore.models import GPTConfig, ModelConfig
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
 
 STRUCTURE = ("student", "heads", "hidden", "depth")
@@ -91,6 +92,19 @@ class CompressStage(Config):
         if not 0.0 <= self.soft <= 1.0:
             raise ConfigError(f"compress.soft is {self.soft}; it must be from 0 to 1")
         self.zeros()
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Refuse methods that a model cannot have, before it is trained.
+
+        Raises:
+            ConfigError: a method prunes, and the model is not of GPT-2's family.
+        """
+        pruning = [each for each in self.methods if {*STRUCTURE, *ZEROS}.intersection(each.split("+"))]
+        if pruning and not isinstance(model, GPTConfig):
+            raise ConfigError(
+                f"compress.methods has {', '.join(pruning)}, and pretrain.model is a {type(model).__name__}; "
+                "only GPT-2's family can be pruned. Name other methods, as by --set compress.methods=int8,int4"
+            )
 
     def zeros(self) -> Pattern:
         """Which weights magnitude and wanda drop.

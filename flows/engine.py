@@ -128,8 +128,11 @@ class Chain:
         """Refuse now what a stage would refuse later: a missing file, starting weights, a judge that is required.
 
         Raises:
+            ConfigError: a method of compression is not one for the model.
             GptcoreError, EvalError: something that a stage reads from outside the store is not there.
         """
+        if not self.pipeline.pretrain.init:
+            self.pipeline.compress.check_model(self.pipeline.pretrain.model)
         for stage in STAGES.values():
             if self.applies(stage):
                 self.key(stage)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.recipes import OPTIMIZERS, PIPELINES, TRAININGS, Pipeline, optimizer_overrides, resolve, with_own_data
-from flows.request import OwnData, configuration
+from flows.request import OwnData, chain, configuration
 from flows.sources import Book, Demo, Files
 from flows.stages.registry import STAGES
 from gptcore.config import Config
@@ -159,3 +160,12 @@ def test_no_two_kinds_of_configuration_share_a_name() -> None:
     names = [kind.__name__ for kind in set(family(Config)) if kind.__module__.split(".")[0] in {"gptcore", "flows"}]
     assert sorted(names) == sorted(set(names))
     assert {"Classify", "ClassifyStage", "Run", "Pipeline"} <= set(names)
+
+
+def test_what_only_gpt_2s_family_can_is_refused_before_another_is_trained() -> None:
+    llama = resolve("tiny", overrides=["pretrain.model=LlamaConfig"])
+    stages = chain(llama, data_dir=None)
+    with pytest.raises(ConfigError, match=r"compress.methods has hidden\+tune, and pretrain.model is a LlamaConfig"):
+        stages.check()
+    resolve("tiny").compress.check_model(resolve("tiny").pretrain.model)
+    replace(llama.compress, methods=("int8", "gptq")).check_model(llama.pretrain.model)
