@@ -5,13 +5,15 @@ Only what a command needs is imported when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +36,7 @@ from flows import (
 from flows.cli_examples import epilog
 from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
+from flows.temporary_server import begin_server
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import ConfigError, GptcoreError, InterruptedRun
 
@@ -132,6 +135,7 @@ def _flow_command(name: str) -> Any:
         runner: RunnerOption = "threads",
         workers: WorkersOption = None,
     ) -> None:
+        server_answers = begin_server(read_settings()) if not dry_run else None
         from flows.launch import Launch
         from flows.recipes import optimizer_overrides
         from flows.request import OwnData, configuration
@@ -141,7 +145,7 @@ def _flow_command(name: str) -> Any:
         overrides = [*kinds, *(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
         own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
         data = own if (corpus or labelled or instructions) else None
-        # refuse what cannot be before anything is started
+        # refuse what cannot be before the flow begins
         config = configuration(preset, overrides, data)
         launch = Launch(
             nproc=nproc,
@@ -153,12 +157,12 @@ def _flow_command(name: str) -> Any:
             workers=workers,
         )
         launch.check()
-        if dry_run:
+        if server_answers is None:
             cli_models.print_plan(config, name, data_dir=data_dir)
             if name != "prepare-data":
                 Console().print(f"each training: {launch}", soft_wrap=True)
             return
-        _run_flow(name, preset, overrides, data, data_dir, force, launch)
+        _run_flow(name, preset, overrides, data, data_dir, force, launch, server_answers)
 
     if name == "prepare-data":  # trains nothing
         signature = inspect.signature(command, eval_str=True)
@@ -168,10 +172,15 @@ def _flow_command(name: str) -> Any:
 
 
 def _run_flow(
-    name: str, preset: Any, overrides: list[str], data: Any, data_dir: Path | None, force: bool, launch: Any
+    name: str,
+    preset: Any,
+    overrides: list[str],
+    data: Any,
+    data_dir: Path | None,
+    force: bool,
+    launch: Any,
+    server_answers: Callable[[], None],
 ) -> None:
-    # Prefect makes only the last folder of this path, and only when it is imported.
-    read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
     from flows import pipeline as pipelines
     from flows import stage_flows
 
@@ -180,6 +189,7 @@ def _run_flow(
     flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
     folder = None if data_dir is None else data_dir.absolute()
     with stoppable(name):
+        server_answers()
         summary = flow(preset, overrides, data, folder, force, launch)
     if name == "pipeline":
         _print_summary(summary)
@@ -296,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors end in one clear message and their own exit code."""
     if arguments is None:
         restart_with_huge_pages()
+        # python would look for cycles once more among all that torch and Prefect have made: seconds for nothing
+        atexit.register(gc.freeze)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from eval.errors import EvalError
 

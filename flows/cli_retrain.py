@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from flows.cli_examples import DATA_EXAMPLES, epilog
 from flows.settings import read_settings
+from flows.temporary_server import begin_server
 
 if TYPE_CHECKING:
     from flows.recipes import Pipeline
@@ -53,25 +54,26 @@ def retrain(
     dry_run: DryRunOption = False,
 ) -> None:
     """Train again if there is reason to, compare with the champion, and publish what is better."""
+    settings = read_settings()
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of this path
+    server_answers = begin_server(settings) if not dry_run else None
+    from flows.cli import stoppable
     from flows.gate.policy import GatePolicy
     from flows.request import OwnData, configuration
-    from flows.retraining.policy import RetrainPolicy
-
-    settings = read_settings()
-    settings.prefect_home.mkdir(parents=True, exist_ok=True)
-    from flows.cli import stoppable
     from flows.retrain import retrain as flow
     from flows.retrain import with_added
+    from flows.retraining.policy import RetrainPolicy
 
     wanted, demands = _changed(RetrainPolicy, "--policy", policy), _changed(GatePolicy, "--gate", gate)
     own = OwnData(added_alone=True) if added_alone else None
     config = configuration(preset, sets or [], with_added(own))
-    if dry_run:
+    if server_answers is None:
         _print_plan(config, wanted, data_dir=data_dir, force=force)
         return
     logging.getLogger("prefect.flow_runs").propagate = False
     folder = None if data_dir is None else data_dir.absolute()
     with stoppable("retrain"):
+        server_answers()
         told: dict[str, Any] = flow(preset, sets, own, folder, force, None, wanted, demands)  # type: ignore[assignment]
     console = Console()
     console.print(f"{told['model']}: [bold]{told['outcome']}[/] ({told['cause']})")

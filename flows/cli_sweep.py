@@ -11,6 +11,7 @@ from rich.table import Table
 
 from flows.cli_models import table_console
 from flows.settings import read_settings
+from flows.temporary_server import begin_server
 
 VaryOption = Annotated[
     list[str], typer.Option("--vary", help="SETTING=a,b,c or SETTING=low:high[:log][:int]; repeatable.")
@@ -39,7 +40,7 @@ def sweep(
     instructions: Annotated[Path | None, typer.Option(help="Own rows with instruction and output.")] = None,
 ) -> None:
     """Make one stage with many settings, and compare what came of it."""
-    read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
+    server_answers = begin_server(read_settings())
     from flows.request import OwnData
     from flows.sweep import Sweep
     from flows.sweep import sweep as run
@@ -56,6 +57,7 @@ def sweep(
     )
     own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
     data = own if (corpus or labelled or instructions) else None
+    server_answers()
     given: Any = preset  # the flow refuses what it does not know
     _print(run(plan, given, sets or [], data, None if data_dir is None else data_dir.absolute()), objective)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from flows.temporary_server import is_temporary
 from gptcore.errors import ConfigError
 
 
@@ -31,11 +32,11 @@ def prefect_tags() -> dict[str, str]:
 
     if not flow_run.id:
         return {}
-    url = str(flow_run.ui_url or "")
+    url = "" if is_temporary() else str(flow_run.ui_url or "")
     tags = {
         "prefect.flow_run_id": str(flow_run.id),
         "prefect.flow_run_name": str(flow_run.name),
-        # the server that a command starts for itself has no pages, and Prefect gives "None/flow-runs/..." then
+        # a server that Prefect starts itself has no pages, and it gives "None/flow-runs/..." then
         "prefect.flow_run_url": url if url.startswith("http") else "",
         "prefect.deployment": str(deployment.name or ""),
         "prefect.attempt": str(flow_run.run_count),

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -27,7 +28,9 @@ from flows.settings import read_settings
 from flows.sources import Places
 from flows.stages import evaluation
 from flows.stages.context import Context, Inputs
+from flows.tracking_store import connect
 from gptcore.data.ledger import Ledger
+from gptcore.locking import hold
 from gptcore.train import Progress
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b> \u2028 second line"
@@ -316,15 +319,37 @@ def responses_to_judge(n: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def judge_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project folder of all judged runs: making a tracking store takes seconds."""
-    return tmp_path_factory.mktemp("judged") / "var"
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables in an SQLite file, and nothing in them; made once for all workers, since it takes seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    home = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "empty-store"
+    settings = read_settings({"GPTWORKS_HOME": str(home)})
+    with hold(home / "making.lock"):
+        connect(settings)
+    return home / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def tracked_home(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project folder of a module's tests, with an empty tracking store in it."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_store, home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def judge_home(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project folder of all judged runs."""
+    home = tmp_path_factory.mktemp("judged") / "var"
+    home.mkdir()
+    shutil.copy(empty_store, home)
+    return home
 
 
 @pytest.fixture
 def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
     """Runs the evaluate stage against a judge's server: its result, its tracked run and its folder."""
-    from flows.tracking import connect, stage_run
+    from flows.tracking import stage_run
 
     settings = read_settings({"GPTWORKS_HOME": str(judge_home)})
 

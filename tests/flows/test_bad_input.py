@@ -23,17 +23,16 @@ pytestmark = [pytest.mark.flows, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tracked_home: Path) -> Iterator[Path]:
     """The project's folder for this module, named in the environment and nowhere else."""
     # Prefect sets up logging when it is imported; absl, which came before it, then closes the stream of its handler,
     # and that would be pytest's own if it happened while capsys stands in for it
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     importlib.import_module("prefect.main")
-    folder = tmp_path_factory.mktemp("home")
     before = dict(os.environ)
-    os.environ |= {"GPTWORKS_HOME": str(folder), "OLLAMA_HOST": f"127.0.0.1:{free_port()}"}
+    os.environ |= {"GPTWORKS_HOME": str(tracked_home), "OLLAMA_HOST": f"127.0.0.1:{free_port()}"}
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    yield folder
+    yield tracked_home
     os.environ.clear()
     os.environ.update(before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ N = 40
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return read_settings({"GPTWORKS_HOME": str(tmp_path_factory.mktemp("home"))})
+def settings(tracked_home: Path) -> Settings:
+    return read_settings({"GPTWORKS_HOME": str(tracked_home)})
 
 
 def rows(better: float, *, n: int = N) -> list[dict[str, Any]]:

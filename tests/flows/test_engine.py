@@ -36,9 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home = tmp_path_factory.mktemp("home")
-    return read_settings({"GPTWORKS_HOME": str(home), "OLLAMA_HOST": "127.0.0.1:9"})
+def settings(tracked_home: Path) -> Settings:
+    return read_settings({"GPTWORKS_HOME": str(tracked_home), "OLLAMA_HOST": "127.0.0.1:9"})
 
 
 @pytest.fixture(scope="module")

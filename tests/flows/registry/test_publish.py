@@ -56,8 +56,8 @@ class Faulty:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return read_settings({"GPTWORKS_HOME": str(tmp_path_factory.mktemp("home"))})
+def settings(tracked_home: Path) -> Settings:
+    return read_settings({"GPTWORKS_HOME": str(tracked_home)})
 
 
 @pytest.fixture(scope="module")

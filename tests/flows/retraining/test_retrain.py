@@ -41,11 +41,10 @@ def rows(numbers: Sequence[int]) -> str:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(tracked_home: Path) -> Iterator[Settings]:
     before = dict(os.environ)
-    home = tmp_path_factory.mktemp("retrain")
-    os.environ |= {"GPTWORKS_HOME": str(home), "OLLAMA_HOST": "127.0.0.1:9", "PREFECT_LOGGING_LEVEL": "WARNING"}
-    (home / "own.jsonl").write_text(rows(NUMBERS[:150]))
+    os.environ |= {"GPTWORKS_HOME": str(tracked_home), "OLLAMA_HOST": "127.0.0.1:9", "PREFECT_LOGGING_LEVEL": "WARNING"}
+    (tracked_home / "own.jsonl").write_text(rows(NUMBERS[:150]))
     yield read_settings()
     os.environ.clear()
     os.environ.update(before)
