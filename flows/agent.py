@@ -8,6 +8,8 @@ A process of its own, because the agent takes over the signal handlers of the on
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -107,6 +109,7 @@ def _wait(agent: subprocess.Popen[bytes], over: Callable[[], bool]) -> None:
 
 def main() -> None:
     """Start the processes, watch them, and say what killed one."""
+    atexit.register(gc.freeze)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError

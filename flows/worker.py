@@ -8,6 +8,8 @@ say (``flows/events.py``). It knows neither Prefect nor MLflow.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
 import os
@@ -33,6 +35,7 @@ _KINDS = (data, models, objectives, transforms)  # imported so that a run's part
 
 def main() -> None:
     """Train, and say how it ended."""
+    atexit.register(gc.freeze)  # torch's modules need no last search for cycles, which takes a second
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     end_with_the_pipe()
     voice = Voice(folder / f"rank-{rank}.jsonl")

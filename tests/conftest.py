@@ -5,6 +5,8 @@ Fixtures, each a skip where its thing is absent: `shared_data`, `gpt2_cache`, `c
 
 from __future__ import annotations
 
+import atexit
+import gc
 import ipaddress
 import os
 import random
@@ -58,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Point everything that keeps state in the home directory at a folder of this test run."""
     # a shell starts its background jobs with SIGINT ignored, and children inherit that: tests of Ctrl-C would hang
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit.register(gc.freeze)  # no last search for cycles among all that was imported: seconds of each worker
     home = Path(tempfile.mkdtemp(prefix="gptworks-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ["PREFECT_HOME"] = str(home / "prefect")

@@ -136,6 +136,7 @@ def test_two_processes_end_where_one_ends_and_say_the_same(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]  # nothing is left beside it
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told_and_with_a_restart_the_run_ends_with_each_point_once(
     run: Run, whole: tuple[TrainResult, MemoryLogger], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -232,6 +232,7 @@ def test_force_makes_one_stage_anew_with_the_same_key_and_figures(
     assert re.search(rf"^pretrain: \S+ \(\d+\.\d s\), MLflow run {new.info.run_id}$", forced.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_output_under_the_same_key_in_one_tracked_run(
     first: Ran, settings: Settings, client: MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:

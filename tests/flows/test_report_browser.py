@@ -81,7 +81,7 @@ def sound(browser: Any, path: Path, *, width: int, scheme: Literal["light", "dar
 
 
 @pytest.mark.flows
-@pytest.mark.parametrize("is_sound", [True, False])
+@pytest.mark.parametrize("is_sound", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_judges_part_tells_validity_first_and_can_be_read_in_both_schemes(
     judged: Any, make_report: MakeReport, browser: Any, tmp_path: Path, is_sound: bool
 ) -> None:

@@ -116,6 +116,7 @@ def test_ddp_and_fsdp_end_where_one_process_ends_and_each_resumes_the_other(prep
     assert_same_training(tmp_path / "one", tmp_path / "stopped_ddp")
 
 
+@pytest.mark.slow
 def test_muon_ends_where_one_process_ends_also_where_its_matrices_are_spread(prepared: Any, tmp_path: Path) -> None:
     run = without_dropout(prepared, optimizer=Muon(lr=3e-3, matrix_lr_scale=2.0))
     run.execute(tmp_path / "one", MemoryLogger())
