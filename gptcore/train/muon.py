@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
+from gptcore.train.eager import EagerOptimizer
 from gptcore.train.optim import LR_SCALE, OptimizerConfig, trained_parameters
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -81,7 +82,7 @@ def _n_maps(name: str, parameter: nn.Parameter) -> int:
     return 3 if name.endswith("qkv.weight") and parameter.shape[0] % 3 == 0 else 1
 
 
-class _Joined(torch.optim.Optimizer):
+class _Joined(EagerOptimizer):
     """Several optimizers of different parameters that are seen as one: their groups and their state are shared."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
@@ -97,7 +98,7 @@ class _Joined(torch.optim.Optimizer):
             part.step()
 
 
-class _Orthogonal(torch.optim.Optimizer):
+class _Orthogonal(EagerOptimizer):
     """Muon over matrices alone."""
 
     def __init__(self, groups: list[dict[str, Any]], config: Muon) -> None:

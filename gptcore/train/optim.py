@@ -1,7 +1,7 @@
 """AdamW, what all optimizers share, and their state on its way to a checkpoint.
 
-"Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101. Decay only where it helps: matrices decay,
-biases and norms do not. The fused kernel is used: on a CPU the default one takes four times as long.
+Decay only where it helps: matrices decay, biases and norms do not. The fused kernel is used: on a CPU the default one
+takes four times as long.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptcore.config import Config
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.models.base import Model
+from gptcore.train.eager import AdamW
 
 LR_SCALE = "lr_scale"
 """Key of a parameter group whose rate is not the run's own, but so many times it."""
@@ -54,7 +55,7 @@ class OptimizerConfig(Config):
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
         filled = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(filled, lr=self.lr, betas=(self.beta_1, self.beta_2), fused=True)
+        return AdamW(filled, lr=self.lr, betas=(self.beta_1, self.beta_2), fused=True)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:

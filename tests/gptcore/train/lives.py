@@ -198,7 +198,6 @@ def ask_place(pid: int, file: Path) -> None:
 def main() -> None:
     """Live what is asked for until nobody asks any more."""
     torch.set_num_threads(1)
-    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # loads, once for all lives, what takes torch a second
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # one that has not begun to keep a diary must not die of it
     print("ready", flush=True)
     while line := sys.stdin.readline():
