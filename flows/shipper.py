@@ -8,6 +8,7 @@ something moves.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ LONGEST_PAUSE = 300.0
 """Seconds between two attempts when MLflow has been away for long."""
 _SECONDS_BETWEEN_REQUESTS = 0.2
 """To send at once, while somebody waits."""
+_SECONDS_TO_LET_GO = 0.0005
 _TICK = 1.0
 """Seconds between two syncs of the journals: the most that the death of the machine can cost."""
 
@@ -137,6 +139,8 @@ class Shipper:
     def _go(self) -> None:
         self._asked = True
         if self._thread is None:
+            # python's default lets a thread keep the interpreter for 5 ms, and a training would wait that long for it
+            sys.setswitchinterval(min(sys.getswitchinterval(), _SECONDS_TO_LET_GO))
             self._thread = threading.Thread(target=self._run, name="gptworks-shipper", daemon=True)
             self._thread.start()
         self._changed.notify_all()
