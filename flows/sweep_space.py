@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from gptcore.errors import ConfigError
 
@@ -120,7 +120,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = {dimension.path: _distribution(dimension) for dimension in dimensions}
         self._left = trials
-        direction = "maximize" if maximize else "minimize"
+        direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
         # with several at once, those under way count as bad, so that the next one goes elsewhere
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._study = optuna.create_study(direction=direction, sampler=sampler)
