@@ -29,6 +29,7 @@ LONGEST_PAUSE = 300.0
 _SECONDS_BETWEEN_REQUESTS = 0.2
 """To send at once, while somebody waits."""
 _SECONDS_TO_LET_GO = 0.0005
+"""How long a thread of this process may keep the interpreter while another waits for it."""
 _TICK = 1.0
 """Seconds between two syncs of the journals: the most that the death of the machine can cost."""
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.services.processes import Process, answers, chosen_port, end, wait_until
+from flows.services.processes import Process, answers, any_port, end, wait_until
 from flows.settings import Settings
 
 _APP = "prefect.server.api.server:create_app"
@@ -52,7 +52,7 @@ def begin_server(settings: Settings) -> Callable[[], None]:
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     if "prefect" in sys.modules or _is_configured(settings):
         return lambda: None
-    url = f"http://127.0.0.1:{chosen_port(0, default=0, option='')}"
+    url = f"http://127.0.0.1:{any_port()}"
     log = settings.home / "logs" / "temporary-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:

@@ -140,9 +140,9 @@ def chosen_port(wanted: int | None, *, default: int, option: str) -> int:
         ServiceError: the wanted port is taken; names who holds it, where the system tells.
     """
     if wanted is None:
-        return default if _is_free(default) else _any_port()
+        return default if _is_free(default) else any_port()
     if wanted == 0:
-        return _any_port()
+        return any_port()
     if not _is_free(wanted):
         raise ServiceError(
             f"port {wanted} is taken{_holder(wanted)}; choose another by {option}, or {option} 0 for any free one"
@@ -167,7 +167,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _any_port() -> int:
+def any_port() -> int:
+    """A free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,7 +1,7 @@
 """torch's optimizers without the machinery of torch.compile.
 
 At the first call of an optimizer's methods torch imports ``torch._dynamo``, and with it sympy, ONNX's tables and much
-else, to keep a compiler away from them: 100 MB and 3 s on two cores, in every process that trains, where nothing is
+else, to keep a compiler away from them: 75 MB and 3 s on two cores, in every process that trains, where nothing is
 compiled. Its decorators leave the plain methods in ``__wrapped__``; these are called here. A torch whose methods are
 not decorated loses nothing by it.
 """

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("gptcore", "eval", "flows")
 MAX_LINES = 400
@@ -140,3 +142,16 @@ def test_import_contracts_are_kept() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 broken" in result.stdout
+
+
+@pytest.mark.flows
+def test_the_pinned_fastapi_serves_prefect() -> None:
+    """Some releases of Prefect cannot import their own server with a later FastAPI; no flow could then run."""
+    result = subprocess.run(
+        [sys.executable, "-c", "import prefect.server.api.server"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
