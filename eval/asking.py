@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 from eval.errors import EvalConfigError
@@ -52,11 +53,18 @@ def ask_all(
     meter = _Meter(total=len(questions), concurrency=concurrency)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
     try:
-        asked = {pool.submit(questions[index]): index for index in order}
-        for finished in as_completed(asked):
-            answers[asked[finished]] = finished.result()
+        # as_completed gives those that are answered before it is called in any order; the queue has the true one.
+        answered: SimpleQueue[Future[V]] = SimpleQueue()
+        asked: dict[Future[V], int] = {}
+        for index in order:
+            question = pool.submit(questions[index])
+            asked[question] = index
+            question.add_done_callback(answered.put)
+        for _ in asked:
+            question = answered.get()
+            answers[asked[question]] = question.result()
             if on_progress is not None:
-                on_progress(meter.after(answers[asked[finished]]))
+                on_progress(meter.after(answers[asked[question]]))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return [answers[index] for index in range(len(questions))]

@@ -89,7 +89,7 @@ def test_it_can_be_stopped_in_the_middle_of_anything() -> None:
             client.chat("llama3", MESSAGES)
         client.close()
         started = time.monotonic()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_it_serves_by_hand_until_ctrl_c() -> None:

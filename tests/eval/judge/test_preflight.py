@@ -54,7 +54,7 @@ def test_a_server_that_is_down_is_told_at_once_with_the_command_that_starts_it()
     started = time.monotonic()
     with pytest.raises(JudgeUnavailable, match=rf"no Ollama at {url} .*; start it: ollama serve") as error:
         preflight(url, "llama3")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert error.value.exit_code == 6
 
 

@@ -119,11 +119,12 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_at_the_next_step(prepar
     def block(progress: Any) -> None:
         seen.append(progress.step)
         if progress.step == 3:  # a file where the folder of checkpoints must be
-            time.sleep(0.5)
+            while not (tmp_path / "out" / "checkpoints" / "step-00000002").exists():
+                time.sleep(0.01)
             shutil.rmtree(tmp_path / "out" / "checkpoints")
             (tmp_path / "out" / "checkpoints").write_text("")
         if progress.step == 4:
-            time.sleep(0.5)
+            time.sleep(2)  # the thread that writes finds it so
 
     with pytest.raises(FileExistsError, match="checkpoints"):
         run.execute(tmp_path / "out", MemoryLogger(), on_progress=block)

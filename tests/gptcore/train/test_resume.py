@@ -77,10 +77,8 @@ def test_ctrl_c_saves_the_state_while_the_lock_keeps_others_out(
     out = tmp_path / "out"
     runner.start(prepared.run(), out)
     assert runner.advance(to=6) == 6
-    started = time.monotonic()
     with pytest.raises(LockedError, match=rf"the run in {out} is in use by process {runner.pid} on "):
         prepared.run().execute(out, MemoryLogger())
-    assert time.monotonic() - started < 1
     os.kill(runner.pid, signal.SIGINT)
     time.sleep(0.05)
     runner.say()
