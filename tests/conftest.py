@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import ipaddress
 import os
 import random
@@ -26,6 +27,13 @@ SEED = 20_240_229
 GPT2_CACHE_FILES = ("6c7ea1a7e38e3a7f062df639a5b80947f075ffe6", "6d1cbeee0f20b3d9449abfede4726ed8212e3aee")
 LONG = ("services", "flows", "distributed", "soak")
 """Markers of what starts servers or processes."""
+TOGETHER = (
+    # they run flows in this process, for which Prefect starts a server in each process that does
+    ("flows/test_pipeline.py", "flows/test_bad_input.py", "flows/test_fan_out.py", "flows/retraining/test_notify.py"),
+    # they look at the same judged runs
+    ("flows/test_judge_cli.py", "flows/test_judge_panel.py", "flows/test_judge_stage.py"),
+)
+"""Modules that one worker runs, one after another, to share what takes long to make."""
 OWN_SETTINGS = (
     "PREFECT_API_URL",
     "PREFECT_PROFILE",
@@ -64,11 +72,30 @@ def pytest_configure(config: pytest.Config) -> None:
     home = Path(tempfile.mkdtemp(prefix="gptworks-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ["PREFECT_HOME"] = str(home / "prefect")
+    # every process that the tests start would compile the project's modules anew: a second of each
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     for name in OWN_SETTINGS:
         os.environ.pop(name, None)
     shared = os.environ.get("GPTWORKS_SHARED_DATA")
     if shared and "TIKTOKEN_CACHE_DIR" not in os.environ:
         os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(shared) / "tiktoken_cache")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``: whole modules for each worker, and those of TOGETHER for the same one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    scheduler = importlib.import_module("xdist.scheduler").LoadFileScheduling(config, log)
+    module_of = scheduler._split_scope
+
+    def scope(nodeid: str) -> str:
+        module: str = module_of(nodeid)
+        return next((group[0] for group in TOGETHER if module.removeprefix("tests/") in group), module)
+
+    scheduler._split_scope = scope
+    return scheduler
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -112,6 +112,8 @@ def end(process: Process, *, seconds: float) -> None:
     _, left = psutil.wait_procs([root], timeout=seconds)
     family += [found for found in _descendants(root) if found not in family] if left else []
     end_all(family, seconds=0 if left else 5)
+    for child in _launched:
+        child.poll()
 
 
 def end_all(processes: Sequence[psutil.Process], *, seconds: float) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -346,33 +346,62 @@ def judge_home(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return home
 
 
-@pytest.fixture
-def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Runs the evaluate stage against a judge's server: its result, its tracked run and its folder."""
+class Judged(NamedTuple):
+    """An evaluation with a judge."""
+
+    result: dict[str, Any]
+    run: Any
+    """As it is tracked."""
+    folder: Path
+
+
+def judge_in(place: Path, judge_home: Path) -> Callable[..., Judged]:
+    """Runs the evaluate stage against a judge's server, as often as it is called; answers are kept in the place."""
     from flows.tracking import stage_run
 
     settings = read_settings({"GPTWORKS_HOME": str(judge_home)})
 
     def run(
         server: FakeOllama, *, n: int = 24, lora: bool = False, state: dict[str, str] | None = None, **options: Any
-    ) -> tuple[dict[str, Any], Any, Path]:
-        folder = tmp_path / "out" / f"{len(list(tmp_path.glob('out/*')))}"
+    ) -> Judged:
+        folder = place / "out" / f"{len(list(place.glob('out/*')))}"
         write_lines(folder / "finetune-instruct" / "responses.jsonl", responses_to_judge(n))
         folders = {"finetune-instruct": folder / "finetune-instruct"} | ({"lora": folder / "lora"} if lora else {})
         write_lines(folder / "lora" / "responses.jsonl", [{"response": told_of(i)[: 9 + i]} for i in range(n)])
         inputs = Inputs(folders, {"finetune-instruct": {}, "lora": {"responses": True}})
         config, told = EvaluateStage(**options), list[Progress]()
         with stage_run(
-            settings, stage="evaluate", name="evaluate", key=f"{tmp_path.name}-{folder.name}", params={}
+            settings, stage="evaluate", name="evaluate", key=f"{place.name}-{folder.name}", params={}
         ) as log:
-            context = Context(folder, Places(None, tmp_path / "cache"), log, told.append, 1, server.url)
+            context = Context(folder, Places(None, place / "cache"), log, told.append, 1, server.url)
             found = evaluation.judge_state(config, server.url) if state is None else state
             result = evaluation.evaluate(config, found, inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
         assert {one.n_steps for one in told} <= {len(told)}
-        return result, connect(settings).get_run(log.run_id), folder
+        return Judged(result, connect(settings).get_run(log.run_id), folder)
 
     return run
+
+
+@pytest.fixture
+def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Judged]:
+    """Runs the evaluate stage against a judge's server; nothing is remembered of other tests."""
+    return judge_in(tmp_path, judge_home)
+
+
+@pytest.fixture(scope="session")
+def judged_well(judge_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """Two models, by a sound judge."""
+    with FakeOllama() as server:
+        return judge_in(tmp_path_factory.mktemp("well"), judge_home)(server)
+
+
+@pytest.fixture(scope="session")
+def three_judged(judge_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """Three models, by a sound judge."""
+    with FakeOllama() as server:
+        run = judge_in(tmp_path_factory.mktemp("three"), judge_home)
+        return run(server, lora=True, judge_models=("instruct", "base", "lora"))
 
 
 @pytest.fixture(scope="module")

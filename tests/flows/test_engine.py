@@ -253,7 +253,7 @@ print(json.dumps([outcome.cached, str(outcome.path), outcome.run_id]))
 def test_two_processes_on_one_key_train_once(
     whole: dict[str, Outcome | None], config: Pipeline, settings: Settings, client: MlflowClient, tmp_path: Path
 ) -> None:
-    longer = replace(config, pretrain=replace(config.pretrain, train=replace(config.pretrain.train, steps=150)))
+    longer = replace(config, pretrain=replace(config.pretrain, train=replace(config.pretrain.train, steps=50)))
     chain = Chain(longer, settings, None, progress_bar)
     key = chain.key(STAGES["pretrain"])
     work = chain.store.folder("pretrain", key).with_name(f"{key}.work")

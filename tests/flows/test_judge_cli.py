@@ -47,9 +47,8 @@ def test_the_examples_are_commands_that_would_run(told: Told) -> None:
             commands[name].make_context(name, shlex.split(line)[3:])
 
 
-def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(judged: Any, told: Told) -> None:
-    with FakeOllama() as server:
-        _, first, _ = judged(server)
+def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(judged_well: Any, told: Told) -> None:
+    first = judged_well.run
     text = told("judge", "compare", first.info.run_id, first.info.run_id, "--baseline-model", "base")
     assert text.startswith("better")
     assert "not validated" not in text
@@ -65,18 +64,20 @@ def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(judged: An
     assert "+0.00 points" in same
 
 
-def test_two_runs_are_shown_side_by_side_in_both_orders_and_nothing_is_asked_twice(judged: Any, told: Told) -> None:
+def test_two_runs_are_shown_side_by_side_in_both_orders_and_nothing_is_asked_twice(
+    three_judged: Any, told: Told
+) -> None:
+    run = three_judged.run
     with FakeOllama() as server:
-        _, run, _ = judged(server, lora=True, judge_models=("instruct", "base", "lora"))
         command = ("judge", "compare", run.info.run_id, run.info.run_id, "--baseline-model", "base", "--pairwise")
-        scored = len(server.questions)
         text = told(*command, "--judge-url", server.url)
-        asked = server.questions[scored:]
+        asked = list(server.questions)
+        assert asked
         assert {(call.texts["ANSWER A"], call.texts["ANSWER B"]) for call in asked} == {
             (call.texts["ANSWER B"], call.texts["ANSWER A"]) for call in asked
         }
         again = told(*command, "--judge-url", server.url)
-        assert len(server.questions) == scored + len(asked)
+        assert len(server.questions) == len(asked)
     assert text.startswith("better")
     assert "not validated" not in text
     assert "the orders agree on 100% of the items (0 ties by disagreement)" in text
@@ -92,10 +93,9 @@ def test_two_runs_are_shown_side_by_side_in_both_orders_and_nothing_is_asked_twi
     assert re.sub(r"MLflow run \w+", "", again) == re.sub(r"MLflow run \w+", "", text)
 
 
-def test_more_than_two_are_ranked_by_strength(judged: Any, told: Told) -> None:
+def test_more_than_two_are_ranked_by_strength(three_judged: Any, told: Told) -> None:
+    run_id = three_judged.run.info.run_id
     with FakeOllama() as server:
-        _, run, _ = judged(server, lora=True, judge_models=("instruct", "base", "lora"))
-        run_id = run.info.run_id
         sides = (f"{run_id}:base", run_id, f"{run_id}:lora")
         text = told("judge", "rank", *sides, "--judge-url", server.url, "--concurrency", "4")
         twice = told("judge", "rank", run_id, run_id, "--judge-url", server.url, code=2)
@@ -107,9 +107,11 @@ def test_more_than_two_are_ranked_by_strength(judged: Any, told: Told) -> None:
     assert verdicts[f"gptworks.judge.verdict.instruct_of_{run_id[:8]}_over_base_of_{run_id[:8]}"] == "better"
 
 
-def test_side_by_side_refuses_other_items_and_doubts_a_judge_without_controls(judged: Any, told: Told) -> None:
+def test_side_by_side_refuses_other_items_and_doubts_a_judge_without_controls(
+    judged: Any, judged_well: Any, told: Told
+) -> None:
+    first = judged_well.run
     with FakeOllama(others={"phi3:mini": overlap_score}) as server:
-        _, first, _ = judged(server)
         _, fewer, _ = judged(server, n=20)
         options = ("--pairwise", "--judge-url", server.url)
         text = told("judge", "compare", first.info.run_id, fewer.info.run_id, *options, code=3)
@@ -132,9 +134,9 @@ def test_a_comparison_by_a_judge_that_failed_its_controls_says_so_first(judged: 
     assert text.startswith(f"judge not validated, take no verdict from this: {run.info.run_id[:8]}: identity_mean 70")
 
 
-def test_runs_of_different_judges_are_refused_with_the_difference(judged: Any, told: Told) -> None:
+def test_runs_of_different_judges_are_refused_with_the_difference(judged: Any, judged_well: Any, told: Told) -> None:
+    first = judged_well.run
     with FakeOllama() as server:
-        _, first, _ = judged(server)
         _, second, _ = judged(server, num_ctx=4096)
     text = told("judge", "compare", first.info.run_id, second.info.run_id, code=3)
     assert "IncomparableError" in text

@@ -95,10 +95,8 @@ def test_models_that_are_all_tied_have_no_strengths_and_it_is_said(judged: Any) 
     assert run.data.metrics["judge/pairs/valid"] == 0  # nor does it prefer the reference to a wrong answer
 
 
-def test_figures_at_equal_length_are_metrics(judged: Any) -> None:
-    with FakeOllama() as server:
-        _, run, _ = judged(server)
-    metrics = run.data.metrics
+def test_figures_at_equal_length_are_metrics(judged_well: Any) -> None:
+    metrics = judged_well.run.data.metrics
     for prefix in ("", "base/"):
         low, high = (metrics[f"{prefix}judge/length_controlled_{end}"] for end in ("low", "high"))
         assert low <= metrics[f"{prefix}judge/length_controlled_mean"] <= high

@@ -22,9 +22,8 @@ from gptcore.files import read_json_lines
 pytestmark = pytest.mark.flows
 
 
-def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged: Any) -> None:
-    with FakeOllama() as server:
-        result, run, folder = judged(server)
+def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged_well: Any) -> None:
+    result, run, folder = judged_well
     judge, metrics = result["judge"], run.data.metrics
     assert (judge["state"], judge["valid"], judge["reason"]) == ("scored", True, "")
     assert metrics["judge/valid"] == metrics["base/judge/valid"] == 1
@@ -42,7 +41,7 @@ def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged: 
     )
     assert run.data.tags["gptworks.judge.valid"] == "true"
     assert run.data.tags["gptworks.judge.group"] == judge["provenance"]["comparable_group"]
-    assert run.data.params["judge.client.model_digest"] == server.model_digest
+    assert run.data.params["judge.client.model_digest"] == FakeOllama.model_digest
     assert run.data.params["judge.client.options.num_ctx"] == "8192"
     assert run.data.params["judge.items_digest"] == run.data.tags["gptworks.judge.items"]
     items = read_json_lines(folder / "judge" / "items.jsonl")

@@ -110,16 +110,25 @@ class Prepared:
         return dataclasses.replace(run, **changes)
 
 
+@pytest.fixture(scope="session")
+def prepare(tokenizer: Tokenizer) -> Callable[[Path], Prepared]:
+    """Writes the page as token shards, with its tokenizer, to a folder."""
+
+    def write(folder: Path) -> Prepared:
+        tokenizer.save(folder / "tokenizer")
+        lines = PAGE.splitlines(keepends=True)
+        write_shards(["".join(lines[:-2])], tokenizer=tokenizer, folder=folder / "train")
+        write_shards(["".join(lines[-2:])], tokenizer=tokenizer, folder=folder / "held_out")
+        return Prepared(
+            folder / "tokenizer",
+            TokenWindows(folder=folder / "train", context_length=16),
+            TokenWindows(folder=folder / "held_out", context_length=16),
+        )
+
+    return write
+
+
 @pytest.fixture
-def prepared(tmp_path: Path, tokenizer: Tokenizer) -> Prepared:
+def prepared(prepare: Callable[[Path], Prepared], tmp_path: Path) -> Prepared:
     """The page as token shards, with its tokenizer."""
-    folder = tmp_path / "data"
-    tokenizer.save(folder / "tokenizer")
-    lines = PAGE.splitlines(keepends=True)
-    write_shards(["".join(lines[:-2])], tokenizer=tokenizer, folder=folder / "train")
-    write_shards(["".join(lines[-2:])], tokenizer=tokenizer, folder=folder / "held_out")
-    return Prepared(
-        folder / "tokenizer",
-        TokenWindows(folder=folder / "train", context_length=16),
-        TokenWindows(folder=folder / "held_out", context_length=16),
-    )
+    return prepare(tmp_path / "data")

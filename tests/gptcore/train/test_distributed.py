@@ -44,7 +44,8 @@ for job in json.loads(Path(sys.argv[1]).read_text()):
         told = result.metrics
     except InterruptedRun as error:
         told = {"interrupted": str(error)}
-    Path(f"{out}.rank{os.environ['RANK']}.json").write_text(json.dumps({"told": told, "log": log.metrics}))
+    said = Path(f"{out}.{job['parallel']}.rank{os.environ['RANK']}.json")
+    said.write_text(json.dumps({"told": told, "log": log.metrics}))
 """
 
 
@@ -96,23 +97,24 @@ def test_ddp_and_fsdp_end_where_one_process_ends_and_each_resumes_the_other(prep
         {"run": ragged.to_dict(), "out": tmp_path / "fsdp_ragged", "parallel": "fsdp"},
         {"run": run.to_dict(), "out": tmp_path / "stopped", "parallel": "fsdp", "stop_at": 6},
         {"run": run.to_dict(), "out": tmp_path / "stopped_ddp", "parallel": "ddp", "stop_at": 6},
+        {"run": run.to_dict(), "out": tmp_path / "stopped_ddp", "parallel": "fsdp"},
     ]
     torchrun(tmp_path, jobs)
     for kind in ("ddp", "fsdp"):
         assert_same_training(tmp_path / "one", tmp_path / kind)
         assert_same_training(tmp_path / "one_ragged", tmp_path / f"{kind}_ragged")
-        first, second = (json.loads((tmp_path / f"{kind}.rank{rank}.json").read_text()) for rank in (0, 1))
+        first, second = (json.loads((tmp_path / f"{kind}.{kind}.rank{rank}.json").read_text()) for rank in (0, 1))
         assert first["log"]
         assert not second["log"]  # logged once, by rank 0
         assert first["told"]["val/loss"] == second["told"]["val/loss"]
-    stopped = json.loads((tmp_path / "stopped.rank1.json").read_text())["told"]["interrupted"]
-    assert "after step 7 of 10" in stopped or "after step 6 of 10" in stopped
+    for name in ("stopped.fsdp", "stopped_ddp.ddp"):
+        stopped = json.loads((tmp_path / f"{name}.rank1.json").read_text())["told"]["interrupted"]
+        assert "after step 7 of 10" in stopped or "after step 6 of 10" in stopped
     newest = max((tmp_path / "stopped/checkpoints").iterdir())
     assert len(list((newest / SHARDS).iterdir())) == 2
 
     run.execute(tmp_path / "stopped", MemoryLogger())  # shards of two processes, read by one
     assert_same_training(tmp_path / "one", tmp_path / "stopped")
-    torchrun(tmp_path, [{"run": run.to_dict(), "out": tmp_path / "stopped_ddp", "parallel": "fsdp"}])
     assert_same_training(tmp_path / "one", tmp_path / "stopped_ddp")
 
 
@@ -131,8 +133,7 @@ def test_muon_ends_where_one_process_ends_also_where_its_matrices_are_spread(pre
 def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(prepared: Any, tmp_path: Path) -> None:
     run = prepared.run(train={"steps": 10, "checkpoint_every": 3})  # with dropout
     whole = {"run": run.to_dict(), "out": tmp_path / "whole", "parallel": "ddp"}
-    torchrun(tmp_path, [whole])
-    torchrun(tmp_path, [{**whole, "out": tmp_path / "killed", "die_at": 5}], restarts=1)
+    torchrun(tmp_path, [whole, {**whole, "out": tmp_path / "killed", "die_at": 5}], restarts=1)
     assert (tmp_path / "killed.died").exists()
     for name in ("metrics.jsonl", "samples.jsonl", "checkpoint/model.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

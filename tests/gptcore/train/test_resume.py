@@ -25,11 +25,12 @@ from gptcore.train.resume import newest_checkpoint
 from gptcore.transforms import LoRA
 
 
-@pytest.fixture
-def uninterrupted(prepared: Any, tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def uninterrupted(prepare: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the run leaves when nothing happens."""
-    prepared.run().execute(tmp_path / "whole", MemoryLogger())
-    return left_by(tmp_path / "whole")
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    prepare(folder / "data").run().execute(folder / "whole", MemoryLogger())
+    return left_by(folder / "whole")
 
 
 def left_by(out: Path) -> dict[str, bytes]:
