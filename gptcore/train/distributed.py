@@ -30,6 +30,8 @@ from gptcore.train.config import Precision
 from gptcore.train.parallel import DTYPES, Kind, LossModule, LossOf, Parallel
 
 _GROUPS = itertools.count()
+_PAST: list[dist.ProcessGroup | None] = []
+"""Groups of this process."""
 
 
 class _Distributed(Parallel):
@@ -149,6 +151,9 @@ def group(kind: Kind) -> Iterator[Parallel]:
         rank=rank,
         world_size=world_size,
     )
+    # Kept to the end of the process: where DDP's reducer is the last that knows the group, gloo's threads are joined
+    # by one that holds the interpreter, which they may be waiting for; the group's own python object lets go of it.
+    _PAST.append(dist.group.WORLD)
     try:
         yield Sharded() if kind == "fsdp" else Replicated()
     finally:
