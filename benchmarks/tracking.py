@@ -1,6 +1,7 @@
 """What logging costs a training: five numbers a step, as the trainer logs them, by MLflow's client and by the journal.
 
     python -m benchmarks.tracking
+    python -m benchmarks.tracking --rest 100 --steps 300    # steps as long as those of a small model
 
 A step is nothing but the logging and two milliseconds of sleep, which stand for the training and leave the thread that
 sends its time. The store is SQLite in the same process, the most expensive case for the thread beside. ``away`` has an
@@ -23,8 +24,6 @@ from benchmarks.work import Implementation, Target, Work
 if TYPE_CHECKING:
     from flows.settings import Settings
 
-REST = 0.002
-"""Seconds between two calls."""
 NAMES = ("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_second", "perf/mfu")
 
 
@@ -32,7 +31,7 @@ def build(options: Options) -> Work:
     """The work for these options."""
     return Work(
         name="tracking",
-        title=f"Logging {len(NAMES)} metrics a step, {options.steps} steps",
+        title=f"Logging {len(NAMES)} metrics a step, {options.steps} steps, {options.rest:g} ms apart",
         unit="ms a step (mean)",
         figure=lambda measured: 1000 * sum(measured.seconds) / len(measured.seconds),
         implementations=(
@@ -99,7 +98,7 @@ def _timed(log: Callable[[int], None], options: Options) -> Measured:
         log(step)
         if step >= options.warmup:
             seconds.append(time.perf_counter() - started)
-        time.sleep(REST)
+        time.sleep(options.rest / 1000)
     worst = round(1000 * max(seconds), 2)
     return Measured(seconds, [1.0] * len(seconds), peak_rss_mb(), {"slowest call, ms": worst})
 
@@ -113,4 +112,6 @@ def _settings(home: str, **environ: str) -> Settings:
 
 
 if __name__ == "__main__":
-    main("benchmarks.tracking", build, shared_parser(str(__doc__), steps=3000))
+    parser = shared_parser(str(__doc__), steps=3000)
+    parser.add_argument("--rest", type=float, default=2.0, metavar="MS", help="milliseconds between steps (default 2)")
+    main("benchmarks.tracking", build, parser)

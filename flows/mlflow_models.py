@@ -37,7 +37,7 @@ set_model({kind}())
 _ARTIFACT: Final = "checkpoint"
 _BATCH_SIZE: Final = 32
 _MARKS: Final = ("MLmodel",)
-_OTHERS: Final = ("artifacts", "*.py", "*.yaml", "*.yml", "requirements.txt", "metadata")
+_OTHERS: Final = ("artifacts", "*.py", "__pycache__", "*.yaml", "*.yml", "requirements.txt", "metadata")
 
 
 class TextGeneration(PythonModel):

@@ -16,6 +16,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from gptcore.errors import ConfigError
 from gptcore.locking import hold
 
@@ -84,8 +86,10 @@ def openmp_runtime() -> Path | None:
     """The OpenMP runtime that torch has loaded: with another one, two sets of threads would fight for the processor."""
     maps = Path("/proc/self/maps")
     text = maps.read_text(encoding="utf-8", errors="replace") if maps.exists() else ""
-    found = re.search(r"(/\S*/lib(?:gomp|iomp5|omp)\b\S*)$", text, re.MULTILINE)
-    return Path(found[1]) if found else None
+    found = {Path(path) for path in re.findall(r"(/\S*/lib(?:gomp|iomp5|omp)\b\S*)$", text, re.MULTILINE)}
+    # others may have been loaded beside it: wheels bring their own, in a folder that ends in .libs
+    own = Path(torch.__file__).parent
+    return min(found, key=lambda path: (not path.is_relative_to(own), ".libs/" in str(path), path), default=None)
 
 
 def _name(flags: Sequence[str], *, compiler: str, runtime: Path | None) -> str:

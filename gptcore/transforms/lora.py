@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,27 @@ from gptcore.models.base import Model
 from gptcore.nn.nf4 import NF4Linear
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform
+
+
+class _Update(torch.autograd.Function):
+    """y + s (x A^T) B^T, added to y itself: written out, it would be three passes over tensors as wide as y."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        inner = x @ a.T  # (N, r)
+        y.addmm_(inner, b.T, alpha=scale)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x, a, b, inner)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, a, b, inner = ctx.saved_tensors
+        slope = (grad @ b).mul_(ctx.scale)  # (N, r)
+        x_grad = slope @ a if ctx.needs_input_grad[1] else None
+        return grad, x_grad, slope.T @ x, (grad.T @ inner).mul_(ctx.scale), None
 
 
 class LoRALinear(nn.Module):
@@ -39,9 +60,11 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
-        update = F.linear(F.linear(F.dropout(x, self.dropout, self.training), self.lora_a), self.lora_b)
-        y: Tensor = self.base(x) + self.scale * update
-        return y
+        rows = x.reshape(-1, x.shape[-1])
+        y: Tensor = self.base(rows)
+        dropped = F.dropout(rows, self.dropout, self.training).to(y.dtype)
+        updated: Tensor = _Update.apply(y, dropped, self.lora_a.to(y.dtype), self.lora_b.to(y.dtype), self.scale)
+        return updated.view(*x.shape[:-1], -1)
 
     def merged(self) -> nn.Linear:
         """One plain linear layer that computes the same; the sum is made in fp32 at least."""

@@ -5,6 +5,7 @@ And runs that were judged by the fake server.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,7 @@ JUDGE_SKIPPED = {
     "reason": "no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve (or name another server)",
 }
 MakeReport = Callable[..., PipelineReport]
+Judged = tuple[dict[str, Any], Any, Path]
 Told = Callable[..., str]
 
 
@@ -346,15 +348,6 @@ def judge_home(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return home
 
 
-class Judged(NamedTuple):
-    """An evaluation with a judge."""
-
-    result: dict[str, Any]
-    run: Any
-    """As it is tracked."""
-    folder: Path
-
-
 def judge_in(place: Path, judge_home: Path) -> Callable[..., Judged]:
     """Runs the evaluate stage against a judge's server, as often as it is called; answers are kept in the place."""
     from flows.tracking import stage_run
@@ -378,7 +371,7 @@ def judge_in(place: Path, judge_home: Path) -> Callable[..., Judged]:
             result = evaluation.evaluate(config, found, inputs, context)
         assert [one.step for one in told] == list(range(1, len(told) + 1))
         assert {one.n_steps for one in told} <= {len(told)}
-        return Judged(result, connect(settings).get_run(log.run_id), folder)
+        return result, connect(settings).get_run(log.run_id), folder
 
     return run
 
@@ -390,26 +383,13 @@ def judged(judge_home: Path, tmp_path: Path) -> Callable[..., Judged]:
 
 
 @pytest.fixture(scope="session")
-def judged_well(judge_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """Two models, by a sound judge."""
-    with FakeOllama() as server:
-        return judge_in(tmp_path_factory.mktemp("well"), judge_home)(server)
+def judged_well(judge_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Judged]:
+    """What a sound judge says of two models, or of those that are named: asked once, and not to be changed."""
 
+    @functools.cache
+    def run(*models: str) -> Judged:
+        options = {"lora": True, "judge_models": models} if models else {}
+        with FakeOllama() as server:
+            return judge_in(tmp_path_factory.mktemp("judged"), judge_home)(server, **options)
 
-@pytest.fixture(scope="session")
-def three_judged(judge_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """Three models, by a sound judge."""
-    with FakeOllama() as server:
-        run = judge_in(tmp_path_factory.mktemp("three"), judge_home)
-        return run(server, lora=True, judge_models=("instruct", "base", "lora"))
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=chromium, args=arguments)
-        yield opened
-        opened.close()
+    return run

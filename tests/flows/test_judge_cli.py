@@ -48,7 +48,7 @@ def test_the_examples_are_commands_that_would_run(told: Told) -> None:
 
 
 def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(judged_well: Any, told: Told) -> None:
-    first = judged_well.run
+    _, first, _ = judged_well()
     text = told("judge", "compare", first.info.run_id, first.info.run_id, "--baseline-model", "base")
     assert text.startswith("better")
     assert "not validated" not in text
@@ -65,9 +65,9 @@ def test_two_runs_are_compared_item_by_item_and_the_result_is_tracked(judged_wel
 
 
 def test_two_runs_are_shown_side_by_side_in_both_orders_and_nothing_is_asked_twice(
-    three_judged: Any, told: Told
+    judged_well: Any, told: Told
 ) -> None:
-    run = three_judged.run
+    _, run, _ = judged_well("instruct", "base", "lora")
     with FakeOllama() as server:
         command = ("judge", "compare", run.info.run_id, run.info.run_id, "--baseline-model", "base", "--pairwise")
         text = told(*command, "--judge-url", server.url)
@@ -93,8 +93,8 @@ def test_two_runs_are_shown_side_by_side_in_both_orders_and_nothing_is_asked_twi
     assert re.sub(r"MLflow run \w+", "", again) == re.sub(r"MLflow run \w+", "", text)
 
 
-def test_more_than_two_are_ranked_by_strength(three_judged: Any, told: Told) -> None:
-    run_id = three_judged.run.info.run_id
+def test_more_than_two_are_ranked_by_strength(judged_well: Any, told: Told) -> None:
+    run_id = judged_well("instruct", "base", "lora")[1].info.run_id
     with FakeOllama() as server:
         sides = (f"{run_id}:base", run_id, f"{run_id}:lora")
         text = told("judge", "rank", *sides, "--judge-url", server.url, "--concurrency", "4")
@@ -110,7 +110,7 @@ def test_more_than_two_are_ranked_by_strength(three_judged: Any, told: Told) -> 
 def test_side_by_side_refuses_other_items_and_doubts_a_judge_without_controls(
     judged: Any, judged_well: Any, told: Told
 ) -> None:
-    first = judged_well.run
+    _, first, _ = judged_well()
     with FakeOllama(others={"phi3:mini": overlap_score}) as server:
         _, fewer, _ = judged(server, n=20)
         options = ("--pairwise", "--judge-url", server.url)
@@ -135,7 +135,7 @@ def test_a_comparison_by_a_judge_that_failed_its_controls_says_so_first(judged: 
 
 
 def test_runs_of_different_judges_are_refused_with_the_difference(judged: Any, judged_well: Any, told: Told) -> None:
-    first = judged_well.run
+    _, first, _ = judged_well()
     with FakeOllama() as server:
         _, second, _ = judged(server, num_ctx=4096)
     text = told("judge", "compare", first.info.run_id, second.info.run_id, code=3)

@@ -96,7 +96,7 @@ def test_models_that_are_all_tied_have_no_strengths_and_it_is_said(judged: Any) 
 
 
 def test_figures_at_equal_length_are_metrics(judged_well: Any) -> None:
-    metrics = judged_well.run.data.metrics
+    metrics = judged_well()[1].data.metrics
     for prefix in ("", "base/"):
         low, high = (metrics[f"{prefix}judge/length_controlled_{end}"] for end in ("low", "high"))
         assert low <= metrics[f"{prefix}judge/length_controlled_mean"] <= high

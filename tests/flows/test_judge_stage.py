@@ -23,7 +23,7 @@ pytestmark = pytest.mark.flows
 
 
 def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged_well: Any) -> None:
-    result, run, folder = judged_well
+    result, run, folder = judged_well()
     judge, metrics = result["judge"], run.data.metrics
     assert (judge["state"], judge["valid"], judge["reason"]) == ("scored", True, "")
     assert metrics["judge/valid"] == metrics["base/judge/valid"] == 1

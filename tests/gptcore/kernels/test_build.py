@@ -45,6 +45,16 @@ def test_processes_that_start_together_build_once_and_another_processor_is_anoth
     assert built_library(target=(), folder=folder) != library
 
 
+def test_the_openmp_runtime_is_torchs_own_whatever_is_loaded_besides() -> None:
+    code = (
+        "from gptcore.kernels.build import openmp_runtime\nprint(openmp_runtime())\n"
+        "import sklearn.linear_model\nprint(openmp_runtime())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    before, after = done.stdout.splitlines()
+    assert before == after
+
+
 def test_one_openmp_runtime_serves_torch_and_the_kernels(compiler: str) -> None:
     if openmp_runtime() is None:
         pytest.skip("torch uses no OpenMP runtime here, or the system does not tell which")

@@ -69,6 +69,36 @@ def test_merged_equals_unmerged(gpt: Build, qkv_bias: bool) -> None:
     assert not torch.allclose(before, plain, atol=1e-2)
 
 
+@pytest.mark.parametrize("frozen_input", [True, False])
+def test_the_gradients_are_those_of_the_formula(gpt: Build, frozen_input: bool) -> None:
+    layer = LoRA(rank=3, alpha=7.0, targets=("up",)).apply(gpt()).get_submodule("blocks.0.feedforward.up").double()
+    assert isinstance(layer, LoRALinear)
+    with torch.no_grad():
+        layer.lora_b.normal_()
+    x = torch.randn(2, 5, 16, dtype=torch.float64, requires_grad=not frozen_input)
+    inputs = [layer.lora_a, layer.lora_b] if frozen_input else [x, layer.lora_a, layer.lora_b]
+    wanted = torch.randn(2, 5, 64, dtype=torch.float64)
+    plain = layer.base(x) + 7 / 3 * (x @ layer.lora_a.T @ layer.lora_b.T)
+    expected = torch.autograd.grad((plain * wanted).sum(), inputs)
+    found = torch.autograd.grad((layer(x) * wanted).sum(), inputs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_under_autocast_the_update_is_made_in_its_dtype(gpt: Build) -> None:
+    layer = LoRA(rank=3, targets=("up",)).apply(gpt()).get_submodule("blocks.0.feedforward.up")
+    assert isinstance(layer, LoRALinear)
+    with torch.no_grad():
+        layer.lora_b.normal_()
+    x = torch.randn(5, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.03, atol=0.03)
+    found = torch.autograd.grad(y.float().square().sum(), [x, layer.lora_a, layer.lora_b])
+    assert {gradient.dtype for gradient in found} == {torch.float32}
+
+
 def test_the_update_is_scaled_by_alpha_over_rank(gpt: Build) -> None:
     model = LoRA(rank=4, alpha=2.0, targets=("up",)).apply(gpt())
     layer = model.get_submodule("blocks.0.feedforward.up")
