@@ -31,7 +31,7 @@ from gptcore.train import MemoryLogger, OptimizerConfig, Progress, TrainConfig, 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "".join(f"On day {i} the keeper counted {i * 7 % 11} ships and {i * 5 % 13} gulls.\n" for i in range(200))
-STEPS = 400
+STEPS = 300
 
 
 @pytest.fixture(autouse=True)

@@ -171,7 +171,7 @@ def test_the_tokenizer_of_a_large_corpus_learns_from_a_part_of_it(tmp_path: Path
 def test_a_larger_corpus_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "BATCH_ITEMS", 256)
     peaks = []
-    for n in (1_000, 4_000):
+    for n in (500, 2_000):
         (folder := tmp_path / str(n)).mkdir()
         config = with_own_data(resolve("tiny"), corpus=[texts_of(tmp_path / f"{n}.jsonl", n)])
         tracemalloc.start()
