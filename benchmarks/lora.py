@@ -16,6 +16,7 @@ from benchmarks.work import Implementation, Target, Work
 
 if TYPE_CHECKING:
     from benchmarks.peers.causal_lm import Sizes
+    from gptcore.run import Run
 
 RANK = 8
 _OURS = {"qkv": ("qkv",), "all": ("qkv", "out", "up", "down")}
@@ -53,9 +54,9 @@ def build(options: Options) -> Work:
     )
 
 
-def measure_ours(options: Options, folder: Path) -> Measured:
-    """A real run on token windows."""
-    from benchmarks.ours import gpt, measured_run, train_config
+def run_of(options: Options, folder: Path) -> Run:
+    """The run of ours, on token windows."""
+    from benchmarks.ours import gpt, train_config
     from benchmarks.prepare import TOKENIZER, TRAIN
     from gptcore.data.windows import TokenWindows
     from gptcore.objectives import NextToken
@@ -63,7 +64,7 @@ def measure_ours(options: Options, folder: Path) -> Measured:
     from gptcore.transforms import LoRA
 
     sizes = sizes_of(options)
-    run = Run(
+    return Run(
         data=TokenWindows(folder / TRAIN, context_length=sizes.length),
         objective=NextToken(),
         tokenizer=folder / TOKENIZER,
@@ -72,7 +73,14 @@ def measure_ours(options: Options, folder: Path) -> Measured:
         train=train_config(n_steps=options.warmup + options.steps, batch_size=sizes.batch_size),
         seed=options.seed,
     )
-    return measured_run(run, warmup=options.warmup, items=[sizes.n_tokens] * options.steps)
+
+
+def measure_ours(options: Options, folder: Path) -> Measured:
+    """A real run."""
+    from benchmarks.ours import measured_run
+
+    items = [sizes_of(options).n_tokens] * options.steps
+    return measured_run(run_of(options, folder), warmup=options.warmup, items=items)
 
 
 def _peft(options: Options, folder: Path) -> Measured:

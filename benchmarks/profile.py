@@ -1,6 +1,7 @@
 """Where the time of a training step goes, and what the matrix products alone allow on this machine.
 
 python -m benchmarks.profile --size 124m       # or 6x384; models and batches are those of benchmarks.pretrain
+python -m benchmarks.profile --size lora       # or those of benchmarks.lora
 
 Operations are timed by torch's profiler in a real run, each without those that it calls. The last lines say how fast
 the same step would be if everything but the products took no time at all.
@@ -16,8 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import lora, pretrain
 from benchmarks.options import Options, parse, shared_parser
-from benchmarks.pretrain import TITLES, prepare, run_of, sizes_of
 from benchmarks.report import table
 
 GROUPS = (
@@ -42,6 +43,10 @@ def group_of(name: str) -> str:
     return "everything else"
 
 
+def _work(options: Options) -> Any:
+    return lora if options.size == "lora" else pretrain
+
+
 def profiled(options: Options, folder: Path) -> tuple[Counter[str], list[float], float]:
     """Seconds a step by kind of operation, seconds of each step, and operations of the products of a step."""
     from torch.profiler import ProfilerActivity, profile, schedule
@@ -49,7 +54,7 @@ def profiled(options: Options, folder: Path) -> tuple[Counter[str], list[float],
     from benchmarks.ours import StepClock
     from gptcore.train import MemoryLogger, Progress
 
-    clock, run = StepClock(), run_of(options, folder)
+    clock, run = StepClock(), _work(options).run_of(options, folder)
     plan = schedule(wait=options.warmup - 1, warmup=1, active=options.steps)
     with (
         tempfile.TemporaryDirectory(prefix="gptworks-bench-run-") as out,
@@ -79,7 +84,7 @@ def report(options: Options, by_kind: Counter[str], seconds: list[float], flop: 
 
     from gptcore.train.utilization import gemm_rate
 
-    step, n_tokens = statistics.median(seconds), sizes_of(options).n_tokens
+    step, n_tokens = statistics.median(seconds), _work(options).sizes_of(options).n_tokens
     rows = [[kind, f"{spent:.3f}", f"{spent / step:.1%}"] for kind, spent in by_kind.most_common()]
     products, rate = by_kind["matrix products"], gemm_rate(torch.device("cpu"), torch.float32)
     return "\n\n".join(
@@ -101,10 +106,13 @@ def main() -> None:
 
     restart_with_huge_pages()
     parser = shared_parser(str(__doc__), steps=3)
-    parser.add_argument("--size", choices=tuple(TITLES), default="124m", help="model and batch (default 124m)")
+    parser.add_argument(
+        "--size", choices=(*pretrain.TITLES, "lora"), default="124m", help="what is trained (default 124m)"
+    )
+    parser.set_defaults(targets="qkv")  # of LoRA
     options = parse(parser, sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="gptworks-bench-") as folder:
-        prepare(options, Path(folder))
+        pretrain.prepare(options, Path(folder))
         sys.stdout.write(report(options, *profiled(options, Path(folder))) + "\n")
 
 

@@ -95,12 +95,12 @@ def test_after_an_error_nothing_more_is_asked() -> None:
         asked.append(n)
         if n == 2:
             raise RuntimeError("a fault of the program")
-        time.sleep(0.01)
+        time.sleep(0.2)
         return Said(n)
 
     with pytest.raises(RuntimeError, match="a fault of the program"):
         ask_all([partial(ask, n) for n in range(200)], order=range(200), concurrency=2)
-    assert len(asked) < 100
+    assert len(asked) < 20
 
 
 def test_nobody_to_ask_is_refused() -> None:

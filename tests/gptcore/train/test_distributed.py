@@ -100,7 +100,7 @@ def test_ddp_and_fsdp_end_where_one_process_ends_and_each_resumes_the_other(prep
     for name, value in (("one", run), ("one_ragged", ragged)):
         value.execute(tmp_path / name, MemoryLogger())
     jobs = [
-        # groups that DDP outlives, as after an error: one in ten of them hung while their threads were joined
+        # groups that DDP outlives, as after an error: of the first ten one hung while its threads were joined
         {"run": run.to_dict(), "out": tmp_path / "ddp", "parallel": "ddp", "outlived": 15},
         {"run": run.to_dict(), "out": tmp_path / "fsdp", "parallel": "fsdp"},
         {"run": ragged.to_dict(), "out": tmp_path / "ddp_ragged", "parallel": "ddp"},
