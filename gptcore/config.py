@@ -31,7 +31,7 @@ def later(default: T) -> T:
 
     So the keys, run identities and specs of everything that does not use it stay what they were.
     """
-    return typing.cast(T, dataclasses.field(default=default, metadata={"silent": True}))
+    return dataclasses.field(default=default, metadata={"silent": True})
 
 
 @dataclass(frozen=True)
