@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gptcore.batch import Batch, Loss
 from gptcore.config import Config
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Objective(Config):
         """
         raise NotImplementedError
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The summed loss over ``count(batch)`` items."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""Classification from the last real token.
+"""Classification from the network's summary of each row: a decoder's is its last real token.
 
-Shapes: B rows, T positions, C width, K classes.
+Shapes: B rows, C width, K classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptcore.batch import Batch, Loss
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 
 
@@ -26,7 +26,7 @@ class Classify(Objective):
         """Rows in the batch."""
         return len(batch.targets["classes"])
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The loss and the number of rows whose best class is right."""
         logits = class_logits(model, batch)
         classes = batch.targets["classes"]
@@ -36,8 +36,8 @@ class Classify(Objective):
         return Loss(total=total, count=len(classes), sums={"correct": float(correct)})
 
 
-def class_logits(model: Model, batch: Batch) -> Tensor:
-    """(B, K) fp32 logits of the classes, read at each row's last real token."""
-    hidden = model.features_at(batch.inputs["tokens"], batch.inputs["last"], lengths=batch.lengths)  # (B, C)
+def class_logits(model: Network, batch: Batch) -> Tensor:
+    """(B, K) fp32 logits of the classes, read from each row's summary."""
+    hidden = model.summary(batch.inputs, lengths=batch.lengths, packed=batch.packed)  # (B, C)
     logits: Tensor = model.head(hidden)
     return logits.float()

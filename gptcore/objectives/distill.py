@@ -17,7 +17,7 @@ from torch import Tensor
 from gptcore import checkpoint
 from gptcore.batch import Batch, Loss
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, WordNetwork, as_words
 from gptcore.nn.distill_loss import Mixture, distilled, linear_distillation
 from gptcore.objectives.base import Objective
 from gptcore.objectives.classify import Classify, class_logits
@@ -53,7 +53,7 @@ class Distill(Objective):
         """As the hard loss counts."""
         return self.objective.count(batch)
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The summed loss.
 
         Raises:
@@ -62,21 +62,22 @@ class Distill(Objective):
         """
         if not model.training:
             return self.objective(model, batch)
-        teacher = _teacher(self.teacher, batch.inputs["tokens"].device)
+        teacher = _teacher(self.teacher, batch.device)
         mixture = Mixture(self.temperature, self.soft)
         if isinstance(self.objective, Classify):
             return self._classes(model, teacher, batch, mixture)
-        return self._words(model, teacher, batch, mixture)
+        student, teacher = (as_words(each, purpose="distillation of words") for each in (model, teacher))
+        return self._words(student, teacher, batch, mixture)
 
-    def _words(self, model: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
+    def _words(self, model: WordNetwork, teacher: WordNetwork, batch: Batch, mixture: Mixture) -> Loss:
         tokens, targets = batch.inputs["tokens"], batch.targets["labels"]
         _same(teacher.config.vocab_size, model.config.vocab_size, what="words")
-        features, head = model.features_and_head(tokens, lengths=batch.lengths)
+        features, head = model.features_and_head(tokens, lengths=batch.lengths, packed=batch.packed)
         if head is None:
             raise ConfigError("the student's head is quantized or adapted; only a plain head can be distilled into")
         hidden, labels = target_rows(features, targets)
         with torch.no_grad():
-            theirs, _ = target_rows(teacher.features(tokens, lengths=batch.lengths), targets)
+            theirs, _ = target_rows(teacher.features(tokens, lengths=batch.lengths, packed=batch.packed), targets)
 
         def told(rows: slice) -> Tensor:
             with torch.no_grad():
@@ -86,7 +87,7 @@ class Distill(Objective):
         total = linear_distillation(hidden, head, labels, teacher=told, mixture=mixture)
         return Loss(total=total, count=len(labels), sums={})
 
-    def _classes(self, model: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
+    def _classes(self, model: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         logits, classes = class_logits(model, batch), batch.targets["classes"]
         with torch.no_grad():
             theirs = class_logits(teacher, batch)
@@ -106,7 +107,7 @@ def _same(theirs: int, ours: int, *, what: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _teacher(path: Path, device: torch.device) -> Model:
+def _teacher(path: Path, device: torch.device) -> Network:
     """The teacher, read once for all steps of a run."""
     model = checkpoint.load(path, device=device).model
     for parameter in model.parameters():

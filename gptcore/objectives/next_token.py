@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptcore.batch import IGNORED, Batch, Loss
-from gptcore.models.base import Model
+from gptcore.models.network import Network, as_words
 from gptcore.nn.linear_loss import linear_cross_entropy
 from gptcore.objectives.base import Objective
 
@@ -24,9 +24,10 @@ class NextToken(Objective):
         """Target positions in the batch."""
         return int((batch.targets["labels"] != IGNORED).sum())
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """Head and cross-entropy are computed at target positions only."""
-        features, head = model.features_and_head(batch.inputs["tokens"], lengths=batch.lengths)
+        words = as_words(model, purpose="a loss of tokens")
+        features, head = words.features_and_head(batch.inputs["tokens"], lengths=batch.lengths, packed=batch.packed)
         hidden, labels = target_rows(features, batch.targets["labels"])
         if head is not None:
             total = linear_cross_entropy(hidden, head, labels)
