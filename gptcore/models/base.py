@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ class Model(nn.Module):
     blocks: nn.ModuleList
     norm: nn.Module
     head: nn.Module
+    causal: ClassVar[bool] = True
+    """Whether a position sees itself and those before it alone."""
     one_tied_gradient: bool = True
     """Whether a tied head and the embedding may share one gradient (``gptcore.nn.tied``)."""
 
