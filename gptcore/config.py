@@ -15,21 +15,52 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from gptcore.components import load_components
 from gptcore.errors import ConfigError
 
 Json = dict[str, Any]
+T = TypeVar("T")
+KINDS: dict[str, type[Config]] = {}
+"""Every kind of configuration that has been defined, by its name."""
+
+
+def later(default: T) -> T:
+    """A field that was added after outputs had been made: the JSON form leaves it out while it has this value.
+
+    So the keys, run identities and specs of everything that does not use it stay what they were.
+    """
+    return dataclasses.field(default=default, metadata={"silent": True})
 
 
 @dataclass(frozen=True)
 class Config:
     """Base of every configuration value and of every stateless component."""
 
-    def to_dict(self) -> Json:
-        """This value as plain JSON types, its class name under ``kind``."""
-        fields = {f.name: _to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {"kind": type(self).__name__, **fields}
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Register the kind.
+
+        Raises:
+            ConfigError: another class has its name, so that a JSON form could mean either.
+        """
+        super().__init_subclass__(**rest)
+        known = KINDS.setdefault(cls.__name__, cls)
+        if _defined_at(known) != _defined_at(cls):
+            raise ConfigError(
+                f"two kinds of configuration are named {cls.__name__!r}: {_defined_at(known)} and {_defined_at(cls)}; "
+                "rename one, since a JSON form names its kind by the class name alone"
+            )
+        KINDS[cls.__name__] = cls
+
+    def to_dict(self, *, whole: bool = False) -> Json:
+        """This value as plain JSON types, its class name under ``kind``.
+
+        Args:
+            whole: with the fields that were added ``later`` even where they have their defaults, for people to read.
+        """
+        shown = [f for f in dataclasses.fields(self) if whole or not _is_silent(f, getattr(self, f.name))]
+        return {"kind": type(self).__name__, **{f.name: _to_json(getattr(self, f.name), whole=whole) for f in shown}}
 
     @classmethod
     def from_dict(cls, data: Json) -> Self:
@@ -120,25 +151,34 @@ def _as_kind(config: Config, base: type[Config], kind: str, where: str) -> Confi
     return built
 
 
-def _to_json(value: Any) -> Any:
+def _is_silent(field: dataclasses.Field[Any], value: Any) -> bool:
+    return bool(field.metadata.get("silent")) and value == field.default
+
+
+def _defined_at(kind: type[Config]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _to_json(value: Any, *, whole: bool) -> Any:
     if isinstance(value, Config):
-        return value.to_dict()
+        return value.to_dict(whole=whole)
     if isinstance(value, tuple | list):
-        return [_to_json(item) for item in value]
+        return [_to_json(item, whole=whole) for item in value]
     if isinstance(value, dict):
-        return {str(key): _to_json(item) for key, item in value.items()}
+        return {str(key): _to_json(item, whole=whole) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
 def _find_kind(base: type[Config], kind: str) -> type[Any]:
-    known = {c.__name__: c for c in _family(base)}
-    if kind not in known:
+    if kind == base.__name__:
+        return base
+    if kind not in KINDS:
+        load_components()
+    found = KINDS.get(kind)
+    if found is None or not issubclass(found, base):
+        known = [base.__name__, *(name for name, each in KINDS.items() if issubclass(each, base))]
         raise ConfigError(f"unknown {base.__name__} kind {kind!r}{nearest(kind, known)}")
-    return known[kind]
-
-
-def _family(base: type[Config]) -> list[type[Config]]:
-    return [base, *(c for sub in base.__subclasses__() for c in _family(sub))]
+    return found
 
 
 def coerce(hint: Any, raw: Any, *, where: str) -> Any:
