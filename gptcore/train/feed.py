@@ -76,6 +76,10 @@ class Feed:
             self._order = (epoch, self.source.order(epoch=epoch, seed=self.seed, batch_size=self.batch_size))
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
+    def draw(self, step: int) -> Draw:
+        """Where the random choices of a step's samples come from; a step never spans two epochs."""
+        return Draw(self.seed, step // self.steps_per_epoch)
+
     def take(self, step: int) -> Share:
         """This process's share of a step; the next step's is begun."""
         if self._ahead is not None and self._ahead[0] == step:
@@ -94,7 +98,7 @@ class Feed:
         own = indices[self.rank :: self.world_size]
         largest = math.ceil(len(indices) / self.world_size)
         size = self.micro_batch_size or largest
-        draw = Draw(self.seed, step // self.steps_per_epoch)
+        draw = self.draw(step)
         micros = []
         for start in range(0, largest, size):
             chosen = own[start : start + size]
