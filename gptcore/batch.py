@@ -9,6 +9,7 @@ Shapes: B rows, T positions, N positions of all packed rows together.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -23,23 +24,35 @@ class Batch:
     """What one forward pass reads."""
 
     inputs: dict[str, Tensor]
-    """``tokens`` (B, T) int64; for classification also ``last`` (B,) int64: each row's last real token."""
+    """What the network reads: ``tokens`` (B, T) int64, or packed (1, N); an encoder-decoder also ``source`` (B, S)."""
     targets: dict[str, Tensor]
     """What only the objective reads: ``labels`` (B, T) int64, ``IGNORED`` where no target, or ``classes`` (B,)."""
     n_tokens: int = 0
     """Real (not padding) input tokens, for throughput."""
-    lengths: tuple[int, ...] | None = None
-    """Where the B rows are packed, one after another in one row (1, N): the positions of each."""
+    lengths: tuple[int, ...] = ()
+    """Real positions of each of the B rows, of the ``source`` where there is one; without them all are real."""
+    packed: bool = False
+    """Whether the rows stand one after another in one row (1, N); otherwise they are padded on the right."""
+
+    def __post_init__(self) -> None:
+        """Without lengths every row is full; what has no positions, such as an image, counts as one."""
+        if not self.lengths and self.inputs:
+            rows = self.inputs.get("source", next(iter(self.inputs.values())))
+            full = rows.shape[1] if rows.dim() == 2 else 1
+            object.__setattr__(self, "lengths", (full,) * len(rows))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(iter(self.inputs.values())).device
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        move = {"device": device, "non_blocking": True}
-        return Batch(
-            {k: v.to(**move) for k, v in self.inputs.items()},  # type: ignore[call-overload]
-            {k: v.to(**move) for k, v in self.targets.items()},  # type: ignore[call-overload]
-            self.n_tokens,
-            self.lengths,
-        )
+
+        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+        return dataclasses.replace(self, inputs=moved(self.inputs), targets=moved(self.targets))
 
 
 @dataclass(frozen=True)

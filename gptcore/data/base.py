@@ -7,7 +7,7 @@ nothing else, so it is the same for any number of processes, any micro-batch siz
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -64,8 +64,9 @@ class Source(Protocol):
     """sha256 of the content, as the checkpoint stores it: a resumed run refuses other data."""
     tokenizer_digest: str
     """Digest of the tokenizer that made the token ids."""
-    vocab_size: int
-    """Upper bound of the token ids."""
+    limits: Mapping[str, int]
+    """What a network must be able to read, by the names of its own bounds: for text ``vocab_size``, above every token
+    id, and ``context_length``, the longest sample in positions."""
     context_length: int
     """The longest sample, in positions."""
 

@@ -8,7 +8,7 @@ Shapes: B windows, T = context_length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class WindowSource:
         self.fingerprint = shards.fingerprint
         self.tokenizer_digest = manifest.tokenizer_digest
         self.tokenizer_name = manifest.tokenizer_name
-        self.vocab_size = manifest.vocab_size
+        self.limits: Mapping[str, int] = {"vocab_size": manifest.vocab_size, "context_length": context_length}
         self.text_size: TextSize | None = TextSize(manifest.n_tokens, manifest.n_bytes)
         self.context_length = context_length
         self._arrays = shards.arrays
@@ -79,6 +79,7 @@ class WindowSource:
             inputs={"tokens": tokens[:, :-1].contiguous()},
             targets={"labels": tokens[:, 1:].contiguous()},
             n_tokens=len(rows) * self.context_length,
+            lengths=(self.context_length,) * len(rows),
         )
 
     def _read(self, start: int, length: int) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from gptcore.batch import Batch, Loss
 from gptcore.config import Config
 from gptcore.data.base import Source
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.distill_loss import Mixture
 
 
@@ -34,7 +34,7 @@ class Objective(Config):
         """
         raise NotImplementedError
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The loss summed, part by part, over ``counts(batch)`` items."""
         raise NotImplementedError
 
@@ -52,14 +52,14 @@ class Objective(Config):
         del means, sums, counts, source
         return {}
 
-    def fits(self, network: Model) -> None:
+    def fits(self, network: Network) -> None:
         """Refuse a network that cannot be trained for this; asked before anything is trained.
 
         Raises:
             ConfigError: says what is expected, what the network is, and what to do.
         """
 
-    def distilled(self, student: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
+    def distilled(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         """The loss of a batch, mixed with the divergence from a teacher; where the objective is ``distillable``.
 
         Raises:

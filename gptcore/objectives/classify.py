@@ -1,6 +1,6 @@
-"""Classification from the last real token.
+"""Classification from the network's summary of each row: a decoder's is its last real token.
 
-Shapes: B rows, T positions, C width, K classes.
+Shapes: B rows, C width, K classes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptcore.batch import Batch, Loss
 from gptcore.data.base import Source
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.distill_loss import Mixture, distilled
 from gptcore.objectives.base import Objective
 from gptcore.objectives.fitting import check_class_head, check_same_outputs
@@ -40,7 +40,7 @@ class Classify(Objective):
         """Rows in the batch."""
         return {_PART: len(batch.targets["classes"])}
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The loss and the number of rows whose best class is right."""
         logits = class_logits(model, batch)
         classes = batch.targets["classes"]
@@ -55,7 +55,7 @@ class Classify(Objective):
         del means, source
         return {"accuracy": sums["correct"] / counts[_PART]}
 
-    def fits(self, network: Model) -> None:
+    def fits(self, network: Network) -> None:
         """A network with a head over classes.
 
         Raises:
@@ -63,7 +63,7 @@ class Classify(Objective):
         """
         check_class_head(type(self).__name__, network)
 
-    def distilled(self, student: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
+    def distilled(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         """The teacher's probabilities of the same classes.
 
         Raises:
@@ -81,9 +81,9 @@ class Classify(Objective):
         return Loss({_PART: total}, sums=_correct(logits, classes))
 
 
-def class_logits(model: Model, batch: Batch) -> Tensor:
-    """(B, K) fp32 logits of the classes, read at each row's last real token."""
-    hidden = model.features_at(batch.inputs["tokens"], batch.inputs["last"], lengths=batch.lengths)  # (B, C)
+def class_logits(model: Network, batch: Batch) -> Tensor:
+    """(B, K) fp32 logits of the classes, read from each row's summary."""
+    hidden = model.summary(batch.inputs, lengths=batch.lengths, packed=batch.packed)  # (B, C)
     logits: Tensor = model.head(hidden)
     return logits.float()
 

@@ -16,7 +16,7 @@ from gptcore import checkpoint
 from gptcore.batch import Batch, Loss
 from gptcore.data.base import Source
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.distill_loss import Mixture
 from gptcore.objectives.base import Objective
 from gptcore.objectives.fitting import check_same_outputs, n_outputs_of
@@ -59,7 +59,7 @@ class Distill(Objective):
         """As the hard loss counts."""
         return self.objective.counts(batch)
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The summed loss.
 
         Raises:
@@ -68,7 +68,7 @@ class Distill(Objective):
         """
         if not model.training:
             return self.objective(model, batch)
-        teacher = _teacher(self.teacher, batch.inputs["tokens"].device)
+        teacher = _teacher(self.teacher, batch.device)
         return self.objective.distilled(model, teacher, batch, Mixture(self.temperature, self.soft))
 
     def figures(
@@ -77,7 +77,7 @@ class Distill(Objective):
         """Those of the hard loss."""
         return self.objective.figures(means, sums, counts, source)
 
-    def fits(self, network: Model) -> None:
+    def fits(self, network: Network) -> None:
         """Student and teacher fit the hard loss and have the same number of outputs.
 
         Raises:
@@ -91,7 +91,7 @@ class Distill(Objective):
 
 
 @lru_cache(maxsize=1)
-def _teacher(path: Path, device: torch.device) -> Model:
+def _teacher(path: Path, device: torch.device) -> Network:
     """The teacher, read once for all steps of a run."""
     model = checkpoint.load(path, device=device).model
     for parameter in model.parameters():

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, as_words
 
 
-def check_causal(objective: str, network: Model) -> None:
+def check_causal(objective: str, network: Network) -> None:
     """Refuse a network in which a position sees the words after it.
 
     Raises:
@@ -22,13 +22,14 @@ def check_causal(objective: str, network: Model) -> None:
         )
 
 
-def check_word_head(objective: str, network: Model) -> None:
+def check_word_head(objective: str, network: Network) -> None:
     """Refuse a network whose head has not one output for each word.
 
     Raises:
-        ConfigError: names both numbers.
+        ConfigError: it reads no words, or the head has another number of outputs; the text names both numbers.
     """
-    n_outputs, n_words = n_outputs_of(network), network.config.vocab_size
+    n_words = as_words(network, purpose=objective).config.vocab_size
+    n_outputs = n_outputs_of(network)
     if n_outputs != n_words:
         raise ConfigError(
             f"{objective} expects a head with an output for each of the {n_words:,} words, got "
@@ -36,14 +37,15 @@ def check_word_head(objective: str, network: Model) -> None:
         )
 
 
-def check_class_head(objective: str, network: Model) -> None:
-    """Refuse a network whose head is still the one over the words.
+def check_class_head(objective: str, network: Network) -> None:
+    """Refuse a network whose rows have no summary, or whose head is still the one over the words.
 
     Raises:
-        ConfigError: the words would be taken for classes.
+        ConfigError: there is nothing to read a class from, or the words would be taken for classes.
     """
+    network.require("summary", purpose=objective)
     n_outputs = n_outputs_of(network)
-    if n_outputs == network.config.vocab_size:
+    if "words" in network.abilities and n_outputs == as_words(network, purpose=objective).config.vocab_size:
         raise ConfigError(
             f"{objective} expects a head over classes, got {type(network).__name__} with its head over {n_outputs:,} "
             "words; add the transform Classifier(labels=...) to the run"
@@ -60,9 +62,10 @@ def check_same_outputs(teacher: int, student: int, *, what: str) -> None:
         raise ConfigError(f"the teacher has {teacher} {what}, the student {student}; they must be the same ones")
 
 
-def n_outputs_of(network: Model) -> int:
+def n_outputs_of(network: Network) -> int:
     """Outputs of a network's head, of whatever layer it is made."""
+    head = network.head
+    width = getattr(head, "in_features", network.config.width)
     with torch.no_grad():
-        device = next(network.parameters()).device
-        outputs: Tensor = network.head(torch.zeros(1, network.config.width, device=device))
+        outputs: Tensor = head(torch.zeros(1, width, device=next(network.parameters()).device))
     return outputs.shape[-1]

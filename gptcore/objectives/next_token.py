@@ -16,7 +16,7 @@ from torch import Tensor
 from gptcore.batch import IGNORED, Batch, Loss
 from gptcore.data.base import Source
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, as_words
 from gptcore.nn.distill_loss import Mixture, linear_distillation
 from gptcore.nn.linear_loss import linear_cross_entropy
 from gptcore.objectives.base import Objective
@@ -39,9 +39,10 @@ class NextToken(Objective):
         """Target positions in the batch."""
         return {_PART: int((batch.targets["labels"] != IGNORED).sum())}
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """Head and cross-entropy are computed at target positions only."""
-        features, head = model.features_and_head(batch.inputs["tokens"], lengths=batch.lengths)
+        words = as_words(model, purpose="a loss of tokens")
+        features, head = words.features_and_head(batch.inputs["tokens"], lengths=batch.lengths, packed=batch.packed)
         hidden, labels = target_rows(features, batch.targets["labels"])
         if head is not None:
             total = linear_cross_entropy(hidden, head, labels)
@@ -60,7 +61,7 @@ class NextToken(Objective):
             found["bits_per_byte"] = mean / math.log(2) * size.n_tokens / size.n_bytes
         return found
 
-    def fits(self, network: Model) -> None:
+    def fits(self, network: Network) -> None:
         """A causal network with a head over the words.
 
         Raises:
@@ -69,20 +70,21 @@ class NextToken(Objective):
         check_causal(type(self).__name__, network)
         check_word_head(type(self).__name__, network)
 
-    def distilled(self, student: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
+    def distilled(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         """The teacher's probabilities at the same target positions.
 
         Raises:
             ConfigError: teacher and student differ in their words, or the student's head is not plain.
         """
-        check_same_outputs(teacher.config.vocab_size, student.config.vocab_size, what="words")
+        ours, known = (as_words(each, purpose="distillation of words") for each in (student, teacher))
+        check_same_outputs(known.config.vocab_size, ours.config.vocab_size, what="words")
         tokens, targets = batch.inputs["tokens"], batch.targets["labels"]
-        features, head = student.features_and_head(tokens, lengths=batch.lengths)
+        features, head = ours.features_and_head(tokens, lengths=batch.lengths, packed=batch.packed)
         if head is None:
             raise ConfigError("the student's head is quantized or adapted; only a plain head can be distilled into")
         hidden, labels = target_rows(features, targets)
         with torch.no_grad():
-            theirs, _ = target_rows(teacher.features(tokens, lengths=batch.lengths), targets)
+            theirs, _ = target_rows(known.features(tokens, lengths=batch.lengths, packed=batch.packed), targets)
 
         def teach(rows: slice) -> Tensor:
             with torch.no_grad():

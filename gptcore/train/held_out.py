@@ -9,7 +9,7 @@ import torch
 
 from gptcore.data.base import Source
 from gptcore.errors import DataError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.train.parallel import Parallel
 from gptcore.train.weighing import Weighing
@@ -29,7 +29,7 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate(
-    model: Model,
+    model: Network,
     source: Source,
     objective: Objective,
     *,

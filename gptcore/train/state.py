@@ -23,7 +23,7 @@ from gptcore.files import (
     whole_folder,
     write_json,
 )
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import TrainConfig
 from gptcore.train.optim import optimizer_tensors, restore_optimizer
@@ -50,7 +50,7 @@ RESULT = "result.json"
 class RunState:
     """What a checkpoint holds; every process of a run has one, rank 0 writes."""
 
-    model: Model
+    model: Network
     spec: ModelSpec
     tokenizer: Tokenizer
     optimizer: torch.optim.Optimizer

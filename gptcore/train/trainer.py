@@ -21,7 +21,7 @@ from torch import nn
 from gptcore.checkpoint import ModelSpec
 from gptcore.data.base import Data, Source
 from gptcore.errors import DataError, DivergedError, InterruptedRun, OutOfDiskError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import RUNTIME, TrainConfig
@@ -37,7 +37,7 @@ from gptcore.train.result import Progress, TrainResult
 from gptcore.train.resume import Position, seed_step, told_of
 from gptcore.train.state import RunState
 from gptcore.train.update_size import copied_sample, update_ratio
-from gptcore.train.utilization import Work, ceiling
+from gptcore.train.utilization import ceiling
 from gptcore.train.weighing import Weighing
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 class Trainer:
     """One process of one run: built by ``Run.execute``, used once."""
 
-    model: Model
+    model: Network
     spec: ModelSpec
     tokenizer: Tokenizer
     objective: Objective
@@ -90,7 +90,7 @@ class Trainer:
             self.model, self.spec, self.tokenizer, self.optimizer, config, parallel, self.out, self._identity
         )
         self.records = Records(self.out, self.log, main=parallel.rank == 0)
-        self.clock = StepClock(Work.of(self.model))
+        self.clock = StepClock(self.model.operations())
         self.stop = StopRequest()
         self._all_asked = self._in_update = False
         self._fault = ""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gptcore.batch import IGNORED, Batch, Loss
 from gptcore.data import Source
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, as_words
 from gptcore.objectives import Objective
 from gptcore.objectives.next_token import target_rows
 from gptcore.transforms import Transform
@@ -21,7 +21,7 @@ from gptcore.transforms import Transform
 class TurnedHead(Transform):
     """A second head, which says whether the halves of a text were turned round."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Add it."""
         model.turned_head = nn.Linear(model.config.width, 2)
         return model
@@ -45,9 +45,10 @@ class MaskedAndTurned(Objective):
         labels, turned = batch.targets["labels"], batch.targets["turned"]
         return {"masked": int((labels != IGNORED).sum()), "turned": int((turned != IGNORED).sum())}
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """Both sums; the second one is over nothing where no row is asked."""
-        features = model.features(batch.inputs["tokens"])
+        words = as_words(model, purpose="hidden words")
+        features = words.features(batch.inputs["tokens"], lengths=batch.lengths, packed=batch.packed)
         hidden, labels = target_rows(features, batch.targets["labels"])
         logits: Tensor = model.head(hidden)
         rows = (batch.targets["turned"] != IGNORED).nonzero().squeeze(1)
@@ -67,7 +68,7 @@ class MaskedAndTurned(Objective):
         del means, source
         return {"masked_accuracy": sums["right"] / counts["masked"]}
 
-    def fits(self, network: Model) -> None:
+    def fits(self, network: Network) -> None:
         """A network with both heads."""
         if not hasattr(network, "turned_head"):
             raise ConfigError(f"MaskedAndTurned expects a turned_head, {type(network).__name__} has none")
@@ -77,7 +78,7 @@ class MaskedAndTurned(Objective):
 class OneNumberHead(Transform):
     """A head of one number in the place of the one over the words."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Swap it."""
         model.head = nn.Linear(model.config.width, 1)
         return model
@@ -85,7 +86,7 @@ class OneNumberHead(Transform):
 
 @dataclass(frozen=True)
 class MeasuredNumber(Objective):
-    """Squared error of a number for each row, read at its last token."""
+    """Squared error of a number for each row, read from its summary."""
 
     def weights(self) -> dict[str, float]:
         """One part."""
@@ -95,9 +96,10 @@ class MeasuredNumber(Objective):
         """Rows."""
         return {"square": len(batch.targets["values"])}
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The summed squares, and the summed distances."""
-        found: Tensor = model.head(model.features(batch.inputs["tokens"])[:, -1])[:, 0]
+        summary = model.summary(batch.inputs, lengths=batch.lengths, packed=batch.packed)
+        found: Tensor = model.head(summary)[:, 0]
         distance = found - batch.targets["values"]
         return Loss({"square": distance.square().sum()}, {"distance": float(distance.detach().abs().sum())})
 
