@@ -1,7 +1,8 @@
 """Batch and Loss: the two values of a training step.
 
-A ``Batch`` is born aligned: its targets are already shifted, so nobody downstream shifts again. A ``Loss`` is a sum
-with its count, so that micro-batches and processes add up exactly and one division gives the mean.
+A ``Batch`` is born aligned: its targets are already shifted, so nobody downstream shifts again. A ``Loss`` is sums, one
+for each part; how many items a part has is counted from the targets, so that micro-batches and processes add up exactly
+and one division gives each part's mean.
 
 Shapes: B rows, T positions, N positions of all packed rows together.
 """
@@ -56,11 +57,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """A summed loss over ``count`` items, and further sums by name (for example ``correct``)."""
+    """The summed losses of a batch by part, and further sums by name (for example ``correct``)."""
 
-    total: Tensor
-    """() fp32: the sum of the items' losses."""
-    count: int
-    """The number of items (target tokens, rows) in the sum."""
+    parts: dict[str, Tensor]
+    """Name of a part -> () fp32, nats: the sum over that part's items. While training every part of the objective is
+    there: one without items in this batch is a sum over nothing that still hangs on the model, as torch's losses over
+    no rows do, because processes wait for each other's gradients of all weights."""
     sums: dict[str, float]
-    """Further sums over the same items."""
+    """Further sums over the items."""
+
+    @property
+    def total(self) -> Tensor:
+        """() fp32: the sum of a loss of one part; the parts of another have denominators of their own."""
+        if len(self.parts) != 1:
+            raise ValueError(f"expected a loss of one part, got {', '.join(self.parts) or 'none'}; read Loss.parts")
+        return next(iter(self.parts.values()))

@@ -32,8 +32,9 @@ from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import EnergyMeter, energy_logged
 from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.result import Progress, TrainResult
 from gptcore.train.state import FINISHED
-from gptcore.train.trainer import Progress, Trainer, TrainResult
+from gptcore.train.trainer import Trainer
 from gptcore.transforms.base import Transform
 
 
@@ -138,6 +139,7 @@ class Run(Config):
             model.require("generate", purpose="train.sample_prompts")
         for part in filter(None, (source, held_out)):
             check_fit(part, model, tokenizer)
+        self.objective.fits(model)
         return Trainer(
             model=model,
             spec=spec,
@@ -145,6 +147,8 @@ class Run(Config):
             objective=self.objective,
             source=source,
             held_out=held_out,
+            data=self.data,
+            held_out_data=self.held_out,
             config=self.train,
             seed=self.seed,
             out=out,

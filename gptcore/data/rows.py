@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gptcore.batch import IGNORED, Batch
+from gptcore.data.base import STILL, Draw, TextSize
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
 from gptcore.tokenizer import Tokenizer
@@ -78,6 +79,9 @@ class PaddedRows:
         DataError: there are no rows.
     """
 
+    text_size: TextSize | None = None
+    """Rows are no running text."""
+
     def __init__(self, tokens: Sequence[Ids], targets: RowTargets, *, tokenizer: Tokenizer, ledger: Ledger) -> None:
         if not tokens:
             raise DataError("no rows are left to learn from or to measure on; the ledger says why each was dropped")
@@ -107,11 +111,12 @@ class PaddedRows:
         batches = np.concatenate(bucketed).reshape(-1, batch_size)
         return np.concatenate([rng.permutation(batches, axis=0).reshape(-1), order[n_even:]])
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False, draw: Draw = STILL) -> Batch:
         """Inputs ``tokens`` (B, T) int64, padded on the right with end-of-text.
 
         Packed, the rows stand one after another: ``tokens`` (1, N).
         """
+        del draw  # nothing about these rows is random
         chosen = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[chosen]
         arrange = _one_after_another if packed else _padded

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gptcore.batch import Batch
-from gptcore.data.base import Data, seeded_order
+from gptcore.data.base import STILL, Data, Draw, TextSize, seeded_order
 from gptcore.data.corpus import Shards, open_shards
 from gptcore.errors import ConfigError, DataError
 
@@ -59,8 +59,7 @@ class WindowSource:
         self.tokenizer_digest = manifest.tokenizer_digest
         self.tokenizer_name = manifest.tokenizer_name
         self.limits: Mapping[str, int] = {"vocab_size": manifest.vocab_size, "context_length": context_length}
-        self.n_tokens = manifest.n_tokens
-        self.n_bytes = manifest.n_bytes
+        self.text_size: TextSize | None = TextSize(manifest.n_tokens, manifest.n_bytes)
         self.context_length = context_length
         self._arrays = shards.arrays
         self._starts = np.cumsum([0, *(len(array) for array in shards.arrays)])
@@ -70,9 +69,9 @@ class WindowSource:
         del batch_size
         return seeded_order(self.n_samples, seed=seed, epoch=epoch)
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False, draw: Draw = STILL) -> Batch:
         """Inputs ``tokens`` (B, T) int64, targets ``labels`` (B, T) int64: the next token of each."""
-        del packed  # windows are equally long
+        del packed, draw  # windows are equally long, and nothing about them is random
         length = self.context_length + 1
         rows = np.stack([self._read(int(i) * self.context_length, length) for i in indices])  # (B, T+1)
         tokens = torch.from_numpy(rows)

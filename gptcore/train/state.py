@@ -186,7 +186,7 @@ class RunState:
         """
         state = checkpoint.load_training(path)
         check_identity(state.values["position"]["identity"], self.identity, folder=self.out)
-        self.position = Position(**state.values["position"])
+        self.position = Position.from_saved(state.values["position"])
         # copied out of the mapped file, which would stay on the disk, deleted, for as long as the run lives
         moments = {name: tensor.clone() for name, tensor in state.tensors.items()}
         parameters = dict(self.model.named_parameters())
