@@ -186,6 +186,8 @@ def assert_same(one: list[Mapping[str, Any]], other: list[Mapping[str, Any]]) ->
     assert [line.keys() for line in one] == [line.keys() for line in other]
     asked = ["train/loss/turned" in line for line in one if "train/loss" in line]
     assert set(asked) == {True, False}  # a step without any item of the second part is among them
+    for name in ("val/loss", "val/loss/turned", "val/masked_accuracy"):
+        assert other[-1][name] == pytest.approx(one[-1][name], rel=1e-4)
     for name in ("train/loss", "train/loss/masked", "train/loss/turned", "train/grad_norm"):
         for line, same in zip(one[:2], other[:2], strict=True):
             if name in line:
