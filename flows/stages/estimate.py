@@ -11,7 +11,7 @@ from flows.sources.base import Places
 from flows.sources.hub import starting_sizes
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare.result import PrepareResult
-from gptcore.models import PRESETS, ModelConfig
+from gptcore.models import PRESETS, WordNetworkConfig
 from gptcore.train import TrainConfig
 
 FORWARD_AND_BACKWARD, FORWARD = 6.0, 2.0
@@ -68,7 +68,7 @@ class Estimate:
     """The prepared data, if it exists."""
 
     @cached_property
-    def model(self) -> ModelConfig | None:
+    def model(self) -> WordNetworkConfig | None:
         """The sizes of the base model; None where they are not known before it is fetched."""
         settings = self.pipeline.pretrain
         return starting_sizes(settings.init) if settings.init else settings.model

@@ -47,7 +47,7 @@ def train_classifier(
     """A classifier on the base model, measured on the test rows."""
     tokenizer, base = inputs.path("prepare-data", "tokenizer"), inputs.path("pretrain", CHECKPOINT)
     labels = inputs.get(PrepareResult).part("classify").labels
-    length = read_spec(base).model.context_length
+    length = read_spec(base).words.context_length
 
     def data(split: str) -> LabelledText:
         path = inputs.path("prepare-data", f"classify/{split}.jsonl")

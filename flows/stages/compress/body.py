@@ -58,7 +58,7 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> CompressResult:
     _hold_against_gate(variants)
     paths = {one.name: context.folder / one.checkpoint for one in variants if one.checkpoint}
     original = checkpoint.load(words.checkpoint)
-    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.model), variants=paths)
+    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.decoder), variants=paths)
     context.log.log_table([one.to_dict() for one in equivalence], "equivalence.json")
     parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
     return CompressResult(
@@ -124,14 +124,14 @@ def _language_model(config: CompressStage, instruct: InstructStage, inputs: Inpu
         spec = checkpoint.read_spec(path)
 
         def rows(split: str) -> Instructions:
-            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.model.context_length
+            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.words.context_length
             template = spec.template or instruct.template
             return Instructions(file, path / "tokenizer", template, length, instruct.mask_prompt, split=split)
 
         subject = Subject("language", path, rows("train"), rows("val"), NextToken())
         return subject, rows("test").open(), "the answers to the held-out instructions"
     path = inputs.path("pretrain", CHECKPOINT)
-    length = checkpoint.read_spec(path).model.context_length
+    length = checkpoint.read_spec(path).words.context_length
     train, val = (TokenWindows(inputs.path("prepare-data", f"corpus/{name}"), length) for name in ("train", "val"))
     return Subject("language", path, train, val, NextToken()), val.open(), "the held-out part of the corpus"
 
@@ -144,7 +144,7 @@ def _classifier(config: ClassifyStage, inputs: Inputs) -> tuple[Subject, Source,
     """What is compressed, the rows it is measured on, and the number of classes."""
     path = inputs.path("finetune-classifier", CHECKPOINT)
     labels = inputs.get(PrepareResult).part("classify").labels
-    length = checkpoint.read_spec(path).model.context_length
+    length = checkpoint.read_spec(path).words.context_length
 
     def rows(split: str) -> LabelledText:
         file = inputs.path("prepare-data", f"classify/{split}.jsonl")

@@ -62,7 +62,7 @@ def train_instruct(
 
     def data(split: str) -> Instructions:
         path = inputs.path("prepare-data", f"instruct/{split}.jsonl")
-        length = spec.model.context_length
+        length = spec.words.context_length
         return Instructions(path, folder_of, config.template, length, config.mask_prompt, split=split)
 
     training = Run(

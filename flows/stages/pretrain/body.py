@@ -30,7 +30,7 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> PretrainResult:
     model = replace(config.model, vocab_size=inputs.get(PrepareResult).vocab_size)
     init = local_checkpoint(config.init, context.places.cache) if config.init else None
     if init is not None:
-        length = min(length, read_spec(init).model.context_length)
+        length = min(length, read_spec(init).words.context_length)
     training = Run(
         model=None if init else model,
         init=init,
