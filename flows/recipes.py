@@ -14,11 +14,11 @@ from typing import Literal, cast
 from flows.compress_recipe import CompressStage
 from flows.sources import Book, Demo, Files, SourceConfig
 from gptcore.config import Config, at_least, nearest, set_by_path
-from gptcore.data.labelled import LongInputs
 from gptcore.data.templates import template_by_name
 from gptcore.errors import ConfigError
 from gptcore.models import PRESETS, GPTConfig, ModelConfig
 from gptcore.nn.surgery import named_linears
+from gptcore.readers import LongInputs
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
 from gptcore.transforms import NF4, Dropout, LoRA
 

@@ -212,7 +212,6 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
         base=part("pretrain"),
         instruct=part("finetune-instruct"),
         classifier=part("finetune-classifier"),
-        long_inputs=chain.pipeline.classify.long_inputs,
         variants=variants,
     )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gptcore.batch import Batch
 from gptcore.config import Config
+from gptcore.readers import TextReader
 
 
 class Source(Protocol):
@@ -26,11 +27,13 @@ class Source(Protocol):
     fingerprint: str
     """sha256 of the content, as the checkpoint stores it: a resumed run refuses other data."""
     tokenizer_digest: str
-    """Digest of the tokenizer that made the token ids."""
+    """Digest of the tokenizer that made the token ids; empty where there are none."""
+    images_digest: str
+    """Digest of the image reader that made the pixels; empty where there are none."""
     vocab_size: int
-    """Upper bound of the token ids."""
+    """Upper bound of the token ids; 0 where there are none."""
     context_length: int
-    """The longest sample, in positions."""
+    """The longest sample, in positions; 0 where there are none."""
 
     def order(self, *, epoch: int, seed: int, batch_size: int) -> NDArray[np.int64]:
         """(n_samples,) a permutation of the samples; consecutive runs of ``batch_size`` form the steps' batches."""
@@ -51,6 +54,11 @@ class Data(Config):
     def open(self) -> Source:
         """Open the files; verify them; raise ``DataError`` if they cannot be used."""
         raise NotImplementedError
+
+    @property
+    def reader(self) -> TextReader | None:
+        """How each text is read, which the checkpoint keeps; None where a sample is not the reading of one text."""
+        return None
 
 
 def seeded_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -98,6 +98,7 @@ class PaddedRows:
         self.lengths: Ids = np.array([len(row) for row in tokens], dtype=np.int64)
         self.context_length = int(self.lengths.max())
         self.tokenizer_digest = tokenizer.digest
+        self.images_digest = ""
         self.tokenizer_name = tokenizer.name
         self.vocab_size = tokenizer.vocab_size
         self.ledger = ledger

@@ -21,6 +21,7 @@ from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.families import Family, model_with
 from gptcore.export.hf_tokens import PAD
 from gptcore.models import GPT, Model, ModelConfig
+from gptcore.readers import Readers
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier, ExtendVocabulary
 
@@ -41,7 +42,7 @@ def padded_classifier(loaded: Loaded) -> Loaded:
         )
     tokenizer = loaded.tokenizer.with_special_tokens([PAD])
     model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.model.config.vocab_size)).apply(loaded.model)
-    return loaded._replace(model=model.eval(), tokenizer=tokenizer)
+    return loaded._replace(model=model.eval(), readers=Readers(tokenizer))
 
 
 def classifier_config(tokenizer: Tokenizer, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from gptcore.data.base import Source
 from gptcore.errors import DataError, DivergedError, InterruptedRun, OutOfDiskError
 from gptcore.models.base import Model
 from gptcore.objectives.base import Objective
-from gptcore.tokenizer import Tokenizer
+from gptcore.readers import Readers
 from gptcore.train.config import RUNTIME, TrainConfig
 from gptcore.train.feed import Feed, Share
 from gptcore.train.held_out import HeldOut, evaluate
@@ -64,7 +64,7 @@ class Trainer:
 
     model: Model
     spec: ModelSpec
-    tokenizer: Tokenizer
+    readers: Readers
     objective: Objective
     source: Source
     held_out: Source | None
@@ -97,7 +97,7 @@ class Trainer:
             world_size=parallel.world_size,
         )
         self.state = RunState(
-            self.model, self.spec, self.tokenizer, self.optimizer, config, parallel, self.out, self._identity
+            self.model, self.spec, self.readers, self.optimizer, config, parallel, self.out, self._identity
         )
         self.records = Records(self.out, self.log, main=parallel.rank == 0)
         self.clock = StepClock(Work.of(self.model))
@@ -349,8 +349,8 @@ class Trainer:
             position.best_loss, position.best_step = result.loss, position.step
             if config.keep == "best":
                 self.state.save_best()
-        if self.parallel.sharded or self.parallel.rank == 0:
-            self.records.sample(self.model, self.tokenizer, config.sample_prompts, step=position.step)
+        if config.sample_prompts and (self.parallel.sharded or self.parallel.rank == 0):
+            self.records.sample(self.model, self.readers.words(), config.sample_prompts, step=position.step)
         return {f"val/{name}": value for name, value in result.metrics.items()}
 
     def _measured(self, max_samples: int | None) -> HeldOut:
@@ -372,9 +372,10 @@ class Trainer:
         return {
             "data": told_of(self.source),
             "held_out": told_of(self.held_out),
-            "tokenizer": {"name": self.tokenizer.name, "digest": self.tokenizer.digest},
+            **{name: {"name": each.name, "digest": each.digest} for name, each in self.readers.present()},
             "init": self.init,
             **{name: spec[name] for name in ("model", "transforms", "template")},
+            "reader": spec.get("reader"),
             "train": {name: value for name, value in train.items() if name not in RUNTIME},
             "objective": self.objective.to_dict(),
             "seed": self.seed,
