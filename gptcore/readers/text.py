@@ -61,13 +61,22 @@ class TextReader(Config):
         Raises:
             ConfigError: the row would have room for fewer than 2 tokens.
         """
-        room = context_length if self.longest is None else min(context_length, self.longest)
-        if room < 2:
-            raise ConfigError(f"expected room for at least 2 tokens of a text, got {room}; raise context_length")
+        room = self.room(context_length)
         whole = np.array(tokenizer.encode(text), dtype=np.int64)
         kept = cut_long(whole, context_length=room - self.end_token, keep=self.long_inputs)
         ids = np.append(kept, tokenizer.end_of_text) if self.end_token else kept
         return TextRow(ids, len(kept), len(whole) - len(kept))
+
+    def room(self, context_length: int) -> int:
+        """The most tokens of a row, the end token among them.
+
+        Raises:
+            ConfigError: fewer than 2.
+        """
+        room = context_length if self.longest is None else min(context_length, self.longest)
+        if room < 2:
+            raise ConfigError(f"expected room for at least 2 tokens of a text, got {room}; raise context_length")
+        return room
 
     def within(self, context_length: int) -> TextReader:
         """The same for a model of this context; a ``longest`` that is the whole context needs no saying."""
