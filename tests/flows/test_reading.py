@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
+from flows.export.mlflow_models import export_mlflow
 from flows.gate.items import EvaluationSet
 from flows.gate.measure import Instrument, ModelFiles, measure
 from flows.gate.policy import GatePolicy
-from flows.journal import new_run_id, open_journal
-from flows.mlflow_models import export_mlflow
-from flows.recipes import EvaluateStage
-from flows.run_logger import MlflowLogger
 from flows.settings import read_settings
-from flows.shipper import Shipper
-from flows.sources import Places
+from flows.sources.base import Places
 from flows.stages.context import Context
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.tracking.journal import new_run_id, open_journal
+from flows.tracking.logger import MlflowLogger
+from flows.tracking.shipper import Shipper
 from gptcore import checkpoint
 from gptcore.data import LabelledText
 from gptcore.measures import class_probabilities
