@@ -19,7 +19,7 @@ from gptcore.data.rows import PaddedRows, RowClasses
 from gptcore.errors import ConfigError, DataError
 from gptcore.export.places import labels_of
 from gptcore.measures import class_probabilities
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.readers import TextReader
 from gptcore.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ from gptcore.tokenizer import Tokenizer
 class TextClassifier:
     """A classifier of text."""
 
-    model: Model
+    model: Network
     """The network."""
     tokenizer: Tokenizer
     """Its tokenizer."""
@@ -36,6 +36,8 @@ class TextClassifier:
     """How it reads a text."""
     labels: tuple[str, ...]
     """Its classes, in the order of their ids."""
+    context_length: int
+    """The most positions that it can see at once."""
 
     @staticmethod
     def load(path: Path) -> TextClassifier:
@@ -49,7 +51,7 @@ class TextClassifier:
         labels = labels_of(loaded)
         if not labels:
             raise ConfigError(f"expected a classifier, got {path}, which has no classes; fine-tune one from it")
-        return TextClassifier(loaded.model, loaded.tokenizer, loaded.spec.reader, labels)
+        return TextClassifier(loaded.model, loaded.tokenizer, loaded.spec.reader, labels, loaded.spec.words.context_length)
 
     def probabilities(self, texts: Sequence[str], *, batch_size: int = 32) -> Tensor:
         """(n, K) fp32: the probability of each class for each text.
@@ -57,7 +59,7 @@ class TextClassifier:
         Raises:
             DataError: a text is empty, and its row has no end token that could be read instead.
         """
-        context = self.model.config.context_length
+        context = self.context_length
         rows = [self.reader.read(text, tokenizer=self.tokenizer, context_length=context).ids for text in texts]
         if (empty := next((i for i, row in enumerate(rows) if not len(row)), None)) is not None:
             raise DataError(f"expected a text to classify, got an empty one in row {empty}; leave it out")

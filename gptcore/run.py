@@ -24,7 +24,7 @@ from gptcore.data.base import Data, Source
 from gptcore.errors import ConfigError, TokenizerMismatch
 from gptcore.files import write_json
 from gptcore.locking import hold
-from gptcore.models.base import Model, ModelConfig
+from gptcore.models.network import Network, NetworkConfig
 from gptcore.nn.surgery import count_parameters
 from gptcore.objectives.base import Objective
 from gptcore.readers import ImageReader, Reader, Readers
@@ -33,8 +33,9 @@ from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import EnergyMeter, energy_logged
 from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.result import Progress, TrainResult
 from gptcore.train.state import FINISHED
-from gptcore.train.trainer import Progress, Trainer, TrainResult
+from gptcore.train.trainer import Trainer
 from gptcore.transforms.base import Transform
 
 
@@ -50,7 +51,7 @@ class Run(Config):
     """Folder of the tokenizer that made the data; None where nothing is text."""
     held_out: Data | None = None
     """What the held-out loss is measured on."""
-    model: ModelConfig | None = None
+    model: NetworkConfig | None = None
     """Sizes of a model from random weights; set this or ``init``."""
     init: Path | None = None
     """Checkpoint to start from; set this or ``model``."""
@@ -139,8 +140,11 @@ class Run(Config):
         source = self.data.open()
         held_out = self.held_out.open() if self.held_out else None
         model, spec, init = self._build(readers)
+        if self.train.sample_prompts:
+            model.require("generate", purpose="train.sample_prompts")
         for part in filter(None, (source, held_out)):
             check_fit(part, model, readers)
+        self.objective.fits(model)
         return Trainer(
             model=model,
             spec=spec,
@@ -148,6 +152,8 @@ class Run(Config):
             objective=self.objective,
             source=source,
             held_out=held_out,
+            data=self.data,
+            held_out_data=self.held_out,
             config=self.train,
             seed=self.seed,
             out=out,
@@ -160,20 +166,18 @@ class Run(Config):
         """The readers that the checkpoint will have.
 
         Raises:
-            ConfigError: prompts are to be continued, or held-out texts are read in another way than those of training.
+            ConfigError: held-out texts are read in another way than those of training.
         """
         readers = Readers(
             Tokenizer.load(self.tokenizer) if self.tokenizer else None,
             ImageReader.load(self.images) if self.images else None,
         )
-        if self.train.sample_prompts and readers.tokenizer is None:
-            raise ConfigError("train.sample_prompts needs a network that reads text; leave it empty for this one")
         own, other = self.data.reader, self.held_out.reader if self.held_out else None
         if own and other and own != other:
             raise ConfigError(f"expected held_out to be read as data is, by {own}, got {other}; give both the same")
         return readers
 
-    def _build(self, readers: Readers) -> tuple[Model, ModelSpec, str | None]:
+    def _build(self, readers: Readers) -> tuple[Network, ModelSpec, str | None]:
         """The model, its spec, and the digest of the checkpoint it is from."""
         digest = None
         if self.init is not None:
@@ -193,7 +197,7 @@ class Run(Config):
             template=self.template or spec.template,
             tokenizer_digest=readers.tokenizer.digest if readers.tokenizer else "",
             images_digest=readers.images.digest if readers.images else "",
-            reader=reader.within(model.config.context_length) if reader else spec.reader,
+            reader=reader.within(spec.words.context_length) if reader else spec.reader,
         )
         return model, spec, digest
 
@@ -219,12 +223,12 @@ def _shown(reader: Reader | None) -> str:
     return f"{reader.name} ({reader.digest[:12]})" if reader else "none"
 
 
-def check_fit(source: Source, model: Model, readers: Readers) -> None:
+def check_fit(source: Source, model: Network, readers: Readers) -> None:
     """Refuse data that the model cannot read.
 
     Raises:
         TokenizerMismatch: the data was made with another tokenizer or image reader.
-        ConfigError: the data has more words or longer samples than the model.
+        ConfigError: the data is of another kind, or has more words or longer samples than the model.
     """
     made_with = {"tokenizer": source.tokenizer_digest}
     if readers.images is not None:
@@ -235,16 +239,7 @@ def check_fit(source: Source, model: Model, readers: Readers) -> None:
                 f"the data was made with {name} {digest[:12] or 'none'}, "
                 f"this run uses {_shown(dict(readers.present()).get(name))}; prepare the data again with that one"
             )
-    if source.vocab_size > model.config.vocab_size:
-        raise ConfigError(
-            f"the data has token ids up to {source.vocab_size - 1}, the model only {model.config.vocab_size} words; "
-            "set model.vocab_size to the tokenizer's"
-        )
-    if source.context_length > model.config.context_length:
-        raise ConfigError(
-            f"the data is cut to {source.context_length} positions, the model's context_length is "
-            f"{model.config.context_length}; lower data.context_length or choose a larger model"
-        )
+    model.config.check_fit(source.limits)
 
 
 def seed_everything(seed: int) -> None:

@@ -63,7 +63,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         ConfigError: the model is a classifier that transformers has no form for.
         ExportMismatch: what was read back is not the model.
     """
-    family, labels = family_of(loaded.model), labels_of(loaded)
+    family, labels = family_of(loaded.decoder), labels_of(loaded)
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     if labels:
         loaded = padded_classifier(loaded)
@@ -71,7 +71,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
     tensors = family.to_hf_tensors(loaded.model)
     if labels:
         config |= classifier_config(loaded.tokenizer, labels)
-        tensors |= score_tensors(loaded.model, tensors)
+        tensors |= score_tensors(loaded.decoder, tensors)
         tensors.pop("lm_head.weight", None)
     else:
         config["eos_token_id"] = template.end_id(loaded.tokenizer) if template else loaded.tokenizer.end_of_text
@@ -79,7 +79,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         write_json(folder / "generation_config.json", {**ends, "do_sample": False})
     write_json(folder / "config.json", config)
     checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
-    length, reader = loaded.model.config.context_length, loaded.spec.reader if labels else None
+    length, reader = loaded.decoder.config.context_length, loaded.spec.reader if labels else None
     write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, reader=reader)
     _check(folder, loaded, reader=reader)
 
@@ -147,13 +147,13 @@ def _check(folder: Path, loaded: Loaded, *, reader: TextReader | None) -> None:
     try:
         model, _ = _model_in(folder)
         texts = [text for text in PROBES if END_OF_TEXT not in text]
-        length = loaded.model.config.context_length
+        length = loaded.decoder.config.context_length
         check_hf_tokenizer(folder, loaded.tokenizer, context_length=length, probes=texts, reader=reader)
     except CheckpointError as error:
         raise ExportMismatch(
             f"the folder was read back and is not what was meant: {error}; nothing was written"
         ) from error
-    tokens = torch.tensor([probe(loaded.model)])
+    tokens = torch.tensor([probe(loaded.decoder)])
     with torch.no_grad():
         agreement(loaded.model(tokens)[0], model(tokens)[0]).require(what="the written folder")
 

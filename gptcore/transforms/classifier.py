@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.surgery import freeze
 from gptcore.transforms.base import Transform
 
@@ -28,7 +28,7 @@ class Classifier(Transform):
     n_blocks: int = 1
     """How many of the last blocks are trained with ``last_blocks``."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Change the head and freeze the rest as told.
 
         Raises:
