@@ -99,7 +99,7 @@ class Loaded(NamedTuple):
         Raises:
             ConfigError: it is of another kind.
         """
-        return as_decoder(self.model, purpose="this checkpoint's use")
+        return as_decoder(self.model, purpose="decoding")
 
 
 class TrainingState(NamedTuple):
