@@ -51,7 +51,8 @@ class TextClassifier:
         labels = labels_of(loaded)
         if not labels:
             raise ConfigError(f"expected a classifier, got {path}, which has no classes; fine-tune one from it")
-        return TextClassifier(loaded.model, loaded.tokenizer, loaded.spec.reader, labels, loaded.spec.words.context_length)
+        context_length = loaded.spec.words.context_length
+        return TextClassifier(loaded.model, loaded.tokenizer, loaded.spec.reader, labels, context_length)
 
     def probabilities(self, texts: Sequence[str], *, batch_size: int = 32) -> Tensor:
         """(n, K) fp32: the probability of each class for each text.

@@ -12,66 +12,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from gptcore import checkpoint
-from gptcore.batch import Batch, Loss
+from gptcore.batch import Batch
 from gptcore.checkpoint import ModelSpec
+from gptcore.classifier import TextClassifier
 from gptcore.data.base import Data, seeded_order
 from gptcore.errors import CheckpointError, ConfigError, TokenizerMismatch
-from gptcore.models import Model, ModelConfig
-from gptcore.objectives import Objective
+from gptcore.objectives import Classify
 from gptcore.readers import ImageReader
 from gptcore.run import Run
-from gptcore.text import TextModel
-from gptcore.tokenizer import Tokenizer
+from gptcore.tokenizer import train_bpe
 from gptcore.train import MemoryLogger, TrainConfig
+from gptcore.transforms import Classifier
+from tests.house.networks import HouseViewerConfig
 
 READER = ImageReader(size=4, channels=1, mean=(0.5,), std=(0.25,))
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(12, 4, 4, 1), dtype=np.uint8)
 BRIGHT = (PIXELS.mean(axis=(1, 2, 3)) > 127).astype(np.int64)
 
 
-@dataclass(frozen=True)
-class TileConfig(ModelConfig):
-    """Sizes of a network of small images."""
-
-    vocab_size: int = 0
-    context_length: int = 0
-    width: int = 8
-    n_layers: int = 1
-    n_heads: int = 1
-    dropout: float = 0.0
-    tied_head: bool = False
-
-    def build(self) -> Model:
-        return Tile(self)
-
-
-class Tile(Model):
-    """Pixels through one layer to two classes."""
-
-    def __init__(self, config: TileConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.blocks = nn.ModuleList([nn.Linear(16, config.width)])
-        self.head = nn.Linear(config.width, 2)
-
-    def forward(self, pixels: torch.Tensor, **_: Any) -> torch.Tensor:
-        return self.head(torch.relu(self.blocks[0](pixels.flatten(1))))
-
-
-@dataclass(frozen=True)
-class TileClasses(Objective):
-    """Bright or dark."""
-
-    def count(self, batch: Batch) -> int:
-        return len(batch.targets["classes"])
-
-    def __call__(self, model: Model, batch: Batch) -> Loss:
-        classes = batch.targets["classes"]
-        total = nn.functional.cross_entropy(model(batch.inputs["pixels"]), classes, reduction="sum")
-        return Loss(total=total, count=len(classes), sums={})
+SIZES = HouseViewerConfig(size=4, channels=1)
+HEAD = Classifier(labels=("dark", "bright"), train="all")
 
 
 @dataclass(frozen=True)
@@ -90,11 +52,11 @@ class TileSource:
     n_samples = len(PIXELS)
     fingerprint = "tiles"
     tokenizer_digest = ""
-    vocab_size = 0
     context_length = 0
+    text_size = None
 
     def __init__(self, reader: ImageReader) -> None:
-        self.images_digest = reader.digest
+        self.images_digest, self.limits = reader.digest, reader.limits
         self._pixels = torch.stack([reader.read(image) for image in PIXELS])
 
     def order(self, *, epoch: int, seed: int, **_: int) -> np.ndarray[Any, Any]:
@@ -113,8 +75,8 @@ def run(tmp_path: Path) -> Callable[..., Run]:
 
     def build(**changes: Any) -> Run:
         train = TrainConfig(steps=4, batch_size=4, checkpoint_every=2, eval_every=2, **changes.pop("train", {}))
-        settings = {"model": TileConfig(), "images": tmp_path / "images", **changes}
-        return Run(data=data, held_out=data, objective=TileClasses(), train=train, **settings)
+        settings = {"model": SIZES, "transforms": (HEAD,), "images": tmp_path / "images", **changes}
+        return Run(data=data, held_out=data, objective=Classify(), train=train, **settings)
 
     return build
 
@@ -127,7 +89,7 @@ def test_an_image_networks_checkpoint_has_its_reader_and_no_tokenizer(run: Calla
     assert loaded.readers.images == READER
     assert loaded.spec.readers == {"images": READER.digest}
     assert Run.from_dict(json.loads((tmp_path / "out" / "run.json").read_text())) == first
-    further = run(model=None, init=path).execute(tmp_path / "further", MemoryLogger()).path
+    further = run(model=None, transforms=(), init=path).execute(tmp_path / "further", MemoryLogger()).path
     assert checkpoint.load(further).readers.images == READER
 
 
@@ -146,10 +108,11 @@ def stop_at_three(progress: Any) -> None:
 
 def test_text_is_not_asked_of_an_image_network(run: Callable[..., Run], tmp_path: Path) -> None:
     path = run().execute(tmp_path / "out", MemoryLogger()).path
-    message = "expected a network that reads text, got one that reads images-4x4x1; it has no tokenizer"
-    with pytest.raises(ConfigError, match=message):
-        TextModel.load(path)
-    with pytest.raises(ConfigError, match=r"train\.sample_prompts needs a network that reads text"):
+    with pytest.raises(ConfigError, match="expected a model that reads text, got a HouseViewerConfig"):
+        TextClassifier.load(path)
+    with pytest.raises(ConfigError, match="that reads text, got one that reads images-4x4x1; it has no tokenizer"):
+        _ = checkpoint.load(path).tokenizer
+    with pytest.raises(ConfigError, match=r"can generate text for train\.sample_prompts, got a HouseViewer"):
         run(train={"sample_prompts": ("Once",)}).execute(tmp_path / "prompts", MemoryLogger())
 
 
@@ -159,7 +122,8 @@ def test_images_read_in_another_way_are_refused(run: Callable[..., Run], tmp_pat
     other.save(tmp_path / "other")
     with pytest.raises(TokenizerMismatch, match=rf"made with images {READER.digest[:12]}, this run uses images-4x4x1"):
         run(images=tmp_path / "other").execute(tmp_path / "a", MemoryLogger())
-    moved = dataclasses.replace(run(model=None, init=path, images=tmp_path / "other"), data=Tiles(tmp_path / "other"))
+    further = run(model=None, transforms=(), init=path, images=tmp_path / "other")
+    moved = dataclasses.replace(further, data=Tiles(tmp_path / "other"), held_out=None)
     with pytest.raises(
         TokenizerMismatch, match=rf"trained with images images-4x4x1 \({READER.digest[:12]}\), the data"
     ):
@@ -174,12 +138,12 @@ def test_a_run_without_any_reader_is_refused(run: Callable[..., Run]) -> None:
 @pytest.mark.parametrize("named", [(), ("tokenizer",), ("images",), ("tokenizer", "images")])
 @pytest.mark.parametrize("there", [(), ("tokenizer",), ("images",), ("tokenizer", "images")])
 def test_a_checkpoint_has_exactly_the_readers_that_it_names(
-    tokenizer: Tokenizer, tmp_path: Path, named: tuple[str, ...], there: tuple[str, ...]
+    tmp_path: Path, named: tuple[str, ...], there: tuple[str, ...]
 ) -> None:
-    readers = {"tokenizer": tokenizer, "images": READER}
-    spec = ModelSpec(TileConfig(), **{f"{name}_digest": readers[name].digest for name in named})
+    readers = {"tokenizer": train_bpe(["a word"], vocab_size=257), "images": READER}
+    spec = ModelSpec(SIZES, **{f"{name}_digest": readers[name].digest for name in named})
     given: dict[str, Any] = {name: readers[name] for name in there}
-    checkpoint.save(tmp_path / "c", model=TileConfig().build(), spec=spec, **given)
+    checkpoint.save(tmp_path / "c", model=SIZES.build(), spec=spec, **given)
     if named == there and named:
         assert checkpoint.load(tmp_path / "c").readers.digests() == spec.readers
     else:
