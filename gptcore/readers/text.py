@@ -1,4 +1,4 @@
-"""TextReader: which tokens of a text a network reads, and where it is read off.
+"""TextReader: which tokens of a text a classifier reads. What stands for the row is the network's own to say.
 
 A text longer than the context keeps its head, its tail, or both; for 510 tokens "head+tail" keeps 128 + 382 of a text
 up to 800 tokens and 256 + 254 of a longer one, scaled to the context (after Sun et al. 2019, "How to Fine-Tune BERT for
@@ -45,8 +45,6 @@ class TextReader(Config):
     """Which part of a longer text is read."""
     end_token: bool = True
     """Whether ``<|endoftext|>`` ends the row."""
-    pooling: Literal["last"] = "last"
-    """Which position stands for the row: its last token."""
     longest: int | None = None
     """Longest row in tokens, the end token among them; None: the model's ``context_length``."""
 
