@@ -13,14 +13,13 @@ from typing import Any, Final
 
 import mlflow.pyfunc
 import pandas as pd
-import torch
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from gptcore import checkpoint
-from gptcore.data.labelled import cut_long
-from gptcore.errors import ConfigError, DataError
+from gptcore.classifier import TextClassifier
+from gptcore.errors import DataError
 from gptcore.export.places import check_place, labels_of
 from gptcore.files import whole_folder
 from gptcore.generation import Sampling
@@ -35,7 +34,6 @@ from flows.mlflow_models import {kind}
 set_model({kind}())
 '''
 _ARTIFACT: Final = "checkpoint"
-_BATCH_SIZE: Final = 32
 _MARKS: Final = ("MLmodel",)
 _OTHERS: Final = ("artifacts", "*.py", "__pycache__", "*.yaml", "*.yml", "requirements.txt", "metadata")
 
@@ -73,7 +71,7 @@ class TextGeneration(PythonModel):
 
 
 class Classification(PythonModel):
-    """Rows with ``text`` to rows with ``label`` and its ``probability``; of a longer text the head is read."""
+    """Rows with ``text`` to rows with ``label`` and its ``probability``; each text is read as it was in training."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the checkpoint.
@@ -81,12 +79,8 @@ class Classification(PythonModel):
         Raises:
             ConfigError: it is no classifier.
         """
-        self._loaded = checkpoint.load(Path(context.artifacts[_ARTIFACT]))
-        self._labels = labels_of(self._loaded)
-        if not self._labels:
-            raise ConfigError("the checkpoint is no classifier; save it as a text-generation model")
+        self._classifier = TextClassifier.load(Path(context.artifacts[_ARTIFACT]))
 
-    @torch.no_grad()
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
@@ -96,26 +90,9 @@ class Classification(PythonModel):
             DataError: a text is no text.
         """
         del context, params
-        texts, chances = _texts(model_input, "text"), []
-        for start in range(0, len(texts), _BATCH_SIZE):
-            chances.append(self._chances(texts[start : start + _BATCH_SIZE]))
-        every = torch.cat(chances) if chances else torch.zeros(0, len(self._labels))
-        best = every.argmax(dim=1).tolist()
-        probabilities = [float(row[i]) for row, i in zip(every, best, strict=True)]
-        return pd.DataFrame({"label": [self._labels[i] for i in best], "probability": probabilities})
-
-    def _chances(self, texts: list[str]) -> torch.Tensor:
-        """Probabilities (B, K), read at the end of text, as in training."""
-        model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        room = self._loaded.spec.words.context_length - 1
-        rows = []
-        for ids in tokenizer.encode_batch(texts):
-            kept = cut_long(torch.tensor(ids, dtype=torch.int64).numpy(), context_length=room, keep="head")
-            rows.append(torch.tensor([*kept.tolist(), tokenizer.end_of_text]))
-        lengths = [len(row) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.end_of_text)
-        logits: torch.Tensor = model.head(model.summary({"tokens": padded}, lengths=lengths))
-        return logits.float().softmax(dim=1)
+        best, ids = self._classifier.probabilities(_texts(model_input, "text")).max(dim=1)
+        labels = [self._classifier.labels[i] for i in ids.tolist()]
+        return pd.DataFrame({"label": labels, "probability": best.tolist()})
 
 
 _PARAMS: Final = (

@@ -5,6 +5,7 @@ Language models become ``GPT2LMHeadModel`` or ``LlamaForCausalLM``, classifiers 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +27,11 @@ from gptcore.export.hf_classifier import (
     padded_classifier,
     score_tensors,
 )
-from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_tokenizer, write_hf_tokenizer
+from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_reader, read_hf_tokenizer, write_hf_tokenizer
 from gptcore.export.places import check_place, exportable, labels_of
 from gptcore.files import MANIFEST, read_json_object, verify_folder, whole_folder, write_json
 from gptcore.models import Model, ModelConfig
+from gptcore.readers import TextReader
 from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 
 _MARKS: Final = ("config.json",)
@@ -77,9 +79,9 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         write_json(folder / "generation_config.json", {**ends, "do_sample": False})
     write_json(folder / "config.json", config)
     checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
-    length = loaded.decoder.config.context_length
-    write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, classifies=bool(labels))
-    _check(folder, loaded, classifies=bool(labels))
+    length, reader = loaded.decoder.config.context_length, loaded.spec.reader if labels else None
+    write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, reader=reader)
+    _check(folder, loaded, reader=reader)
 
 
 def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) -> Path:
@@ -101,12 +103,11 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
         raise CheckpointError(
             f"{folder}: the tokenizer has {known.vocab_size} words, the model {model.config.vocab_size}"
         )
-    checkpoint.save(
-        out,
-        model=model,
-        spec=ModelSpec(spec.model, transforms=spec.transforms, tokenizer_digest=known.digest),
-        tokenizer=known,
-    )
+    reader = TextReader()
+    if spec.transforms:
+        reader = read_hf_reader(folder, context_length=model.config.context_length)
+    spec = replace(spec, tokenizer_digest=known.digest, reader=reader)
+    checkpoint.save(out, model=model, spec=spec, tokenizer=known)
     return out
 
 
@@ -137,7 +138,7 @@ def _model_in(folder: Path) -> tuple[Model, ModelSpec]:
     return classifier_from_hf(family, config, tensors, labels=labels, place=str(folder))
 
 
-def _check(folder: Path, loaded: Loaded, *, classifies: bool) -> None:
+def _check(folder: Path, loaded: Loaded, *, reader: TextReader | None) -> None:
     """Hold what was written against what was meant.
 
     Raises:
@@ -146,7 +147,8 @@ def _check(folder: Path, loaded: Loaded, *, classifies: bool) -> None:
     try:
         model, _ = _model_in(folder)
         texts = [text for text in PROBES if END_OF_TEXT not in text]
-        check_hf_tokenizer(folder, loaded.tokenizer, probes=texts, classifies=classifies)
+        length = loaded.decoder.config.context_length
+        check_hf_tokenizer(folder, loaded.tokenizer, context_length=length, probes=texts, reader=reader)
     except CheckpointError as error:
         raise ExportMismatch(
             f"the folder was read back and is not what was meant: {error}; nothing was written"

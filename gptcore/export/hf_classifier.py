@@ -22,6 +22,7 @@ from gptcore.export.families import Family, model_with
 from gptcore.export.hf_tokens import PAD
 from gptcore.models import GPT, Model, ModelConfig
 from gptcore.models.base import as_decoder
+from gptcore.readers import Readers
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier, ExtendVocabulary
 
@@ -42,7 +43,7 @@ def padded_classifier(loaded: Loaded) -> Loaded:
         )
     tokenizer = loaded.tokenizer.with_special_tokens([PAD])
     model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.model.config.vocab_size)).apply(loaded.model)
-    return loaded._replace(model=model.eval(), tokenizer=tokenizer)
+    return loaded._replace(model=model.eval(), readers=Readers(tokenizer))
 
 
 def classifier_config(tokenizer: Tokenizer, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Shapes: r rank, I inputs, O outputs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptcore import checkpoint
-from gptcore.checkpoint import Loaded, ModelSpec
+from gptcore.checkpoint import Loaded
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.families import Family, family_of
 from gptcore.export.hf import write_hf
@@ -114,13 +115,8 @@ def import_peft(folder: Path, base: Path, out: Path) -> Path:
         for name, (a, b) in pairs.items():
             layers[name].lora_a.zero_()[: len(a)] = a
             layers[name].lora_b.zero_()[:, : len(a)] = b
-    spec = ModelSpec(
-        loaded.spec.model,
-        transforms=(*loaded.spec.transforms, update),
-        template=loaded.spec.template,
-        tokenizer_digest=loaded.tokenizer.digest,
-    )
-    checkpoint.save(out, model=model, spec=spec, tokenizer=loaded.tokenizer)
+    spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, update))
+    checkpoint.save(out, model=model, spec=spec, **loaded.readers._asdict())
     return out
 
 

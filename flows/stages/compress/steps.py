@@ -92,7 +92,7 @@ class Workshop:
         loaded = checkpoint.load(source)
         spec = without_lora(loaded.spec)
         if step in _DTYPES:
-            checkpoint.save(path, model=loaded.model, spec=loaded.spec, tokenizer=loaded.tokenizer, dtype=_DTYPES[step])
+            checkpoint.save(path, model=loaded.model, spec=loaded.spec, **loaded.readers._asdict(), dtype=_DTYPES[step])
             return
         model: Network
         if step in ("magnitude", "wanda"):
@@ -112,7 +112,7 @@ class Workshop:
                 model = gptq(loaded.model, self._calibration(loaded), transform)
             else:
                 model = transform.apply(loaded.model)
-        checkpoint.save(path, model=model, spec=spec, tokenizer=loaded.tokenizer)
+        checkpoint.save(path, model=model, spec=spec, **loaded.readers._asdict())
 
     def _transform(self, step: str) -> Transform:
         if step == "nf4":
