@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from gptcore.errors import CheckpointError
 from gptcore.files import read_json_object, verify_folder, whole_folder, write_json
 from gptcore.models.base import Model, ModelConfig
 from gptcore.tokenizer import Tokenizer
-from gptcore.transforms.base import Transform
+from gptcore.transforms.base import Head, Transform
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,20 @@ class ModelSpec(Config):
     """Prompt template it was instructed with; None for a base model or a classifier."""
     tokenizer_digest: str = ""
     """Digest of the tokenizer beside the weights."""
+
+    @property
+    def head(self) -> Head:
+        """What the head gives: words, unless a transform has put another in its place."""
+        return next((each.head for each in reversed(self.transforms) if each.head), "words")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the head's outputs, as those of classes; empty where they have none."""
+        return next((each.outputs for each in reversed(self.transforms) if each.head), ())
+
+    def merged(self) -> ModelSpec:
+        """The same after the updates beside its layers were merged into them."""
+        return replace(self, transforms=tuple(each for each in self.transforms if not each.merges_away))
 
     def build(self) -> Model:
         """The structure with fresh weights."""

@@ -27,7 +27,6 @@ from gptcore.generation import Sampling
 from gptcore.measures import Continuation, bits_per_byte, continuation_nats, predicted_classes
 from gptcore.text import TextModel
 from gptcore.train import Progress
-from gptcore.transforms import Classifier
 
 Values = dict[str, float | None]
 
@@ -151,17 +150,15 @@ def _answers(model: TextModel, rows: Sequence[Mapping[str, str]]) -> Values:
 def _accuracy(path: Path, long_inputs: LongInputs, items: EvaluationSet, folder: Path) -> Values:
     """1 for the right class and 0 for another; a class that the model was never told of counts against it."""
     loaded = checkpoint.load(path)
-    head = next(each for each in loaded.spec.transforms if isinstance(each, Classifier))
-    further = sorted({row["label"] for row in items.classes} - set(head.labels))
+    known = loaded.spec.outputs
+    further = sorted({row["label"] for row in items.classes} - set(known))
     rows = folder / "classes.jsonl"
     write_json_lines(rows, items.classes)
     length = loaded.model.config.context_length
-    labels = (*head.labels, *further)
+    labels = (*known, *further)
     source = LabelledText(rows, path / "tokenizer", labels, length, long_inputs, split="test").open()
     told = predicted_classes(loaded.model, source)
-    return {
-        row["id"]: float(head.labels[answer] == row["label"]) for row, answer in zip(items.classes, told, strict=True)
-    }
+    return {row["id"]: float(known[answer] == row["label"]) for row, answer in zip(items.classes, told, strict=True)}
 
 
 def _judged(

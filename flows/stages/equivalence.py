@@ -26,7 +26,7 @@ from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import Model
-from gptcore.transforms import merge_lora
+from gptcore.nn import merge_adapters
 
 LONGEST: Final = 64
 """Tokens of held-out text on which forms are compared."""
@@ -67,7 +67,7 @@ def same_model(
 def merged_model(loaded: Loaded, tokens: list[int]) -> list[dict[str, Any]]:
     """The row of an adapted model whose updates are folded into its weights; they are folded in place."""
     wanted = _logits(loaded.model, tokens)
-    return [_row("LoRA merged", True, wanted, lambda: _logits(merge_lora(loaded.model).eval(), tokens))]
+    return [_row("LoRA merged", True, wanted, lambda: _logits(merge_adapters(loaded.model).eval(), tokens))]
 
 
 def held_out_tokens(source: Source, model: Model) -> list[int]:

@@ -220,7 +220,10 @@ def _instruct(
         folder_of = context.folder / "tokenizer"
         tokenizer.save(folder_of)
         # an adapter beside frozen weights would never learn the new tokens' embeddings
-        transforms = (ExtendVocabulary(vocab_size=tokenizer.vocab_size), *map(_with_new_words, transforms))
+        transforms = (
+            ExtendVocabulary(vocab_size=tokenizer.vocab_size),
+            *(each.with_trained_words() for each in transforms),
+        )
 
     def data(split: str) -> Instructions:
         path = inputs.path("prepare-data", f"instruct/{split}.jsonl")
@@ -241,13 +244,6 @@ def _instruct(
     result = _execute(run, context, folder=folder)
     _save_ledger(context.folder / folder, [data("train"), data("val")])
     return result
-
-
-def _with_new_words(transform: Transform) -> Transform:
-    """The same with a token embedding that is trained."""
-    if isinstance(transform, LoRA):
-        return replace(transform, also_train=(*transform.also_train, "token_embedding"))
-    return replace(transform, embedding="fp32") if isinstance(transform, NF4) else transform
 
 
 def _save_ledger(folder: Path, parts: Sequence[LabelledText | Instructions]) -> None:

@@ -23,7 +23,7 @@ from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
 from gptcore.models.gpt import GPT, GPTConfig
 from gptcore.nn.block import Block
-from gptcore.transforms.lora import merge_lora
+from gptcore.nn.surgery import merge_adapters
 
 _ROUNDS = 64
 """In so many rounds at most the groups of a layer are removed; scores are renewed after each."""
@@ -40,7 +40,7 @@ def prune_heads(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
     """
     config = model.config
     _check(kept, config.n_heads, what="heads")
-    merge_lora(model)
+    merge_adapters(model)
     for block in model.blocks:
         attention = cast(Block, block).attention
         out = cast(nn.Linear, attention.out)
@@ -63,7 +63,7 @@ def prune_hidden(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
     """
     config = model.config
     _check(kept, config.hidden_size, what="hidden neurons")
-    merge_lora(model)
+    merge_adapters(model)
     for block in model.blocks:
         layer = cast(Block, block).feedforward
         down = cast(nn.Linear, layer.down)
@@ -82,7 +82,7 @@ def prune_blocks(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
         ConfigError: there are not more blocks than that.
     """
     _check(kept, len(model.blocks), what="blocks")
-    merge_lora(model)
+    merge_adapters(model)
     influence = []
     for block in model.blocks:
         before = [x for x, _ in calibration.calls]

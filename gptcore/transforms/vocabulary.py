@@ -10,6 +10,7 @@ from torch import nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model
+from gptcore.nn.linear import StandIn
 from gptcore.transforms.base import Transform
 
 
@@ -28,11 +29,15 @@ class ExtendVocabulary(Transform):
         """Replace the embedding, and the head with it.
 
         Raises:
-            ConfigError: the model would have to shrink, or its embedding is quantized.
+            ConfigError: the model would have to shrink, or its embedding is not plain or not there.
         """
-        if not isinstance(model.token_embedding, nn.Embedding):
-            raise ConfigError("the token embedding is quantized, and cannot be extended; extend the fp32 model")
-        old = model.token_embedding.weight
+        embedding = getattr(model, "token_embedding", None)
+        if embedding is None:
+            raise ConfigError(f"a {type(model).__name__} reads no words, so its vocabulary cannot be extended")
+        if type(embedding) is not nn.Embedding:
+            form = embedding.stored_as if isinstance(embedding, StandIn) else f"a {type(embedding).__name__}"
+            raise ConfigError(f"the token embedding is {form}, and cannot be extended; extend the fp32 model")
+        old = embedding.weight
         if self.vocab_size < old.shape[0]:
             raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")
         tied = isinstance(model.head, nn.Linear) and model.head.weight is old

@@ -187,7 +187,9 @@ def test_a_lora_update_is_merged_and_new_rows_go_along(saved: Callable[..., Path
 
 @pytest.mark.parametrize("transform", [Quantize(), Quantize(bits=4, group_size=8)])
 def test_a_quantized_model_is_not_exported(saved: Callable[..., Path], tmp_path: Path, transform: Transform) -> None:
-    with pytest.raises(ConfigError, match="is quantized; export the fp32 checkpoint it was made from"):
+    with pytest.raises(
+        ConfigError, match="stored as int8, so exporting .* is not possible: the model is quantized; take the fp32"
+    ):
         export_hf(saved(transform), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 

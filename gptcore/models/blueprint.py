@@ -1,0 +1,71 @@
+"""What a configuration builds, without its numbers: the measure of what is a plain layer of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from gptcore.errors import ConfigError
+from gptcore.models.base import Model, ModelConfig
+from gptcore.nn.linear import StandIn
+
+
+class Undrawn(TorchFunctionMode):
+    """Weights are not drawn while it is entered; on the meta device that would take torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leave out torch's three initialisations."""
+        del types
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def blueprint(config: ModelConfig) -> Model:
+    """The model of a configuration on the meta device."""
+    with Undrawn(), torch.device("meta"):
+        return config.build()
+
+
+def strangers(model: Model) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of another kind than ``model.config`` builds in their place, by dotted name; not what is in them."""
+    built = {name: type(module) for name, module in blueprint(model.config).named_modules()}
+    above = ""
+    for name, module in model.named_modules():
+        if above and name.startswith(above):
+            continue
+        if type(module) is not built.get(name):
+            above = f"{name}."
+            yield name, module
+
+
+def require_plain(model: Model, *, what: str, within: Collection[nn.Module] | None = None) -> None:
+    """Insist that a model has no other layers than its configuration builds.
+
+    Args:
+        model: any updates beside its layers are merged.
+        what: is going to be done with it, for the message.
+        within: only these modules are looked at; all of them, if None.
+
+    Raises:
+        ConfigError: a layer is stored in codes, or of a kind that nobody knows; it is named.
+    """
+    for name, module in strangers(model):
+        if within is not None and module not in within:
+            continue
+        where, kind = name or "the model", type(module).__name__
+        if isinstance(module, StandIn):
+            raise ConfigError(
+                f"{where} is stored as {module.stored_as}, so {what} is not possible: the model is quantized; take "
+                "the fp32 checkpoint it was made from"
+            )
+        raise ConfigError(
+            f"{where} is a {kind}, which a {type(model.config).__name__} does not build, so {what} could not keep what "
+            "it computes; expected plain layers, or one that derives from gptcore.nn.StandIn and merges into them"
+        )
