@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.options import ROOT, Options
-from flows.catalogue import fetch
+from flows.sources.catalogue import fetch
 from gptcore.data.corpus import write_shards
 from gptcore.data.instructions import Instructions
 from gptcore.data.labelled import LabelledText

@@ -69,7 +69,7 @@ def measure_client(options: Options, folder: Path) -> Measured:  # noqa: ARG001 
     """By MLflow's own client, a call for each step."""
     from mlflow.entities import Metric
 
-    from flows.tracking import connect
+    from flows.tracking.runs import connect
 
     with tempfile.TemporaryDirectory() as home:
         client = connect(_settings(home))
@@ -83,7 +83,7 @@ def measure_client(options: Options, folder: Path) -> Measured:  # noqa: ARG001 
 
 
 def _logged(settings: Settings, options: Options) -> Measured:
-    from flows.tracking import stage_run
+    from flows.tracking.runs import stage_run
 
     with stage_run(settings, stage="pretrain", name="bench", key="bench", params={}) as run:
         # whatever is done once is not a step's: importing MLflow, making the tables, the first attempt

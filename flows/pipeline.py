@@ -10,15 +10,13 @@ from typing import Any
 
 from prefect import Flow, flow
 
-from flows.engine import Chain, Outcome, numbers
-from flows.launch import Launch
-from flows.machines import leading
-from flows.orchestration import prefect_tags, publish_markdown
-from flows.provenance import environment_tags
-from flows.report import PipelineReport, StageReport, summary_rows, write_report
-from flows.request import Begun, OwnData, Preset, chain, configuration
-from flows.run_logger import MlflowLogger
-from flows.running import present
+from flows.chain.engine import Chain, Outcome, numbers
+from flows.chain.request import Begun, OwnData, Preset, chain, configuration
+from flows.launch.launch import Launch
+from flows.launch.machines import leading
+from flows.orchestrator.flow_run import prefect_tags, publish_markdown
+from flows.orchestrator.running import present
+from flows.report.page import summary_rows, write_report
 from flows.stage_flows import (
     compress,
     evaluate,
@@ -28,9 +26,12 @@ from flows.stage_flows import (
     prepare_data,
     pretrain,
 )
+from flows.stages.outcome import PipelineReport, StageReport
 from flows.stages.registry import STAGES
 from flows.store import stage_key
-from flows.tracking import pipeline_run
+from flows.tracking.logger import MlflowLogger
+from flows.tracking.provenance import environment_tags
+from flows.tracking.runs import pipeline_run
 
 ORDER: tuple[Flow[..., Any], ...] = (
     prepare_data,

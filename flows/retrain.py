@@ -19,27 +19,27 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
-from flows.data_folder import DataFolder
-from flows.engine import Chain
+from flows.chain.engine import Chain
+from flows.chain.request import OwnData, Preset, chain, configuration
 from flows.gate.decide import Decision
 from flows.gate.hold import Gate, Held
 from flows.gate.policy import GatePolicy
-from flows.launch import Launch
-from flows.orchestration import prefect_tags, publish_link, publish_markdown
+from flows.launch.launch import Launch
+from flows.orchestrator.flow_run import prefect_tags, publish_link, publish_markdown
+from flows.orchestrator.running import present
 from flows.pipeline import pipeline
 from flows.registry.publish import publish
 from flows.registry.versions import ChampionChanged, ModelRegistry, Version
-from flows.request import OwnData, Preset, chain, configuration
 from flows.retraining.candidate import register
 from flows.retraining.look import GATE_AGAIN, Look
 from flows.retraining.notify import notify
 from flows.retraining.policy import RetrainPolicy
 from flows.retraining.situation import Situation, Why, why
-from flows.run_logger import MlflowLogger
-from flows.running import present
 from flows.settings import read_settings
-from flows.stages.compression import QualityGateError
-from flows.tracking import PREFIX, stage_run
+from flows.sources.added import DataFolder
+from flows.stages.compress.body import QualityGateError
+from flows.tracking.logger import MlflowLogger
+from flows.tracking.runs import PREFIX, stage_run
 
 RETRAIN = "retrain"
 """The experiment of all checks, those that skip among them."""

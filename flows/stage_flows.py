@@ -11,11 +11,11 @@ from typing import Any
 
 from prefect import Flow, flow
 
-from flows.launch import Launch
-from flows.machines import leading
-from flows.orchestration import publish_link
-from flows.request import Begun, OwnData, Preset, chain, configuration
-from flows.running import present
+from flows.chain.request import Begun, OwnData, Preset, chain, configuration
+from flows.launch.launch import Launch
+from flows.launch.machines import leading
+from flows.orchestrator.flow_run import publish_link
+from flows.orchestrator.running import present
 
 Summary = dict[str, Any]
 """stage, key, path, seconds, cached, run_id of one stage's output."""

@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
-from flows.orchestration import check_worker_home, publish_table
+from flows.orchestrator.flow_run import check_worker_home, publish_table
 from flows.settings import read_settings
 from flows.upkeep import Policy, retention
 from flows.upkeep import reconcile as look_after

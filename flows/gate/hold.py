@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.engine import Chain
+from flows.chain.engine import Chain
 from flows.gate.decide import Decision, decide
 from flows.gate.evidence import Evidence, Variant
 from flows.gate.items import EvaluationSet, evaluation_set
 from flows.gate.measure import Instrument, ModelFiles, measure
 from flows.gate.policy import GatePolicy
 from flows.gate.table import as_dict, html, markdown, metrics, table_rows
-from flows.journal import new_run_id
-from flows.orchestration import prefect_tags
+from flows.orchestrator.flow_run import prefect_tags
 from flows.registry.versions import ModelRegistry, Version
-from flows.run_logger import MlflowLogger
-from flows.stages import evaluation
 from flows.stages.context import Context
+from flows.stages.evaluate import body as evaluation
 from flows.stages.training import CHECKPOINT
 from flows.store import StageStore, stage_key
-from flows.tracking import PREFIX, connect, stage_run
+from flows.tracking.journal import new_run_id
+from flows.tracking.logger import MlflowLogger
+from flows.tracking.runs import PREFIX, connect, stage_run
 from gptcore.errors import DataError
 
 EVALUATION, GATE = "gate-evaluation", "gate"

@@ -16,9 +16,10 @@ from eval.types import ControlCounts, Sample
 from flows.gate.evidence import Evidence, Variant
 from flows.gate.items import EvaluationSet
 from flows.gate.policy import GatePolicy, Measure
-from flows.recipes import EvaluateStage
-from flows.stages import judged, judging
 from flows.stages.context import Context
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.judge import items as judged
+from flows.stages.judge import sitting as judging
 from gptcore import checkpoint
 from gptcore.data import LabelledText
 from gptcore.data.labelled import LongInputs
@@ -57,7 +58,7 @@ class Instrument:
     evaluate: EvaluateStage
     """The judge."""
     judge: Mapping[str, str]
-    """Whether one answers, and which (``flows.stages.evaluation.judge_state``)."""
+    """Whether one answers, and which (``flows.stages.evaluate.body.judge_state``)."""
     max_new_tokens: int
     """Longest answer; answers take the likeliest token."""
     policy: GatePolicy

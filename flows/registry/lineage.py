@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.catalogue import origin
-from flows.data_folder import DataFolder
 from flows.registry.versions import CHAMPION, ModelRegistry, RegistryError, Version, mirror_path
 from flows.settings import Settings
+from flows.sources.added import DataFolder
+from flows.sources.catalogue import origin
 from flows.store import StageStore
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
 from gptcore.errors import DataError
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flows.provenance import user_name
 from flows.registry.versions import (
     REPLACED,
     ROLLED_BACK,
@@ -15,7 +14,8 @@ from flows.registry.versions import (
     RegistryError,
     Version,
 )
-from flows.tracking import PREFIX
+from flows.tracking.provenance import user_name
+from flows.tracking.runs import PREFIX
 
 _PROMOTED = f"{PREFIX}.promoted"
 

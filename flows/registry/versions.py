@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.settings import Settings
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
 from gptcore.errors import GptcoreError
 from gptcore.files import write_json
 from gptcore.locking import hold

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from flows.engine import Chain
+from flows.chain.engine import Chain
 from flows.gate.hold import variants_of
-from flows.grown import Grown
-from flows.provenance import environment_tags
+from flows.recipes.grown import Grown
 from flows.registry.versions import KEY, ModelRegistry, RegistryError, Version
 from flows.retraining.look import SETTINGS, model_key, settings_digest, stage_keys
 from flows.retraining.situation import Why
 from flows.stages.training import CHECKPOINT
-from flows.tracking import PREFIX, connect
+from flows.tracking.provenance import environment_tags
+from flows.tracking.runs import PREFIX, connect
 
 _MAIN = ("finetune-instruct", "finetune-classifier", "pretrain")
 """The stage whose checkpoint a version is: the first that there is."""

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.data_folder import Added, DataFolder, added_documents, added_rows
-from flows.engine import Chain
+from flows.chain.engine import Chain
 from flows.gate.hold import model_files
 from flows.gate.items import TEXT_CHARS, evaluation_set
-from flows.grown import Grown, without_added_data
+from flows.recipes.grown import Grown, without_added_data
 from flows.registry.versions import ROLLED_BACK, ModelRegistry, Version
 from flows.retraining.drift import Drift, Sample, drift
 from flows.retraining.policy import RetrainPolicy
 from flows.retraining.situation import Situation, Tried
+from flows.sources.added import Added, DataFolder, added_documents, added_rows
 from flows.stages.registry import STAGES
 from flows.store import stage_key
-from flows.tracking import PREFIX
+from flows.tracking.runs import PREFIX
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.config import canonical_json

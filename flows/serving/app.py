@@ -155,7 +155,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 @cache
 def _chat_page() -> str:
-    return files("flows").joinpath("templates/chat.html").read_text(encoding="utf-8")
+    return files("flows.serving").joinpath("templates/chat.html").read_text(encoding="utf-8")
 
 
 def _add(app: FastAPI, method: str, routes: dict[str, Callable[..., Awaitable[Any]]]) -> None:

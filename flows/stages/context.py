@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.launch import Launch
-from flows.run_logger import MlflowLogger
-from flows.sources import Places
+from flows.launch.launch import Launch
+from flows.sources.base import Places
+from flows.tracking.logger import MlflowLogger
 from gptcore.errors import ConfigError
 from gptcore.train import Progress
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flows.hub import starting_digest
-from flows.recipes import Pipeline
-from flows.sources import Places
-from flows.stages import compression, evaluation, prepare, training
+from flows.sources.base import Places
+from flows.sources.hub import starting_digest
+from flows.stages import training
+from flows.stages.compress import body as compression
 from flows.stages.context import Context, Inputs
+from flows.stages.evaluate import body as evaluation
+from flows.stages.pipeline import Pipeline
+from flows.stages.prepare import body as prepare
 from gptcore.config import Config
 
 

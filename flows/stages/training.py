@@ -9,13 +9,16 @@ from typing import Any, Literal
 
 import torch
 
-from flows.figures import confusion_figure, loss_figure
-from flows.hub import local_checkpoint
-from flows.launcher import train as train_run
-from flows.recipes import ClassifyStage, InstructStage, LoraStage, PretrainStage
+from flows.figures.png import confusion_figure, loss_figure
+from flows.launch.launcher import train as train_run
+from flows.sources.hub import local_checkpoint
 from flows.stages.baseline import tfidf_accuracy
+from flows.stages.classify.recipe import ClassifyStage
 from flows.stages.context import Context, Inputs
 from flows.stages.equivalence import LONGEST, merged_model
+from flows.stages.instruct.recipe import InstructStage
+from flows.stages.lora.recipe import LoraStage
+from flows.stages.pretrain.recipe import PretrainStage
 from gptcore import checkpoint
 from gptcore.checkpoint import read_spec
 from gptcore.data import Instructions, LabelledText, Ledger, TokenWindows, template_by_name

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from flows.journal import find_journal
-from flows.journal_sync import sync, waiting
-from flows.running import is_running, presence
+from flows.orchestrator.running import is_running, presence
 from flows.services.deploy import UPKEEP
 from flows.services.prefect_api import ACTIVE, PrefectApi, Row
 from flows.settings import Settings
 from flows.store import StageStore
-from flows.tracking import PREFIX, connect
+from flows.tracking.journal import find_journal
+from flows.tracking.runs import PREFIX, connect
+from flows.tracking.sync import sync, waiting
 from flows.upkeep.findings import Report
 from gptcore.locking import is_held
 

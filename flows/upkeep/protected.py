@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flows.settings import Settings
 from flows.store import StageStore
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
 from gptcore.errors import GptcoreError
 
 if TYPE_CHECKING:

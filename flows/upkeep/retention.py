@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.journal_sync import forget
 from flows.settings import Settings
 from flows.store import StageStore
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
+from flows.tracking.sync import forget
 from flows.upkeep.findings import Report
 from flows.upkeep.leftovers import remove_tree
 from flows.upkeep.protected import Output, Protected, protected, with_inputs

@@ -21,15 +21,16 @@ from typing import Any
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
-from flows.catalogue import DATA_SETS
-from flows.cli import main
-from flows.recipes import EvaluateStage, resolve
-from flows.report import PipelineReport, StageReport
+from flows.cli.app import main
+from flows.recipes.resolve import resolve
 from flows.settings import read_settings
-from flows.sources import Places
-from flows.stages import evaluation
+from flows.sources.base import Places
+from flows.sources.catalogue import DATA_SETS
 from flows.stages.context import Context, Inputs
-from flows.tracking_store import connect
+from flows.stages.evaluate import body as evaluation
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.outcome import PipelineReport, StageReport
+from flows.tracking.store import connect
 from gptcore.data.ledger import Ledger
 from gptcore.locking import hold
 from gptcore.train import Progress
@@ -350,7 +351,7 @@ def judge_home(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def judge_in(place: Path, judge_home: Path) -> Callable[..., Judged]:
     """Runs the evaluate stage against a judge's server, as often as it is called; answers are kept in the place."""
-    from flows.tracking import stage_run
+    from flows.tracking.runs import stage_run
 
     settings = read_settings({"GPTWORKS_HOME": str(judge_home)})
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main
+from flows.cli.app import main
 from flows.settings import read_settings
 from gptcore.data.ledger import Ledger
 
@@ -189,7 +189,7 @@ def test_without_a_network_the_url_and_the_option_that_does_without_are_told(
 def test_a_refused_stage_leaves_its_tracked_run_failed_with_the_reason(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.tracking import connect
+    from flows.tracking.runs import connect
 
     path = write_rows(tmp_path / "rows.jsonl", [{"text": "only a text"}])
     prepare(capsys, home, "--labelled", str(path))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.catalogue import DATA_SETS, DataSet, fetch, fetch_data_set
+from flows.sources.catalogue import DATA_SETS, DataSet, fetch, fetch_data_set
 from gptcore.errors import ConfigError, DataError
 
 TEXT = b"ham\tcall me\nspam\tcall now\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from flows.cli import app
-from flows.cli_examples import EXAMPLES
-from flows.recipes import resolve
+from flows.cli.app import app
+from flows.cli.examples import EXAMPLES
+from flows.recipes.resolve import resolve
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.cli_plan import plan
+from flows.cli.plan import plan
 from gptcore import scaling
 from gptcore.errors import ConfigError
 from gptcore.models import PRESETS
@@ -161,7 +161,7 @@ def test_help_names_every_preset_and_device_and_the_default_share() -> None:
 
 
 def test_help_loads_no_torch() -> None:
-    source = "import sys; import flows.cli_plan; print('torch' in sys.modules)"
+    source = "import sys; import flows.cli.plan; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

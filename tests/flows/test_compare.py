@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main
-from flows.compare import Comparison, compare, keep, markdown
+from flows.cli.app import main
+from flows.judged_runs.compare import Comparison, compare, keep, markdown
 from flows.settings import Settings, read_settings
-from flows.tracking import connect, pipeline_run, stage_run
+from flows.tracking.runs import connect, pipeline_run, stage_run
 from gptcore.errors import ConfigError
 
 pytestmark = pytest.mark.flows

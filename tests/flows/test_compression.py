@@ -10,13 +10,14 @@ from typing import Any, cast
 import pytest
 import torch
 
-from flows.compress_figures import tradeoff_svg
-from flows.compress_recipe import CompressStage, beginnings
-from flows.recipes import LoraStage, resolve
-from flows.sources import Places
-from flows.stages.compression_rows import as_text, measured_words, told_classes
-from flows.stages.compression_steps import Subject, Workshop
+from flows.recipes.resolve import resolve
+from flows.sources.base import Places
+from flows.stages.compress.figures import tradeoff_svg
+from flows.stages.compress.recipe import CompressStage, beginnings
+from flows.stages.compress.rows import as_text, measured_words, told_classes
+from flows.stages.compress.steps import Subject, Workshop
 from flows.stages.context import Context
+from flows.stages.lora.recipe import LoraStage
 from flows.stages.training import _lora
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.data_events import tell_added
-from flows.data_folder import DataFolder, added_documents, added_rows
-from flows.grown import Grown, with_added_data, without_added_data
-from flows.recipes import Pipeline, resolve, with_own_data
-from flows.sources import Files, Places
+from flows.recipes.grown import Grown, with_added_data, without_added_data
+from flows.recipes.resolve import resolve, with_own_data
+from flows.sources.added import DataFolder, added_documents, added_rows
+from flows.sources.added_events import tell_added
+from flows.sources.base import Places
+from flows.sources.files import Files
+from flows.stages.pipeline import Pipeline
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.docstring_tasks import first_sentence, instruction_rows, masked_text
-from flows.docstrings import Docstring, demo_documents, iter_docstrings, library_root
+from flows.sources.docstring_tasks import first_sentence, instruction_rows, masked_text
+from flows.sources.docstrings import Docstring, demo_documents, iter_docstrings, library_root
 from gptcore.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_limits_stop_the_reading_and_the_order_is_fixed(toys: Path) -> None:
 
 def test_real_libraries_are_read_without_importing_them() -> None:
     code = (
-        "import sys; from flows.docstrings import demo_documents;"
+        "import sys; from flows.sources.docstrings import demo_documents;"
         "found = list(demo_documents(('pandas', 'sqlalchemy', 'stdlib'), limit_documents=40));"
         "print(len(found), len({each.text for each in found}), 'pandas' in sys.modules, 'sqlalchemy' in sys.modules)"
     )

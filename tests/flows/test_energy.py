@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.energy import CodecarbonMeter, energy_meter
+from flows.launch.energy import CodecarbonMeter, energy_meter
 
 HAS_CODECARBON = importlib.util.find_spec("codecarbon") is not None
 

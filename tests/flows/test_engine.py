@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from eval.errors import JudgeUnavailable
-from flows.engine import Chain, Outcome
+from flows.chain.engine import Chain, Outcome
 from flows.progress import progress_bar
-from flows.recipes import Pipeline, resolve, with_own_data
+from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import Settings, read_settings
-from flows.stages.compression import QualityGateError
+from flows.stages.compress.body import QualityGateError
+from flows.stages.pipeline import Pipeline
 from flows.stages.registry import STAGES
-from flows.tracking import connect
+from flows.tracking.runs import connect
 from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
@@ -240,9 +241,9 @@ def test_any_fine_tuning_starts_from_what_transformers_wrote(
 OTHER_PROCESS = """
 import json, sys
 from pathlib import Path
-from flows.engine import Chain
+from flows.chain.engine import Chain
 from flows.progress import progress_bar
-from flows.recipes import Pipeline
+from flows.stages.pipeline import Pipeline
 from flows.settings import read_settings
 config = Pipeline.from_dict(json.loads(sys.argv[1]))
 outcome = Chain(config, read_settings(), None, progress_bar).ensure("pretrain")

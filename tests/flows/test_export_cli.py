@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from eval.testing.fake_ollama import FakeOllama
-from flows.cli import app
-from flows.ollama_export import OllamaRefused, export_ollama
+from flows.cli.app import app
+from flows.export.ollama import OllamaRefused, export_ollama
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data.templates import template_by_name

@@ -18,18 +18,18 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 
-from flows.fan_out import fan_out
-from flows.launch import Launch
-from flows.recipes import resolve, with_own_data
-from flows.sources import Places
-from flows.stages import prepare
+from flows.launch.fan_out import fan_out
+from flows.launch.launch import Launch
+from flows.recipes.resolve import resolve, with_own_data
+from flows.sources.base import Places
 from flows.stages.context import Context
+from flows.stages.prepare import body as prepare
 from gptcore.data import batches as batches_module
 from gptcore.errors import ConfigError, DataError
 from gptcore.files import file_sha256
 
 if TYPE_CHECKING:
-    from flows.run_logger import MlflowLogger
+    from flows.tracking.logger import MlflowLogger
 
 pytestmark = pytest.mark.flows
 

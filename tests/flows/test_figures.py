@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from flows.figures import confusion_figure, loss_figure
+from flows.figures.png import confusion_figure, loss_figure
 
 
 def test_the_loss_figure_draws_each_curve_at_its_steps() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.hub import REVISIONS, local_checkpoint, model_folder, starting_digest
+from flows.sources.hub import REVISIONS, local_checkpoint, model_folder, starting_digest
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError, DataError

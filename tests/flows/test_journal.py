@@ -12,8 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.journal import Journal, close_abandoned, find_journal, is_local, new_run_id, open_journal, unfinished
-from flows.journal_points import Fold, Point
+from flows.tracking.journal import (
+    Journal,
+    close_abandoned,
+    find_journal,
+    is_local,
+    new_run_id,
+    open_journal,
+    unfinished,
+)
+from flows.tracking.points import Fold, Point
 from gptcore.errors import LockedError
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +91,7 @@ def test_a_logged_file_stays_as_it_was_when_another_takes_its_place(tmp_path: Pa
 OWNER = """
 import sys, time
 from pathlib import Path
-from flows.journal import Journal
+from flows.tracking.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 with journal.writing():
     print("mine", flush=True)

@@ -16,10 +16,10 @@ import typer.main
 
 from eval.testing.fake_ollama import FakeOllama
 from eval.testing.fake_ollama.answers import overlap_score
-from flows.cli_examples import JUDGE_EXAMPLES
-from flows.cli_judge import judge
+from flows.cli.examples import JUDGE_EXAMPLES
+from flows.cli.judge import judge
 from flows.settings import read_settings
-from flows.tracking import connect
+from flows.tracking.runs import connect
 from gptcore.files import read_json_lines
 
 pytestmark = pytest.mark.flows

@@ -15,9 +15,10 @@ from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
 from eval.testing.fake_ollama.answers import overlap_score
 from eval.types import Progress as Asked
 from flows.progress import SECONDS_LEFT, TimeLeft
-from flows.recipes import EvaluateStage, resolve
-from flows.stages import evaluation
-from flows.stages.judging import told
+from flows.recipes.resolve import resolve
+from flows.stages.evaluate import body as evaluation
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.judge.sitting import told
 from gptcore.errors import ConfigError
 from gptcore.files import read_json_lines
 from gptcore.train import Progress

@@ -13,9 +13,11 @@ import pytest
 
 from eval.errors import EvalConfigError
 from eval.testing.fake_ollama import FakeOllama
-from flows.recipes import EvaluateStage, resolve
-from flows.report import PipelineReport, summary_rows, write_report
-from flows.stages import evaluation
+from flows.recipes.resolve import resolve
+from flows.report.page import summary_rows, write_report
+from flows.stages.evaluate import body as evaluation
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.outcome import PipelineReport
 from gptcore.errors import ConfigError
 from gptcore.files import read_json_lines
 

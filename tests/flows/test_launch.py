@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.events import Ear, Voice, WarningsOf, as_event, deliberate
-from flows.launch import Launch, LaunchError
-from flows.machines import join, leading
+from flows.launch.events import Ear, Voice, WarningsOf, as_event, deliberate
+from flows.launch.launch import Launch, LaunchError
+from flows.launch.machines import join, leading
 from gptcore.errors import ConfigError, DataError, InterruptedRun, TokenizerMismatch
 from gptcore.train import MemoryLogger, Progress
 

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.journal_points import Fold, Point
-from flows.launch import Launch, LaunchError
-from flows.launcher import train
-from flows.machines import leading
+from flows.launch.launch import Launch, LaunchError
+from flows.launch.launcher import train
+from flows.launch.machines import leading
+from flows.tracking.points import Fold, Point
 from gptcore.data.corpus import write_shards
 from gptcore.data.windows import TokenWindows
 from gptcore.errors import ConfigError, InterruptedRun
@@ -95,7 +95,7 @@ def workers(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # one of an earlier training that is about to end
-            if "flows.worker" in child.cmdline():
+            if "flows.launch.worker" in child.cmdline():
                 found.append(child)
     return found
 
@@ -180,8 +180,8 @@ def test_an_error_of_the_training_comes_back_as_itself_without_any_restart(run: 
 WAITS = """
 import sys
 from pathlib import Path
-from flows.launch import Launch
-from flows.launcher import train
+from flows.launch.launch import Launch
+from flows.launch.launcher import train
 from gptcore import data, objectives
 from gptcore.run import Run
 from gptcore.train import MemoryLogger

@@ -11,7 +11,7 @@ import pytest
 
 from flows.settings import read_settings
 from flows.stages.registry import STAGES
-from flows.tracking import connect
+from flows.tracking.runs import connect
 
 pytestmark = [pytest.mark.flows, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]

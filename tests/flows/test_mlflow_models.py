@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from flows.mlflow_models import export_mlflow
+from flows.export.mlflow_models import export_mlflow
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError

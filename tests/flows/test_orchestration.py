@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.orchestration import prefect_tags
+from flows.orchestrator.flow_run import prefect_tags
 
 RUN = "PREFECT__RUNTIME__FLOW_RUN__"
 

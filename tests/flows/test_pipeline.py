@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
-from flows.cli import main
+from flows.cli.app import main
 from flows.settings import Settings, read_settings
-from flows.tracking import connect
+from flows.tracking.runs import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

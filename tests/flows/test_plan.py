@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.engine import Chain
-from flows.plan import duration, plan
+from flows.chain.engine import Chain
+from flows.chain.plan import duration, plan
 from flows.progress import progress_bar
-from flows.recipes import Pipeline, resolve, with_own_data
+from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import read_settings
+from flows.stages.pipeline import Pipeline
 from flows.stages.registry import STAGES
 from flows.store import StageStore
 from gptcore.errors import CheckpointError

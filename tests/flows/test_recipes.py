@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipes import OPTIMIZERS, PIPELINES, TRAININGS, Pipeline, optimizer_overrides, resolve, with_own_data
-from flows.request import OwnData, chain, configuration
-from flows.sources import Book, Demo, Files
+from flows.chain.request import OwnData, chain, configuration
+from flows.recipes.presets import PIPELINES
+from flows.recipes.resolve import OPTIMIZERS, optimizer_overrides, resolve, with_own_data
+from flows.sources.book import Book
+from flows.sources.demo import Demo
+from flows.sources.files import Files
+from flows.stages.pipeline import TRAININGS, Pipeline
 from flows.stages.registry import STAGES
 from gptcore.config import Config
 from gptcore.errors import ConfigError

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from flows.report import PipelineReport, summary_rows, write_report
-from flows.report_figures import MAX_POINTS, confusion_svg, loss_svg
+from flows.figures.svg import MAX_POINTS, confusion_svg, loss_svg
+from flows.report.page import summary_rows, write_report
+from flows.stages.outcome import PipelineReport
 from gptcore.errors import DataError
 from gptcore.files import read_json_lines
 

@@ -12,7 +12,8 @@ import pytest
 
 from eval.testing.fake_ollama import FakeOllama
 from eval.testing.fake_ollama.answers import overlap_score
-from flows.report import PipelineReport, write_report
+from flows.report.page import write_report
+from flows.stages.outcome import PipelineReport
 
 pytestmark = pytest.mark.browser
 MakeReport = Callable[..., PipelineReport]

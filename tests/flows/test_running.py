@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.running import is_running, presence, present
+from flows.orchestrator.running import is_running, presence, present
 from gptcore.locking import hold, is_held, remove_if_free
 
 FLOW_RUN = "PREFECT__RUNTIME__FLOW_RUN__ID"
 PROGRAM = """
 import pathlib, sys, time
-from flows.running import present
+from flows.orchestrator.running import present
 with present(pathlib.Path(sys.argv[1])):
     print("here", flush=True)
     time.sleep(60)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.catalogue import DATA_SETS
-from flows.docstrings import LIBRARIES
-from flows.sources import Book, Demo, Files, Places
+from flows.sources.base import Places
+from flows.sources.book import Book
+from flows.sources.catalogue import DATA_SETS
+from flows.sources.demo import Demo
+from flows.sources.docstrings import LIBRARIES
+from flows.sources.files import Files
 from gptcore.data import TextIndex
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError

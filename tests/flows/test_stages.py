@@ -12,19 +12,22 @@ import pytest
 
 from eval.errors import JudgeModelMissing, JudgeUnavailable
 from eval.testing.fake_ollama import FakeOllama
-from flows.engine import Chain
-from flows.journal import new_run_id, open_journal
-from flows.orchestration import check_worker_home
+from flows.chain.engine import Chain
+from flows.orchestrator.flow_run import check_worker_home
 from flows.progress import progress_bar
-from flows.recipes import EvaluateStage, Pipeline, resolve, with_own_data
-from flows.run_logger import MlflowLogger
+from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import read_settings
-from flows.shipper import Shipper
-from flows.sources import Places
-from flows.stages import evaluation, prepare
+from flows.sources.base import Places
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
+from flows.stages.evaluate import body as evaluation
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.pipeline import Pipeline
+from flows.stages.prepare import body as prepare
 from flows.stages.registry import STAGES
+from flows.tracking.journal import new_run_id, open_journal
+from flows.tracking.logger import MlflowLogger
+from flows.tracking.shipper import Shipper
 from gptcore.data import batches, open_shards, read_manifest
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.settings import Settings, environment, read_settings
-from flows.tracking import connect
+from flows.tracking.runs import connect
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

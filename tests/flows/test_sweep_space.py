@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from flows.sweep_space import Dimension, Grid, Proposer, Study, Values, best, parse_dimension, propose
+from flows.sweep.space import Dimension, Grid, Proposer, Study, Values, best, parse_dimension, propose
 from gptcore.errors import ConfigError
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.orchestrator.temporary_server import begin_server, is_temporary
 from flows.services.processes import answers
 from flows.settings import read_settings
-from flows.temporary_server import begin_server, is_temporary
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = """
@@ -35,7 +35,7 @@ def broken():
 """
 COMMAND = """
 import os, sys
-from flows import temporary_server
+from flows.orchestrator import temporary_server
 from flows.settings import apply_environment, read_settings
 temporary_server._APP = sys.argv[1]
 apply_environment(read_settings())

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.journal import ENDED_WITHOUT_A_WORD, journals, new_run_id
-from flows.journal_shipment import Shipment
-from flows.journal_sync import forget, sync, tracked_id, waiting
-from flows.run_logger import flatten
 from flows.settings import Settings, read_settings
-from flows.tracking import TrackingError, connect, is_stop, pipeline_run, stage_run
+from flows.tracking.journal import ENDED_WITHOUT_A_WORD, journals, new_run_id
+from flows.tracking.logger import flatten
+from flows.tracking.runs import TrackingError, connect, is_stop, pipeline_run, stage_run
+from flows.tracking.shipment import Shipment
+from flows.tracking.sync import forget, sync, tracked_id, waiting
 from gptcore.errors import InterruptedRun
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _experiments(client: MlflowClient) -> list[str]:
 KILLED = """
 import os, signal, sys
 from flows.settings import read_settings
-from flows.tracking import stage_run
+from flows.tracking.runs import stage_run
 with stage_run(read_settings(), stage="pretrain", name="p", key="crash", params={"a": 1}) as run:
     for step in range(6):
         run.log_metrics({"train/loss": 6.0 - step}, step=step)

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.engine import Chain, Outcome
-from flows.journal_sync import sync, tracked_id, waiting
-from flows.recipes import Pipeline, resolve, with_own_data
+from flows.chain.engine import Chain, Outcome
+from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import Settings, environment, read_settings
-from flows.tracking import TrackingError, connect
+from flows.stages.pipeline import Pipeline
+from flows.tracking.runs import TrackingError, connect
+from flows.tracking.sync import sync, tracked_id, waiting
 from gptcore.train import Progress
 
 pytestmark = [pytest.mark.flows, pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -21,9 +21,10 @@ import torch
 
 import flows
 import gptcore
-from flows.engine import Chain
+from flows.chain.engine import Chain
 from flows.progress import progress_bar
-from flows.recipes import PIPELINES, resolve
+from flows.recipes.presets import PIPELINES
+from flows.recipes.resolve import resolve
 from flows.settings import read_settings
 from flows.stages.registry import STAGES
 from gptcore import checkpoint

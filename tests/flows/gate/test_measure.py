@@ -14,14 +14,14 @@ from eval.testing.fake_ollama import FakeOllama
 from flows.gate.items import EvaluationSet, evaluation_set
 from flows.gate.measure import Instrument, ModelFiles, measure
 from flows.gate.policy import GatePolicy
-from flows.journal import new_run_id, open_journal
-from flows.recipes import EvaluateStage
-from flows.run_logger import MlflowLogger
 from flows.settings import read_settings
-from flows.shipper import Shipper
-from flows.sources import Places
+from flows.sources.base import Places
 from flows.stages.context import Context
-from flows.stages.evaluation import judge_state
+from flows.stages.evaluate.body import judge_state
+from flows.stages.evaluate.recipe import EvaluateStage
+from flows.tracking.journal import new_run_id, open_journal
+from flows.tracking.logger import MlflowLogger
+from flows.tracking.shipper import Shipper
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data import template_by_name, write_shards

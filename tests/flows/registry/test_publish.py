@@ -23,7 +23,7 @@ from flows.registry.versions import (
     mirror_path,
 )
 from flows.settings import Settings, read_settings
-from flows.tracking import connect, stage_run
+from flows.tracking.runs import connect, stage_run
 from gptcore.errors import LockedError
 from gptcore.locking import hold
 
@@ -172,7 +172,7 @@ import os, signal
 from flows.registry.publish import publish
 from flows.registry.versions import ModelRegistry
 from flows.settings import read_settings
-from flows.tracking import connect
+from flows.tracking.runs import connect
 settings = read_settings()
 client = connect(settings)
 class Dying:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eval.stats.bootstrap import CONFIDENCE
-from flows.data_folder import DataFolder
+from flows.chain.request import OwnData, chain, configuration
 from flows.gate.decide import decide
 from flows.gate.evidence import Evidence
 from flows.gate.hold import EVALUATION, Gate, Held
@@ -21,10 +21,10 @@ from flows.gate.policy import GatePolicy
 from flows.registry.lineage import lineage
 from flows.registry.publish import promote, rollback
 from flows.registry.versions import Aliases, ModelRegistry, Version
-from flows.request import OwnData, chain, configuration
 from flows.retraining.policy import RetrainPolicy
 from flows.settings import Settings, read_settings
-from flows.tracking import connect
+from flows.sources.added import DataFolder
+from flows.tracking.runs import connect
 
 pytestmark = [pytest.mark.flows, pytest.mark.slow, pytest.mark.timeout(900)]
 MODEL = "gptworks-tiny"

@@ -19,12 +19,12 @@ import httpx
 import psutil
 import pytest
 
-from flows.running import presence
+from flows.orchestrator.running import presence
 from flows.services.prefect_api import PrefectApi, Row
 from flows.services.processes import flow_processes
 from flows.services.state import State, read_state
 from flows.settings import Settings, read_settings
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
 
 ROOT = Path(__file__).resolve().parents[3]
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "GPTWORKS_SHARED_DATA", "TIKTOKEN_CACHE_DIR", "OMP_NUM_THREADS")

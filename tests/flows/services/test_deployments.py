@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.services.deploy import UPKEEP
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.tracking import PREFIX
+from flows.tracking.runs import PREFIX
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS, LOGGED = 1200, 20

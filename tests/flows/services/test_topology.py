@@ -29,7 +29,7 @@ import yaml
 from flows.services.prefect_api import PrefectApi
 from flows.services.processes import Process, chosen_port, end, flow_processes, launch, tail
 from flows.settings import read_settings
-from flows.tracking import PREFIX, connect
+from flows.tracking.runs import PREFIX, connect
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[3]

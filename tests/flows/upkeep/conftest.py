@@ -12,7 +12,7 @@ import pytest
 
 from flows.settings import Settings, read_settings
 from flows.store import Entry, StageStore
-from flows.tracking import connect
+from flows.tracking.runs import connect
 
 
 class Place(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from flows.running import presence
-from flows.tracking_store import PREFIX, stage_experiment
+from flows.orchestrator.running import presence
+from flows.tracking.store import PREFIX, stage_experiment
 from flows.upkeep import reconcile
 from gptcore.locking import hold
 

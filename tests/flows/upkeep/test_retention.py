@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.tracking_store import PREFIX, stage_experiment
+from flows.tracking.store import PREFIX, stage_experiment
 from flows.upkeep.protected import UnknownLineage
 from flows.upkeep.retention import Cleaning, Retention, clean
 from gptcore.locking import hold

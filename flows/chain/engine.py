@@ -1,0 +1,259 @@
+"""Run one stage: key, store, lock, tracked run, body, commit.
+
+A stage whose output exists is not run again; one that was interrupted goes on in its work folder and in the same
+tracked run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.chain.flow_page import on_flow_page
+from flows.launch.launch import Launch
+from flows.orchestrator.flow_run import prefect_tags
+from flows.settings import Settings
+from flows.sources.base import Places
+from flows.sources.catalogue import origin
+from flows.stages.context import Context, Inputs
+from flows.stages.pipeline import Pipeline
+from flows.stages.registry import STAGES, Stage, external_inputs
+from flows.store import Entry, StageStore, Work, stage_key
+from flows.tracking.journal import is_local, new_run_id
+from flows.tracking.logger import MlflowLogger, run_url
+from flows.tracking.notes import NOTE, run_note
+from flows.tracking.runs import TrackingError, stage_run
+from flows.tracking.sync import tracked_id
+from gptcore.data.ledger import Ledger
+from gptcore.train import Progress
+from gptcore.train.measure import peak_rss_mb
+
+ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
+"""Opens a progress bar for a stage's name; what it yields is told of each step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one stage."""
+
+    stage: str
+    """Its name."""
+    key: str
+    """Key of its output."""
+    path: Path
+    """Folder of its output."""
+    result: dict[str, Any]
+    """Its small values."""
+    seconds: float
+    """How long it took now; 0 if nothing had to be done."""
+    cached: bool
+    """Whether the output was there already."""
+    run_id: str | None
+    """The tracked run that made it."""
+
+
+@dataclass
+class Chain:
+    """The stages of one pipeline configuration."""
+
+    pipeline: Pipeline
+    """The resolved configuration."""
+    settings: Settings
+    """Folders and service addresses."""
+    data_dir: Path | None
+    """The user's folder with catalogued data sets."""
+    progress: ProgressBar
+    """How progress is shown."""
+    parent_run_id: str | None = None
+    """Tracked run of the pipeline, if this is one."""
+    launch: Launch = field(default_factory=Launch)
+    """In how many processes a training runs."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """What has been made or found so far."""
+    outside: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Stage -> digests of what it reads from outside the store; a corpus is read for them once."""
+
+    @property
+    def store(self) -> StageStore:
+        """The stage store."""
+        return StageStore(self.settings.store)
+
+    @property
+    def places(self) -> Places:
+        """Where source files are."""
+        return Places(self.data_dir, self.settings.cache, self.settings.added_data)
+
+    def adopt(self, made: Mapping[str, str]) -> None:
+        """Take over outputs that are known by stage and key; one that is gone is made again when it is needed."""
+        for name, key in made.items():
+            entry = self.store.find(name, key)
+            if entry is not None:
+                self.outcomes[name] = self._found(name, entry)
+
+    def run_url(self, outcome: Outcome) -> str:
+        """Where a browser shows the tracked run."""
+        return run_url(self.settings.mlflow_ui, outcome.run_id)
+
+    def applies(self, stage: Stage) -> bool:
+        """Whether the data has what the stage needs."""
+        return not stage.parts or bool(set(stage.parts) & set(self.pipeline.prepare.source.parts))
+
+    def wanting(self, stage: Stage) -> str:
+        """What the data lacks for a stage that does not apply."""
+        rows = {"classify": "labelled rows (--labelled)", "instruct": "instruction rows (--instructions)"}
+        return f"the data has no {' and no '.join(rows[part] for part in stage.parts)}"
+
+    def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
+        """Make a stage's output, and first what it needs; None if the data has nothing for it.
+
+        Args:
+            name: a stage.
+            force: make this stage anew even if its output exists.
+        """
+        if name in self.outcomes and not force:
+            return self.outcomes[name]
+        stage = STAGES[name]
+        for needed in stage.needs:
+            self.ensure(needed)
+        if not self.applies(stage):
+            return None
+        self.outcomes[name] = self._make(stage, self._inputs(stage), self.key(stage), force=force)
+        return self.outcomes[name]
+
+    def check(self) -> None:
+        """Refuse now what a stage would refuse later: a missing file, starting weights, a judge that is required.
+
+        Raises:
+            ConfigError: a method of compression is not one for the model.
+            GptcoreError, EvalError: something that a stage reads from outside the store is not there.
+        """
+        if not self.pipeline.pretrain.init:
+            self.pipeline.compress.check_model(self.pipeline.pretrain.model)
+        for stage in STAGES.values():
+            if self.applies(stage):
+                self.key(stage)
+
+    def key(self, stage: Stage) -> str:
+        """The key of a stage's output: known before anything is made."""
+        return stage_key(
+            stage.name, version=stage.version, config=stage.config(self.pipeline), inputs=self._input_keys(stage)
+        )
+
+    def _input_keys(self, stage: Stage) -> dict[str, str]:
+        needed = [STAGES[name] for name in stage.needs if self.applies(STAGES[name])]
+        own = {each.name: self._made_key(each) for each in needed}
+        if stage.name not in self.outside:
+            self.outside[stage.name] = external_inputs(stage, self.pipeline, self.places, self.settings.ollama_host)
+        return own | self.outside[stage.name]
+
+    def _made_key(self, stage: Stage) -> str:
+        made = self.outcomes.get(stage.name)
+        return made.key if made else self.key(stage)
+
+    def _inputs(self, stage: Stage) -> Inputs:
+        found = {name: outcome for name, outcome in self.outcomes.items() if name in {*stage.needs, "prepare-data"}}
+        return Inputs({n: o.path for n, o in found.items()}, {n: o.result for n, o in found.items()})
+
+    def _make(self, stage: Stage, inputs: Inputs, key: str, *, force: bool) -> Outcome:
+        started = time.monotonic()
+        with self.store.produce(stage.name, key, force=force) as work:
+            if work.entry is not None:
+                return self._found(stage.name, work.entry)
+            entry = self._run(stage, inputs, work)
+        seconds = time.monotonic() - started
+        return Outcome(stage.name, key, entry.path, entry.result, seconds, cached=False, run_id=entry.run_id)
+
+    def _run(self, stage: Stage, inputs: Inputs, work: Work) -> Entry:
+        config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
+        tags = {
+            "gptworks.preset": self.pipeline.preset,
+            "gptworks.home": str(self.settings.home),
+            **{f"gptworks.input.{name}": digest for name, digest in input_keys.items()},
+            **self._lineage(stage),
+            **prefect_tags(),
+        }
+        # known before anything is opened: whenever a process dies, the next one continues the same run
+        work.remember_run(work.run_id or new_run_id())
+        with stage_run(
+            self.settings,
+            stage=stage.name,
+            name=f"{stage.name}-{self.pipeline.preset}-{work.key[:8]}",
+            key=work.key,
+            params=config,
+            tags=tags,
+            parent_run_id=self.parent_run_id,
+            run_id=work.run_id,
+        ) as log:
+            self._log_inputs(log, stage, input_keys)
+            started = time.monotonic()
+            with self.progress(stage.name) as shown, on_flow_page(stage.name, log) as page:
+
+                def tell(progress: Progress) -> None:
+                    shown(progress)
+                    page(progress)
+
+                context = Context(
+                    folder=work.folder,
+                    places=self.places,
+                    log=log,
+                    on_progress=tell,
+                    seed=self.pipeline.seed,
+                    ollama_host=self.settings.ollama_host,
+                    launch=self.launch,
+                )
+                result = stage.body(self.pipeline, inputs, context)
+            # of the whole stage; what a training measured of itself is in its own log
+            spent = {"perf/seconds": time.monotonic() - started, "perf/peak_rss_mb": peak_rss_mb()}
+            result["metrics"] = {**result.get("metrics", {}), **spent}
+            log.log_metrics(numbers(result["metrics"]))
+            self._log_ledgers(log, work.folder)
+            note = run_note(stage.name, metrics=numbers(result["metrics"]), tags=tags, folder=str(work.target))
+            log.set_tags({NOTE: note})
+            work.run_id = log.run_id
+            return work.commit(result, version=stage.version, config=config, inputs=input_keys)
+
+    def _found(self, stage: str, entry: Entry) -> Outcome:
+        run_id = entry.run_id
+        if run_id is not None and is_local(run_id):  # MLflow was away when it was made, and may have it by now
+            with suppress(TrackingError):
+                run_id = tracked_id(self.settings, run_id) or run_id
+        return Outcome(stage, entry.key, entry.path, entry.result, 0.0, cached=True, run_id=run_id)
+
+    def _lineage(self, stage: Stage) -> dict[str, str]:
+        tags = {
+            f"gptworks.run.{name}": run_id
+            for name in stage.needs
+            if name in self.outcomes and (run_id := self.outcomes[name].run_id)
+        }
+        if "prepare-data" in self.outcomes:
+            prepared = self.outcomes["prepare-data"]
+            tags |= {"gptworks.data": prepared.key, "gptworks.tokenizer": prepared.result["tokenizer_digest"]}
+        parent = next((name for name in reversed(stage.needs) if name not in ("prepare-data", "lora")), None)
+        if parent in self.outcomes:
+            tags["gptworks.parent_checkpoint"] = f"{parent}/{self.outcomes[parent].key}"
+        elif stage.name == "pretrain" and self.pipeline.pretrain.init:
+            tags["gptworks.parent_checkpoint"] = self.pipeline.pretrain.init
+        return tags
+
+    def _log_inputs(self, log: MlflowLogger, stage: Stage, input_keys: Mapping[str, str]) -> None:
+        log.log_environment()
+        for name, digest in input_keys.items():
+            if name in self.outcomes:
+                log.log_dataset(name, source=str(self.outcomes[name].path), digest=digest, context=stage.name)
+            elif name != "judge":  # which is asked, not read
+                log.log_dataset(name, source=origin(name.removeprefix("source/")), digest=digest, context=stage.name)
+
+    @staticmethod
+    def _log_ledgers(log: MlflowLogger, folder: Path) -> None:
+        for path in sorted(folder.rglob("ledger.json")):
+            name = str(path.relative_to(folder).parent / "ledger.json").replace("/", "-").lstrip(".-")
+            log.log_table(list(map(dict, Ledger.load(path).to_rows())), name)
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are numbers."""
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}

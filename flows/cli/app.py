@@ -1,0 +1,287 @@
+"""``gptworks``: one subcommand per flow, and the commands for the models they leave.
+
+Only what a command needs is imported when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli import compare, judge, models, plan, retrain, serve, services, sweep, talk
+from flows.cli.examples import epilog
+from flows.cli.stopping import stoppable
+from flows.orchestrator.temporary_server import begin_server
+from flows.services.state import running_addresses
+from flows.settings import apply_environment, read_settings
+from gptcore.allocator import restart_with_huge_pages
+from gptcore.errors import ConfigError, GptcoreError
+
+app = typer.Typer(
+    name="gptworks",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, compress, evaluate, compare.",
+    epilog="Each command has examples: gptworks COMMAND --help",
+)
+STAGES = {
+    "prepare-data": "Clean, deduplicate and split texts and rows; train a tokenizer; write token shards.",
+    "pretrain": "Train a base model on the corpus.",
+    "finetune-classifier": "Fine-tune the base model for classification.",
+    "finetune-instruct": "Fine-tune the base model for instructions.",
+    "lora": "Adapt the base model with LoRA.",
+    "compress": "Compress the instruction-tuned model by several methods, in one table.",
+    "evaluate": "Score the held-out answers.",
+}
+
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, book, or tiny to try the machinery.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2; repeatable.")
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
+]
+CorpusOption = Annotated[
+    list[Path] | None,
+    typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, json, csv, tsv, parquet."),
+]
+LabelledOption = Annotated[
+    Path | None, typer.Option("--labelled", help="Own jsonl, json, csv, tsv or parquet with text and label.")
+]
+InstructionsOption = Annotated[
+    Path | None, typer.Option("--instructions", help="Own rows, as above, with instruction, output and perhaps input.")
+]
+InitOption = Annotated[
+    str | None,
+    typer.Option("--init", help="Instead of random weights: a checkpoint, a folder by transformers, or hf:REPO."),
+]
+JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto (ask if one answers), required or off.")]
+JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Model tag on the Ollama server.")]
+OptimizerOption = Annotated[
+    str | None, typer.Option("--optimizer", help="adamw, or muon (with AdamW beside it): that of every training.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew even if nothing has changed.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings, the plan and about what it costs.")
+]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
+]
+ParallelOption = Annotated[
+    Literal["ddp", "fsdp"], typer.Option("--parallel", help="Copies of the model, or one spread over the processes.")
+]
+NnodesOption = Annotated[int, typer.Option("--nnodes", min=1, help="Machines; the others run: gptworks join.")]
+RdzvOption = Annotated[
+    str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="This machine's name and a port, for the others.")
+]
+RestartsOption = Annotated[
+    int, typer.Option("--max-restarts", min=0, help="Start all processes again so often when one dies.")
+]
+RunnerOption = Annotated[
+    Literal["threads", "dask", "ray"],
+    typer.Option("--runner", help="Who prepares data and scores answers; dask and ray need their extra."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="How many of them at once; by default as many as cores.")
+]
+LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
+
+
+def _flow_command(name: str) -> Any:
+    def command(
+        preset: PresetOption = "demo",
+        sets: SetOption = None,
+        data_dir: DataDirOption = None,
+        corpus: CorpusOption = None,
+        labelled: LabelledOption = None,
+        instructions: InstructionsOption = None,
+        init: InitOption = None,
+        judge: JudgeOption = None,
+        judge_model: JudgeModelOption = None,
+        optimizer: OptimizerOption = None,
+        seed: SeedOption = None,
+        force: ForceOption = False,
+        dry_run: DryRunOption = False,
+        nproc: NprocOption = 1,
+        parallel: ParallelOption = "ddp",
+        nnodes: NnodesOption = 1,
+        rdzv: RdzvOption = None,
+        max_restarts: RestartsOption = 0,
+        runner: RunnerOption = "threads",
+        workers: WorkersOption = None,
+    ) -> None:
+        server_answers = begin_server(read_settings()) if not dry_run else None
+        from flows.chain.request import OwnData, configuration
+        from flows.launch.launch import Launch
+        from flows.recipes.resolve import optimizer_overrides
+
+        kinds = [] if optimizer is None else optimizer_overrides(optimizer)  # before --set, which may set their fields
+        given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
+        overrides = [*kinds, *(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
+        own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
+        data = own if (corpus or labelled or instructions) else None
+        # refuse what cannot be before the flow begins
+        config = configuration(preset, overrides, data)
+        launch = Launch(
+            nproc=nproc,
+            parallel=parallel,
+            nnodes=nnodes,
+            rdzv=rdzv,
+            max_restarts=max_restarts,
+            runner=runner,
+            workers=workers,
+        )
+        launch.check()
+        if server_answers is None:
+            models.print_plan(config, name, data_dir=data_dir)
+            if name != "prepare-data":
+                Console().print(f"each training: {launch}", soft_wrap=True)
+            return
+        _run_flow(name, preset, overrides, data, data_dir, force, launch, server_answers)
+
+    if name == "prepare-data":  # trains nothing
+        signature = inspect.signature(command, eval_str=True)
+        kept = [value for key, value in signature.parameters.items() if key not in LAUNCH]
+        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return command
+
+
+def _run_flow(
+    name: str,
+    preset: Any,
+    overrides: list[str],
+    data: Any,
+    data_dir: Path | None,
+    force: bool,
+    launch: Any,
+    server_answers: Callable[[], None],
+) -> None:
+    from flows import pipeline as pipelines
+    from flows import stage_flows
+
+    # What a flow raises is told once, by `main`; the flow run keeps Prefect's own lines.
+    logging.getLogger("prefect.flow_runs").propagate = False
+    flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
+    folder = None if data_dir is None else data_dir.absolute()
+    with stoppable(name):
+        server_answers()
+        summary = flow(preset, overrides, data, folder, force, launch)
+    if name == "pipeline":
+        _print_summary(summary)
+        return
+    if summary is None:
+        raise ConfigError(f"the data has no rows for {name}; give some by --labelled or --instructions")
+    note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
+    Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
+
+
+def _join(
+    rdzv: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What the command there has as --rdzv.")],
+    nproc: NprocOption = 1,
+) -> None:
+    from flows.launch.machines import join
+
+    with stoppable(f"the part of this machine in the command at {rdzv}"):
+        join(rdzv, nproc=nproc)
+    Console().print(f"the command at {rdzv} has ended well")
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    settings = read_settings()
+    console = models.table_console()
+    table = Table("stage", "metric", title="pipeline", title_justify="left")
+    table.add_column("value", justify="right", overflow="fold")
+    table.add_column("seconds", justify="right")
+    table.add_column("MLflow run", no_wrap=True)
+    for row in result["stages"]:
+        value = row["metric_value"]
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        seconds = "unchanged" if row["cached"] else f"{row['seconds']:.1f}"
+        table.add_row(row["stage"], row["metric_name"], shown, seconds, row["run_id"] or "")
+    console.print(table)
+    for stage, reason in result["left_out"].items():
+        console.print(f"left out:   {stage}, {reason}", soft_wrap=True)
+    program = Path(sys.argv[0]).parent / "mlflow"
+    command = settings.mlflow_ui_command
+    local = f"{program} {command.removeprefix('mlflow ')}" if program.is_file() else command
+    console.print(f"{result['seconds']:.0f} s in all, pipeline run {result['run_id']}")
+    console.print(f"MLflow UI:  {local}", soft_wrap=True)
+    console.print(f"report:     {result['report']}", soft_wrap=True)
+
+
+app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
+for _name, _help in STAGES.items():
+    app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
+app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
+app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
+    talk.generate
+)
+app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(talk.chat)
+app.command("serve", help="Serve a model to OpenAI's and Ollama's clients.", epilog=epilog("serve"))(serve.serve)
+app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(models.export)
+app.command("runs", help="List tracked runs with their headline figures, or send what waits.", epilog=epilog("runs"))(
+    models.runs
+)
+app.command("compare", help="Say in what two tracked runs differ.", epilog=epilog("compare"))(compare.compare)
+app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(sweep.sweep)
+app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
+    plan.plan
+)
+app.add_typer(
+    judge.judge,
+    name="judge",
+    help="Compare and rank judged runs, calibrate the judge, label.",
+    epilog=epilog("judge"),
+)
+app.command("retrain", help="Train again if there is reason to; publish what is better.", epilog=epilog("retrain"))(
+    retrain.retrain
+)
+app.command("promote", help="Make a version the champion by hand.", epilog=epilog("promote"))(retrain.promote)
+app.command("rollback", help="Go back to the champion before.", epilog=epilog("rollback"))(retrain.rollback)
+app.command("lineage", help="What a version was made from.", epilog=epilog("lineage"))(retrain.lineage)
+app.add_typer(retrain.data, name="data", help="Add data for the next retraining.", epilog=epilog("data"))
+app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
+    judge.fake_ollama
+)
+for _call in services.COMMANDS:
+    app.command(_call.__name__, epilog=epilog(_call.__name__))(_call)
+app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(models.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: deliberate errors end in one clear message and their own exit code."""
+    if arguments is None:
+        restart_with_huge_pages()
+        # python would look for cycles once more among all that torch and Prefect have made: seconds for nothing
+        atexit.register(gc.freeze)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from eval.errors import EvalError
+
+    console = Console(stderr=True)
+    try:
+        for name, address in running_addresses(read_settings().home).items():
+            os.environ.setdefault(name, address)
+        apply_environment(read_settings())
+        models.quiet_prefect()
+        app(args=None if arguments is None else list(arguments))
+    except (GptcoreError, EvalError) as error:
+        console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""``gptworks sweep``. Only the options are here, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from flows.cli.models import table_console
+from flows.orchestrator.temporary_server import begin_server
+from flows.settings import read_settings
+
+VaryOption = Annotated[
+    list[str], typer.Option("--vary", help="SETTING=a,b,c or SETTING=low:high[:log][:int]; repeatable.")
+]
+TrialsOption = Annotated[int | None, typer.Option(min=1, help="Let Optuna propose so many; by default a grid.")]
+ObjectiveOption = Annotated[str, typer.Option(help="The stage's metric that is to be best.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Trials at once.")]
+RunnerOption = Annotated[
+    Literal["threads", "dask", "ray"], typer.Option(help="threads: this machine; the others need their extra.")
+]
+
+
+def sweep(
+    stage: Annotated[str, typer.Argument(help="The stage that is made in each trial.")],
+    vary: VaryOption,
+    trials: TrialsOption = None,
+    objective: ObjectiveOption = "val/loss",
+    maximize: Annotated[bool, typer.Option("--maximize", help="More of the objective is better.")] = False,
+    workers: WorkersOption = 1,
+    runner: RunnerOption = "threads",
+    preset: Annotated[str, typer.Option(help="demo, book, or tiny to try the machinery.")] = "demo",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="A setting of every trial; repeatable.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the catalogued data sets.")] = None,
+    corpus: Annotated[list[Path] | None, typer.Option(help="Own texts, as for pipeline.")] = None,
+    labelled: Annotated[Path | None, typer.Option(help="Own rows with text and label.")] = None,
+    instructions: Annotated[Path | None, typer.Option(help="Own rows with instruction and output.")] = None,
+) -> None:
+    """Make one stage with many settings, and compare what came of it."""
+    server_answers = begin_server(read_settings())
+    from flows.chain.request import OwnData
+    from flows.sweep.flow import Sweep
+    from flows.sweep.flow import sweep as run
+
+    logging.getLogger("prefect.flow_runs").propagate = False
+    plan = Sweep(
+        stage=stage,
+        vary=vary,
+        trials=trials,
+        objective=objective,
+        maximize=maximize,
+        workers=workers,
+        runner=runner,
+    )
+    own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
+    data = own if (corpus or labelled or instructions) else None
+    server_answers()
+    given: Any = preset  # the flow refuses what it does not know
+    _print(run(plan, given, sets or [], data, None if data_dir is None else data_dir.absolute()), objective)
+
+
+def _print(result: dict[str, Any], objective: str) -> None:
+    paths = list(result["trials"][0]["values"])
+    table = Table("trial", *paths, objective, "run of the stage")
+    for done in result["trials"]:
+        shown = done["error"] if done["objective"] is None else f"{done['objective']:.6g}"
+        best = " (best)" if done["number"] == result["best"]["number"] else ""
+        values = [done["values"][path] for path in paths]
+        table.add_row(f"{done['number']}{best}", *values, shown, done["run_id"] or "")
+    console = table_console()
+    console.print(table)
+    console.print(f"MLflow run {result['run_id']}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Forms of a model that need a service."""

@@ -1,0 +1,1 @@
+"""In which processes and machines a training runs."""

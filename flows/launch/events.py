@@ -1,0 +1,172 @@
+"""What training processes say, on its way to the process that has started them: JSON lines in a folder both see.
+
+    <folder>/rank-0.jsonl       params, metrics, progress and warnings, and how it ended
+    <folder>/rank-3.jsonl       how another process failed
+    <folder>/agent-HOST.jsonl   which process torchrun saw die, and of what
+
+So one process alone talks to MLflow: a run is opened and closed once, points that a restarted training says again are
+dropped where they always are (``flows/tracking/points.py``), and a slow tracking server holds nobody up. A file
+outlives both sides, and one on a shared folder needs no connection between the machines. Each line is written by
+opening the file, appending and closing it, which is what makes it visible through NFS.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptcore.errors import GptcoreError
+from gptcore.train import Progress, RunLogger, TrainResult
+
+_SECONDS_BETWEEN_PROGRESS = 0.2
+
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+"""``kind``, and what belongs to that kind."""
+
+
+@dataclass
+class Voice:
+    """Says things into a file; a ``RunLogger`` for the training that it speaks for."""
+
+    path: Path
+    """The file; it may hold what was said before a restart."""
+    _told: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        """End a line that a killed process left torn."""
+        if self.path.exists():
+            self._append("\n")
+
+    def say(self, kind: str, **what: Any) -> None:
+        """Append one event."""
+        self._append(json.dumps({"kind": kind, **what}, default=str) + "\n")
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Say facts that are fixed from the start."""
+        self.say("params", params=dict(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Say numbers."""
+        self.say("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Say where something to keep is."""
+        self.say("artifact", path=str(path), folder=folder)
+
+    def progress(self, progress: Progress) -> None:
+        """Say how far the training is, a few times a second at most."""
+        now = time.monotonic()
+        if progress.metrics or progress.step == progress.n_steps or now - self._told >= _SECONDS_BETWEEN_PROGRESS:
+            self._told = now
+            self.say("progress", progress=progress)
+
+    def _append(self, text: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+class WarningsOf(logging.Handler):
+    """Says warnings through a voice instead of on a terminal."""
+
+    def __init__(self, voice: Voice) -> None:
+        """Speak through ``voice``."""
+        super().__init__(logging.WARNING)
+        self._voice = voice
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one record."""
+        self._voice.say("warning", logger=record.name, level=record.levelno, text=record.getMessage())
+
+
+@dataclass
+class Ear:
+    """Hears what the processes of one training say, and passes it on."""
+
+    folder: Path
+    """Where they write."""
+    log: RunLogger
+    """The tracked run."""
+    on_progress: Callable[[Progress], None]
+    """Progress bar."""
+    errors: list[Event] = field(default_factory=list)
+    """What ended processes, in the order it was heard: events ``error``, ``died`` and ``apart``."""
+    result: TrainResult | None = None
+    """What rank 0 ended with."""
+    _read: dict[Path, int] = field(default_factory=dict, init=False)
+
+    def listen(self) -> None:
+        """Pass on everything that is new."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for event in self._new(path):
+                self._hear(event)
+
+    def recover(self) -> None:
+        """Pass on the numbers of an attempt that ended before all of them were heard.
+
+        Without them the tracked run would have a gap, as training goes on from a checkpoint that may lie behind them.
+        Those that were heard are dropped where they go.
+        """
+        for event in self._new(self.folder / "rank-0.jsonl"):
+            if event["kind"] in ("params", "metrics"):
+                self._hear(event)
+
+    def _new(self, path: Path) -> Iterator[Event]:
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._read.get(path, 0))
+            for line in file:
+                if not line.endswith(b"\n"):  # the rest of it is not there yet
+                    return
+                self._read[path] = self._read.get(path, 0) + len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # torn by a kill; what it said is said again when training resumes
+                yield event
+
+    def _hear(self, event: Event) -> None:
+        match event["kind"]:
+            case "params":
+                self.log.log_params(event["params"])
+            case "metrics":
+                self.log.log_metrics(event["metrics"], step=event["step"])
+            case "artifact":
+                self.log.log_artifact(Path(event["path"]), event["folder"])
+            case "progress":
+                self.on_progress(Progress(*event["progress"]))
+            case "warning":
+                logging.getLogger(event["logger"]).log(event["level"], "%s", event["text"])
+            case "attempt":
+                if event["n"] > 0:
+                    log.warning("a process died; all were started again (restart %d)", event["n"])
+            case "result":
+                self.result = TrainResult(Path(event["path"]), event["metrics"])
+            case _:
+                self.errors.append(event)
+
+
+def as_event(error: BaseException) -> Event:
+    """An error as it travels between processes."""
+    return {"type": type(error).__name__, "text": str(error), "pid": os.getpid()}
+
+
+def deliberate(event: Event) -> GptcoreError | None:
+    """The error itself again, if it is one that gptcore raises on purpose."""
+    kind = _deliberate(GptcoreError).get(event.get("type", ""))
+    return kind(event["text"]) if kind else None
+
+
+def _deliberate(base: type[GptcoreError]) -> dict[str, type[GptcoreError]]:
+    kinds = {base.__name__: base}
+    for kind in base.__subclasses__():
+        kinds |= _deliberate(kind)
+    return kinds

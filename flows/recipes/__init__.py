@@ -1,0 +1,1 @@
+"""The whole chain as one value: presets, overrides and own data."""

@@ -1,0 +1,68 @@
+"""From a preset and changes to it to the whole chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from flows.recipes.presets import PIPELINES
+from flows.sources.files import Files
+from flows.stages.pipeline import TRAININGS, Pipeline
+from gptcore.config import nearest, set_by_path
+from gptcore.errors import ConfigError
+
+OPTIMIZERS = {"adamw": "OptimizerConfig", "muon": "Muon"}
+"""Names on the command line and kinds."""
+
+
+def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
+    """The preset's value with overrides of the form ``a.b=c`` applied in order.
+
+    Raises:
+        ConfigError: the preset or a field is unknown (the nearest is named), or a value does not fit.
+    """
+    if preset not in PIPELINES:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PIPELINES)}")
+    config = PIPELINES[preset]()
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r} must have the form a.b=value")
+        config = cast(Pipeline, set_by_path(config, path.strip(), value.strip()))
+    if config.pretrain.init and config.prepare.tokenizer == "bpe":
+        # a model from elsewhere can only read what was made with its own tokenizer
+        config = cast(Pipeline, set_by_path(config, "prepare.tokenizer", config.pretrain.init))
+    # a whole number in a field of fractions becomes one: 1 and 1.0 are equal, but would give two keys
+    return Pipeline.from_dict(config.to_dict())
+
+
+def optimizer_overrides(name: str) -> list[str]:
+    """What ``--optimizer`` stands for: this optimizer in every training, the other settings as they are.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
+    return [f"{training}.optimizer={OPTIMIZERS[name]}" for training in TRAININGS]
+
+
+def with_own_data(
+    config: Pipeline,
+    *,
+    corpus: Sequence[Path] = (),
+    labelled: Path | None = None,
+    instructions: Path | None = None,
+) -> Pipeline:
+    """The same chain on the user's own files; what is not given is left out of the chain."""
+    if not (corpus or labelled or instructions):
+        return config
+    files = Files(corpus=tuple(corpus), labelled_rows=labelled, instruction_rows=instructions)
+    prepare, preset = replace(config.prepare, source=files), PIPELINES[config.preset]().prepare
+    if corpus and prepare.corpus_split == preset.corpus_split:
+        # a preset whose rows are made from its corpus leaves a part of that to their tests; own rows need none
+        train, val, test = prepare.corpus_split
+        prepare = replace(prepare, corpus_split=(round(train + test, 9), val, 0.0))
+    return replace(config, prepare=prepare)

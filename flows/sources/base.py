@@ -1,0 +1,80 @@
+"""Where texts and rows come from: the demo's docstrings, the book's data sets, or anyone's own files.
+
+A source says what it is (``digests``, part of every key downstream) and gives up to three streams: documents for
+pretraining, rows ``text, label`` for classification, rows ``instruction, input, output`` for instructions. A row may
+name the ``document`` it was made from; rows of one document never end up in different splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gptcore.config import Config
+from gptcore.data import Document
+from gptcore.data.ledger import Ledger
+
+Row = dict[str, str]
+
+
+INSTRUCTION_KEYS = ("instruction", "output")
+
+
+PASSAGE_BYTES = 4096
+"""The shortest passage that a text is cut into."""
+
+
+class Places(NamedTuple):
+    """Where files are looked for."""
+
+    data_dir: Path | None
+    """The user's folder with catalogued data sets; None downloads them."""
+    cache: Path
+    """Where downloads are kept."""
+    added: Path | None = None
+    """Where the data is that ``gptworks data add`` has taken in."""
+
+
+class Expected(NamedTuple):
+    """About how much a source holds, told before it is read as a whole."""
+
+    corpus_chars: int
+    """Characters of the texts for pretraining."""
+    rows: dict[str, int]
+    """Part -> its rows."""
+    row_chars: dict[str, int]
+    """Part -> the characters of all its rows."""
+    seconds: float = 0.0
+    """What finding the texts takes, beside preparing them."""
+
+
+@dataclass(frozen=True)
+class SourceConfig(Config):
+    """Base of all sources."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The kinds of rows it has: ``classify``, ``instruct``."""
+        return ("classify", "instruct")
+
+    def digests(self, places: Places) -> dict[str, str]:
+        """Name -> digest of everything that is read."""
+        raise NotImplementedError
+
+    def expected(self, places: Places) -> Expected:
+        """About how much there is to prepare."""
+        raise NotImplementedError
+
+    def documents(self, places: Places, ledger: Ledger) -> Iterator[Document] | None:
+        """Texts for pretraining; ``Document.source`` is the identity that decides the split. None: only rows."""
+        raise NotImplementedError
+
+    def labelled(self, places: Places) -> Iterator[Row] | None:
+        """Rows ``text, label`` and perhaps ``document``; None if the source has none."""
+        raise NotImplementedError
+
+    def instructions(self, places: Places) -> Iterator[Row] | None:
+        """Rows ``instruction, input, output`` and perhaps ``document``; None if the source has none."""
+        raise NotImplementedError

@@ -1,0 +1,89 @@
+"""The demo: the documentation inside the installed packages."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.sources.base import Expected, Places, Row, SourceConfig
+from flows.sources.docstring_tasks import instruction_rows, masked_text
+from flows.sources.docstrings import LIBRARIES, Docstring, demo_documents
+from gptcore.data import Document, near_duplicate_groups
+from gptcore.data.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Demo(SourceConfig):
+    """The documentation inside the installed packages, read without importing them."""
+
+    docstrings_per_library: int = 1200
+    """Docstrings read from each library, in a fixed pseudo-random order of its files."""
+    instruction_rows: int = 6000
+    """Instruction rows, a fixed pseudo-random choice among all that the docstrings answer."""
+
+    def digests(self, places: Places) -> dict[str, str]:
+        """The versions of the libraries: the same versions hold the same docstrings."""
+        del places
+        names = {"sklearn": "scikit-learn"}
+        versions = {
+            library: importlib.metadata.version(names.get(library, library))
+            for library in LIBRARIES
+            if library != "stdlib"
+        }
+        return {**versions, "stdlib": platform.python_version()}
+
+    def expected(self, places: Places) -> Expected:
+        """From averages over the eight libraries, and the time that parsing took on one core."""
+        del places
+        n = len(LIBRARIES) * self.docstrings_per_library
+        asked = min(self.instruction_rows, 4 * n)
+        row_chars = {"classify": 400 * n, "instruct": 120 * asked}
+        return Expected(1000 * n, {"classify": n, "instruct": asked}, row_chars, seconds=0.0025 * n)
+
+    def documents(self, places: Places, ledger: Ledger) -> Iterator[Document]:
+        """One page per docstring."""
+        del places
+        docstrings, skipped = self._read
+        ledger.count("read", "in", n=len(docstrings) + skipped.total(), unit="places")
+        ledger.count("read", "kept", n=len(docstrings), unit="places")
+        for reason, n in sorted(skipped.items()):
+            ledger.count("read", "dropped", n=n, reason=reason, unit="places")
+        for docstring in docstrings:
+            yield Document(docstring.page, self._groups[docstring.document])
+
+    def labelled(self, places: Places) -> Iterator[Row]:
+        """Which library a docstring comes from, its names masked."""
+        del places
+        for docstring in self._read[0]:
+            document = self._groups[docstring.document]
+            yield {"text": masked_text(docstring), "label": docstring.library, "document": document}
+
+    def instructions(self, places: Places) -> Iterator[Row]:
+        """Questions that a docstring or a signature answers."""
+        del places
+        rows = sorted(instruction_rows(self._read[0]), key=_order)
+        for row in rows[: self.instruction_rows]:
+            asked = {key: row[key] for key in ("instruction", "input", "output")}
+            yield {**asked, "document": self._groups[row["document"]]}
+
+    @cached_property
+    def _read(self) -> tuple[list[Docstring], Counter[str]]:
+        """A few megabytes, read once for all three streams; and what was left out, by reason."""
+        skipped: Counter[str] = Counter()
+        return list(demo_documents(limit_documents=self.docstrings_per_library, skipped=skipped)), skipped
+
+    @cached_property
+    def _groups(self) -> dict[str, str]:
+        """Document -> the first document whose docstring is nearly the same: the two go into the same split."""
+        documents = [docstring.document for docstring in self._read[0]]
+        groups = near_duplicate_groups(docstring.text for docstring in self._read[0])
+        return {document: documents[first] for document, first in zip(documents, groups, strict=True)}
+
+
+def _order(row: Mapping[str, str]) -> bytes:
+    return hashlib.sha256(row["instruction"].encode()).digest()

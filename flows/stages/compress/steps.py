@@ -1,0 +1,198 @@
+"""The steps of a compression method: a checkpoint in, a checkpoint out.
+
+Methods that begin with the same steps share what these make; what an interrupted attempt has made is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from flows.launch.launcher import train as train_run
+from flows.stages.compress.recipe import TRAINING, CompressStage
+from flows.stages.context import Context
+from gptcore import checkpoint
+from gptcore.checkpoint import Loaded, ModelSpec
+from gptcore.compress import (
+    Calibration,
+    calibrate,
+    gptq,
+    magnitude,
+    prune_blocks,
+    prune_heads,
+    prune_hidden,
+    smaller,
+    wanda,
+)
+from gptcore.data import Data
+from gptcore.errors import ConfigError
+from gptcore.files import MANIFEST
+from gptcore.models import GPT, GPTConfig
+from gptcore.models.base import Model
+from gptcore.objectives import Distill, Objective
+from gptcore.run import Run, seed_everything
+from gptcore.train.logger import PrefixedLogger
+from gptcore.transforms import NF4, Classifier, LoRA, Quantize, Transform
+
+_HIDDEN_MULTIPLE = 64
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SIZES = ("n_layers", "n_heads", "width", "head_width", "hidden_width")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is compressed, and the data it was trained on."""
+
+    name: str
+    """``language`` or ``classifier``."""
+    checkpoint: Path
+    """The original."""
+    train: Data
+    """For calibration and for training afterwards."""
+    held_out: Data
+    """Held-out loss while it is trained."""
+    objective: Objective
+    """What it was trained for."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes the compressed forms of one subject."""
+
+    subject: Subject
+    config: CompressStage
+    context: Context
+    folder: Path
+    """Where they are written, each below the name of its steps."""
+
+    def made(self, steps: tuple[str, ...]) -> Path:
+        """The checkpoint after some steps, made now unless it is there; the original after none.
+
+        Raises:
+            ConfigError: a step cannot be applied to this model.
+        """
+        if not steps:
+            return self.subject.checkpoint
+        path = self.folder / "+".join(steps) / "checkpoint"
+        if (path / MANIFEST).is_file():
+            return path
+        source, step = self.made(steps[:-1]), steps[-1]
+        if step in TRAINING:
+            self._train(source, path.parent, step)
+        else:
+            self._change(source, path, step)
+        return path
+
+    def _change(self, source: Path, path: Path, step: str) -> None:
+        seed_everything(self.context.seed)
+        loaded = checkpoint.load(source)
+        spec = without_lora(loaded.spec)
+        if step in _DTYPES:
+            checkpoint.save(path, model=loaded.model, spec=loaded.spec, tokenizer=loaded.tokenizer, dtype=_DTYPES[step])
+            return
+        model: Model
+        if step in ("magnitude", "wanda"):
+            model = self._with_zeros(loaded, step)
+        elif step == "student":
+            spec = fitted(spec, smaller(_sizes(spec), layers=self.config.layers_kept, width=self.config.width_kept))
+            model = spec.build()
+        elif step in _STRUCTURE:
+            pruned = _STRUCTURE[step](_gpt(loaded), self._calibration(loaded), self.config)
+            sizes = {name: getattr(pruned.config, name) for name in _SIZES}
+            model, spec = pruned, fitted(spec, replace(_sizes(spec), **sizes))
+        else:
+            transform = self._transform(step)
+            spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, transform))
+            if step == "gptq":
+                assert isinstance(transform, Quantize)
+                model = gptq(loaded.model, self._calibration(loaded), transform)
+            else:
+                model = transform.apply(loaded.model)
+        checkpoint.save(path, model=model, spec=spec, tokenizer=loaded.tokenizer)
+
+    def _transform(self, step: str) -> Transform:
+        if step == "nf4":
+            return NF4(block_size=self.config.block_size)
+        activation_bits: Literal[16, 32] = 16 if step == "int8-dynamic" else 32
+        bits: Literal[4, 8] = 8 if step in ("int8", "int8-dynamic") else 4
+        return Quantize(bits=bits, group_size=self.config.group_size, activation_bits=activation_bits)
+
+    def _with_zeros(self, loaded: Loaded, step: str) -> GPT:
+        model = _gpt(loaded)
+        if step == "magnitude":
+            magnitude(model, self.config.zeros())
+        else:
+            wanda(model, self._calibration(loaded), self.config.zeros())
+        return model
+
+    def _calibration(self, loaded: Loaded) -> Calibration:
+        source = self.subject.train.open()
+        return calibrate(loaded.model, source, n_samples=self.config.calibration_samples, seed=self.context.seed)
+
+    def _train(self, source: Path, out: Path, step: str) -> None:
+        objective = self.subject.objective
+        if step == "distill":
+            objective = Distill(
+                self.subject.checkpoint, objective, temperature=self.config.temperature, soft=self.config.soft
+            )
+        run = Run(
+            init=source,
+            data=self.subject.train,
+            held_out=self.subject.held_out,
+            objective=objective,
+            tokenizer=source / "tokenizer",
+            train=self.config.train,
+            seed=self.context.seed,
+        )
+        log = PrefixedLogger(self.context.log, prefix=f"{self.subject.name}/{out.name.replace('+', '-')}")
+        train_run(run, out, log, launch=self.context.launch, on_progress=self.context.on_progress)
+
+
+def _heads(model: GPT, calibration: Calibration, config: CompressStage) -> GPT:
+    return prune_heads(model, calibration, kept=max(1, round(config.heads_kept * model.config.n_heads)))
+
+
+def _hidden(model: GPT, calibration: Calibration, config: CompressStage) -> GPT:
+    kept = max(1, round(config.hidden_kept * model.config.hidden_size))
+    return prune_hidden(model, calibration, kept=kept // _HIDDEN_MULTIPLE * _HIDDEN_MULTIPLE or kept)
+
+
+def _depth(model: GPT, calibration: Calibration, config: CompressStage) -> GPT:
+    return prune_blocks(model, calibration, kept=max(1, round(config.layers_kept * model.config.n_layers)))
+
+
+_STRUCTURE: dict[str, Callable[[GPT, Calibration, CompressStage], GPT]] = {
+    "heads": _heads,
+    "hidden": _hidden,
+    "depth": _depth,
+}
+
+
+def without_lora(spec: ModelSpec) -> ModelSpec:
+    """What a model is after its low-rank updates were merged."""
+    return replace(spec, transforms=tuple(t for t in spec.transforms if not isinstance(t, LoRA | NF4)))
+
+
+def fitted(spec: ModelSpec, sizes: GPTConfig) -> ModelSpec:
+    """The same model in other sizes; a classifier trains no more blocks than there are."""
+    transforms = [
+        replace(t, n_blocks=min(t.n_blocks, sizes.n_layers)) if isinstance(t, Classifier) else t
+        for t in spec.transforms
+    ]
+    return replace(spec, model=sizes, transforms=tuple(transforms))
+
+
+def _sizes(spec: ModelSpec) -> GPTConfig:
+    if not isinstance(spec.model, GPTConfig):
+        raise ConfigError(f"{type(spec.model).__name__} has no sizes that can be pruned; only GPT-2's family can")
+    return spec.model
+
+
+def _gpt(loaded: Loaded) -> GPT:
+    if not isinstance(loaded.model, GPT):
+        raise ConfigError(f"{type(loaded.model).__name__} cannot be pruned; only GPT-2's family can")
+    return loaded.model

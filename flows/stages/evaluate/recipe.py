@@ -1,0 +1,49 @@
+"""Settings of the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gptcore.config import Config, at_least
+from gptcore.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EvaluateStage(Config):
+    """Scores of the held-out responses."""
+
+    judge: Literal["auto", "required", "off"] = "auto"
+    """Ask the judge if one answers; insist on it; or never."""
+    judge_model: str = "llama3"
+    """Model tag on the judge's server; ``llama3@365c0bd3c000`` insists on the weights of this digest."""
+    judge_panel: tuple[str, ...] = ()
+    """Further judges on the same server that score the same responses; how far all agree is told, the first decides."""
+    judge_backend: Literal["ollama", "openai"] = "ollama"
+    """Which interface the judge's server speaks."""
+    judge_url: str | None = None
+    """Its address; by default ``OLLAMA_HOST`` or ``OPENAI_BASE_URL``."""
+    judge_models: tuple[Literal["instruct", "base", "lora"], ...] = ("instruct", "base")
+    """Whose responses are judged, and then compared on the same items; the fine-tuned model's (instruct) always are."""
+    pairwise: bool = False
+    """Whether the judge also sees each two models' responses side by side, in both orders."""
+    num_ctx: int = 8192
+    """Tokens of the judge's window."""
+    shortcut: bool = True
+    """Whether a response that is the reference gets 100 without asking; without it scores compare with the book's."""
+    concurrency: int = 1
+    """Requests to the judge at a time."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be found out only after the models are trained."""
+        at_least(self, concurrency=1, num_ctx=1024)
+        if "instruct" not in self.judge_models or len(set(self.judge_models)) < len(self.judge_models):
+            raise ConfigError(
+                f"evaluate.judge_models is {', '.join(self.judge_models) or 'empty'}; it must have instruct, each once"
+            )
+        panel = (self.judge_model, *self.judge_panel)
+        if len(set(panel)) < len(panel):
+            raise ConfigError(
+                f"evaluate.judge_panel is {', '.join(self.judge_panel)} beside the judge_model {self.judge_model};"
+                " name each judge once"
+            )

@@ -1,0 +1,1 @@
+"""A sitting of the judge, and what it says of it."""
