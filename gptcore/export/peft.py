@@ -56,10 +56,10 @@ def export_peft(source: Path, folder: Path) -> Path:
         raise ConfigError(f"{source} has {len(adapters)} adapters; a folder for peft is of exactly one")
     (adapter,), form, tokens = adapters, hf_form(loaded.model), torch.tensor([probe(loaded.model)])
     config, wanted = adapter.to_peft(), _logits(loaded.model, tokens)
-    tensors = _to_peft(loaded.model, adapter, form)
+    layers = _to_peft(loaded.model, adapter, form)
+    tensors = {f"{_PREFIX}{layer}.{key}": value for layer, part in layers.items() for key, value in part.items()}
     base = loaded._replace(model=strip_adapters(loaded.model))
     require_plain(base.model, what=f"exporting {source}")
-    layers = {name.rpartition(".lora_")[0].removeprefix(_PREFIX) for name in tensors}
     with whole_folder(folder) as partial:
         (partial / _BASE).mkdir()
         write_hf(partial / _BASE, base)
@@ -156,10 +156,10 @@ def _kind(config: Json, folder: Path) -> type[Adapter]:
     raise CheckpointError(f"{folder}: {'; '.join(reasons.values())}")
 
 
-def _to_peft(model: Model, adapter: Adapter, form: HFForm) -> dict[str, Tensor]:
-    """The adapter's tensors under peft's names."""
+def _to_peft(model: Model, adapter: Adapter, form: HFForm) -> dict[str, dict[str, Tensor]]:
+    """transformers' names of the adapted layers to the adapter's tensors under peft's last names."""
     names = form.names(model.config)
-    tensors: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, module in model.named_modules():
         if not isinstance(module, Adapted):
             continue
@@ -167,9 +167,8 @@ def _to_peft(model: Model, adapter: Adapter, form: HFForm) -> dict[str, Tensor]:
         theirs = names[weight]
         rows = form.rows(model.config, weight) or [len(module.dense())]
         for layer, part in zip(theirs, adapter.peft_parts(module, rows), strict=True):
-            stem = _PREFIX + layer.removesuffix(".weight")
-            tensors |= {f"{stem}.{key}": value.contiguous() for key, value in part.items()}
-    return tensors
+            layers[layer.removesuffix(".weight")] = part
+    return layers
 
 
 def _from_peft(tensors: dict[str, Tensor], base: Model, *, place: Path) -> dict[str, list[PeftPart]]:

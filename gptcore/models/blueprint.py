@@ -45,6 +45,21 @@ def strangers(model: Model) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def require_known(model: Model, *, what: str) -> None:
+    """Insist that every layer is plain or a ``StandIn``.
+
+    Args:
+        model: any model.
+        what: is going to be done with it, for the message.
+
+    Raises:
+        ConfigError: a layer is of a kind that nobody knows; it is named.
+    """
+    for name, module in strangers(model):
+        if not isinstance(module, StandIn):
+            raise _unknown(name, module, model, what)
+
+
 def require_plain(model: Model, *, what: str, within: Collection[nn.Module] | None = None) -> None:
     """Insist that a model has no other layers than its configuration builds.
 
@@ -59,13 +74,16 @@ def require_plain(model: Model, *, what: str, within: Collection[nn.Module] | No
     for name, module in strangers(model):
         if within is not None and module not in within:
             continue
-        where, kind = name or "the model", type(module).__name__
         if isinstance(module, StandIn):
             raise ConfigError(
-                f"{where} is stored as {module.stored_as}, so {what} is not possible: the model is quantized; take "
+                f"{name} is stored as {module.stored_as}, so {what} is not possible: the model is quantized; take "
                 "the fp32 checkpoint it was made from"
             )
-        raise ConfigError(
-            f"{where} is a {kind}, which a {type(model.config).__name__} does not build, so {what} could not keep what "
-            "it computes; expected plain layers, or one that derives from gptcore.nn.StandIn and merges into them"
-        )
+        raise _unknown(name, module, model, what)
+
+
+def _unknown(name: str, module: nn.Module, model: Model, what: str) -> ConfigError:
+    return ConfigError(
+        f"{name or 'the model'} is a {type(module).__name__}, which a {type(model.config).__name__} does not build, so "
+        f"{what} could not keep what it computes; expected plain layers, or one that derives from gptcore.nn.StandIn"
+    )

@@ -70,7 +70,7 @@ def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def plain_embedding(weight: Tensor) -> nn.Embedding:
     """An embedding of a copy of a weight (V, C)."""
-    layer = nn.Embedding(*weight.shape, device="meta")
+    layer = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
     layer.weight = nn.Parameter(weight.detach().clone())
     return layer
 

@@ -126,7 +126,7 @@ def test_a_classifier_does_not_answer(gpt: Build, tokenizer: Tokenizer, tmp_path
     checkpoint.save(tmp_path / "c", model=spec.build(), spec=spec, tokenizer=tokenizer)
     with pytest.raises(
         ConfigError,
-        match="c has a head that gives classes in the place of words, so it cannot answer in text; give the",
+        match="c has a head that gives classes in the place of words, so it cannot",
     ):
         TextModel.load(tmp_path / "c")
 

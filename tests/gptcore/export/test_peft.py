@@ -78,7 +78,7 @@ def test_what_is_no_plain_adapter_is_refused(portable: Build, adapted: Callable[
     folder = export_peft(adapted("gpt2"), tmp_path / "adapter")
     text = (folder / "adapter_config.json").read_text()
     for old, new, message in (
-        ('"use_dora": false', '"use_dora": true', "use_dora is True; only False can be imported"),
+        ('"use_rslora": false', '"use_rslora": true', "use_rslora is True; only False can be imported"),
         ('"r": 3', '"r": "x"', "r, lora_alpha and lora_dropout are 'x'"),
         ("{", "", "cannot be read"),
     ):
