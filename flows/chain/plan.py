@@ -15,7 +15,7 @@ from flows.settings import read_settings
 from flows.sources.hub import starting_sizes
 from flows.stages.pipeline import Pipeline
 from flows.stages.registry import STAGES, Stage
-from gptcore.models import PRESETS, ModelConfig
+from gptcore.models import PRESETS, WordNetworkConfig
 from gptcore.train import TrainConfig
 
 _EFFICIENCY = 0.5
@@ -136,7 +136,7 @@ def _amounts(chain: Chain) -> Amounts:
     )
 
 
-def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: ModelConfig) -> list[tuple[float, float]]:
+def _works(stage: str, pipeline: Pipeline, amounts: Amounts, model: WordNetworkConfig) -> list[tuple[float, float]]:
     """Tokens that a stage puts through the model, and the operations for each of them."""
     blocks = 12 * model.n_layers * model.width**2
     whole = blocks + amounts.vocab_size * model.width  # a classifier has no use for the words' head
@@ -184,7 +184,7 @@ def _chars_per_token(vocab_size: int) -> float:
     return min(4.4, max(1.0, 0.6 * math.log2(vocab_size) - 3.5))
 
 
-def _model(pipeline: Pipeline) -> ModelConfig | None:
+def _model(pipeline: Pipeline) -> WordNetworkConfig | None:
     return starting_sizes(pipeline.pretrain.init) if pipeline.pretrain.init else pipeline.pretrain.model
 
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from flows.serving.refusal import Refusal
 from gptcore.files import MANIFEST, file_sha256
 from gptcore.models import find_family
@@ -47,7 +49,7 @@ class Served:
         if text.template is not None:
             text.template.check_tokenizer(text.tokenizer)
         manifest = path / MANIFEST
-        form = main_form(text.model.blocks)
+        form = main_form(nn.ModuleList(text.model.each_block()))
         return Served(
             name=name,
             text=text,

@@ -26,6 +26,7 @@ from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import Model
+from gptcore.models.base import as_decoder
 from gptcore.nn import merge_adapters
 
 LONGEST: Final = 64
@@ -47,15 +48,15 @@ def same_model(
         tokens: held-out text, two tokens or more that fit the context.
         variants: names and checkpoints of quantized forms.
     """
-    wanted = _logits(original.model, tokens)
+    wanted = _logits(original.decoder, tokens)
 
     def quantized(path: Path) -> Callable[[], Tensor]:
-        return lambda: _logits(checkpoint.load(path).model, tokens)
+        return lambda: _logits(checkpoint.load(path).decoder, tokens)
 
     with tempfile.TemporaryDirectory(prefix="gptworks-") as place:
         forms: list[tuple[str, bool, Callable[[], Tensor]]] = [
-            ("cached, token by token", True, lambda: _cached(original.model, tokens)),
-            (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.model, tokens)),
+            ("cached, token by token", True, lambda: _cached(original.decoder, tokens)),
+            (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.decoder, tokens)),
             ("served: prepared for inference, token by token", True, lambda: _served(source, tokens)),
             ("exported for transformers, imported", True, lambda: _through_hf(source, Path(place), tokens)),
             ("exported as GGUF F32, llama.cpp's graph", True, lambda: _through_gguf(source, Path(place), tokens)),
@@ -66,8 +67,12 @@ def same_model(
 
 def merged_model(loaded: Loaded, tokens: list[int]) -> list[dict[str, Any]]:
     """The row of an adapted model whose updates are folded into its weights; they are folded in place."""
-    wanted = _logits(loaded.model, tokens)
-    return [_row("LoRA merged", True, wanted, lambda: _logits(merge_adapters(loaded.model).eval(), tokens))]
+    wanted = _logits(loaded.decoder, tokens)
+
+    def merged() -> Model:
+        return as_decoder(merge_adapters(loaded.model), purpose="a comparison of logits")
+
+    return [_row("LoRA merged", True, wanted, lambda: _logits(merged().eval(), tokens))]
 
 
 def held_out_tokens(source: Source, model: Model) -> list[int]:
@@ -105,7 +110,7 @@ def _cached(model: Model, tokens: list[int]) -> Tensor:
 
 
 def _served(source: Path, tokens: list[int]) -> Tensor:
-    return _cached(prepare_for_inference(checkpoint.load(source).model), tokens)
+    return _cached(prepare_for_inference(checkpoint.load(source).decoder), tokens)
 
 
 @torch.no_grad()
@@ -134,7 +139,7 @@ def _batched(model: Model, tokens: list[int]) -> Tensor:
 
 def _through_hf(source: Path, place: Path, tokens: list[int]) -> Tensor:
     folder = export_hf(source, place / "hf")
-    return _logits(checkpoint.load(import_hf(folder, place / "back")).model, tokens)
+    return _logits(checkpoint.load(import_hf(folder, place / "back")).decoder, tokens)
 
 
 def _through_gguf(source: Path, place: Path, tokens: list[int]) -> Tensor:

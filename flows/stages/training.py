@@ -45,7 +45,7 @@ def pretrain(config: PretrainStage, inputs: Inputs, context: Context) -> dict[st
     model = replace(config.model, vocab_size=inputs.results["prepare-data"]["vocab_size"])
     init = local_checkpoint(config.init, context.places.cache) if config.init else None
     if init is not None:
-        length = min(length, read_spec(init).model.context_length)
+        length = min(length, read_spec(init).words.context_length)
     run = Run(
         model=None if init else model,
         init=init,
@@ -170,7 +170,7 @@ def _classify(
 ) -> dict[str, Any]:
     tokenizer, base = inputs.path("prepare-data", "tokenizer"), inputs.path("pretrain", CHECKPOINT)
     labels = tuple(inputs.prepared("classify")["labels"])
-    length = read_spec(base).model.context_length
+    length = read_spec(base).words.context_length
 
     def data(split: str) -> LabelledText:
         path = inputs.path("prepare-data", f"classify/{split}.jsonl")
@@ -230,7 +230,7 @@ def _instruct(
 
     def data(split: str) -> Instructions:
         path = inputs.path("prepare-data", f"instruct/{split}.jsonl")
-        length = spec.model.context_length
+        length = spec.words.context_length
         return Instructions(path, folder_of, config.template, length, config.mask_prompt, split=split)
 
     run = Run(

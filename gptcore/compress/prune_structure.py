@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
-from gptcore.models import Model, ModelConfig, families, find_family
+from gptcore.models import Network, NetworkConfig, families, find_family
 from gptcore.models.blueprint import require_plain
 from gptcore.models.gpt import GPT, GPTConfig
 from gptcore.nn.block import Block
@@ -33,7 +33,7 @@ _DAMPING = 1e-4
 """Share of the covariance's mean diagonal that is added to it."""
 
 
-def prunable(model: Model) -> GPT:
+def prunable(model: Network) -> GPT:
     """A model whose heads, neurons and blocks can be pruned; its updates are merged.
 
     Raises:
@@ -45,7 +45,7 @@ def prunable(model: Model) -> GPT:
     return cast(GPT, model)
 
 
-def prunable_sizes(config: ModelConfig) -> GPTConfig:
+def prunable_sizes(config: NetworkConfig) -> GPTConfig:
     """The sizes of a model that can be pruned.
 
     Raises:
@@ -59,7 +59,7 @@ def prunable_sizes(config: ModelConfig) -> GPTConfig:
 
 
 @torch.no_grad()
-def prune_heads(model: Model, calibration: Calibration, *, kept: int) -> GPT:
+def prune_heads(model: Network, calibration: Calibration, *, kept: int) -> GPT:
     """Keep so many heads in every block, in place, and say so in ``model.config``.
 
     Raises:
@@ -82,7 +82,7 @@ def prune_heads(model: Model, calibration: Calibration, *, kept: int) -> GPT:
 
 
 @torch.no_grad()
-def prune_hidden(model: Model, calibration: Calibration, *, kept: int) -> GPT:
+def prune_hidden(model: Network, calibration: Calibration, *, kept: int) -> GPT:
     """Keep so many neurons inside every feed-forward layer, in place, and say so in ``model.config``.
 
     Raises:
@@ -102,7 +102,7 @@ def prune_hidden(model: Model, calibration: Calibration, *, kept: int) -> GPT:
 
 
 @torch.no_grad()
-def prune_blocks(model: Model, calibration: Calibration, *, kept: int) -> GPT:
+def prune_blocks(model: Network, calibration: Calibration, *, kept: int) -> GPT:
     """Keep the ``kept`` blocks that change the residual stream most, in place, and say so in ``model.config``.
 
     Raises:

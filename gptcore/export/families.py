@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.models import Model, ModelConfig, families, family_of
+from gptcore.models import Model, ModelConfig, Network, NetworkConfig, families, family_of
 from gptcore.models.blueprint import Undrawn
 from gptcore.models.family import GGUFForm, HFForm
 
 
-def hf_form(part: Model | ModelConfig) -> HFForm:
+def hf_form(part: Network | NetworkConfig) -> HFForm:
     """How a model's family is written for transformers.
 
     Raises:
@@ -26,7 +26,7 @@ def hf_form(part: Model | ModelConfig) -> HFForm:
     return family.hf
 
 
-def gguf_form(part: Model | ModelConfig) -> tuple[HFForm, GGUFForm]:
+def gguf_form(part: Network | NetworkConfig) -> tuple[HFForm, GGUFForm]:
     """How a model's family is written in GGUF, by way of its form for transformers.
 
     Raises:

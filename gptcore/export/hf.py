@@ -62,7 +62,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         ConfigError: the model is a classifier that transformers has no form for.
         ExportMismatch: what was read back is not the model.
     """
-    form, labels = hf_form(loaded.model), loaded.spec.outputs if loaded.spec.head == "classes" else ()
+    form, labels = hf_form(loaded.decoder), loaded.spec.outputs if loaded.spec.head == "classes" else ()
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     if labels:
         loaded = padded_classifier(loaded)
@@ -70,7 +70,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
     tensors = form.to_tensors(loaded.model)
     if labels:
         config |= classifier_config(loaded, labels)
-        tensors |= score_tensors(loaded.model, tensors)
+        tensors |= score_tensors(loaded.decoder, tensors)
         tensors.pop("lm_head.weight", None)
     else:
         config["eos_token_id"] = template.end_id(loaded.tokenizer) if template else loaded.tokenizer.end_of_text
@@ -78,7 +78,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         write_json(folder / "generation_config.json", {**ends, "do_sample": False})
     write_json(folder / "config.json", config)
     checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
-    length = loaded.model.config.context_length
+    length = loaded.decoder.config.context_length
     write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, classifies=bool(labels))
     _check(folder, loaded, classifies=bool(labels))
 
@@ -157,7 +157,7 @@ def _check(folder: Path, loaded: Loaded, *, classifies: bool) -> None:
         raise ExportMismatch(
             f"the folder was read back and is not what was meant: {error}; nothing was written"
         ) from error
-    tokens = torch.tensor([probe(loaded.model)])
+    tokens = torch.tensor([probe(loaded.decoder)])
     with torch.no_grad():
         agreement(loaded.model(tokens)[0], model(tokens)[0]).require(what="the written folder")
 

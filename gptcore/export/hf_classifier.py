@@ -21,6 +21,7 @@ from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.families import hf_form, model_with
 from gptcore.export.hf_tokens import PAD
 from gptcore.models import Model, ModelConfig
+from gptcore.models.base import as_decoder
 from gptcore.models.family import HFClassifier, HFForm
 from gptcore.transforms import Classifier, ExtendVocabulary
 
@@ -33,16 +34,16 @@ def padded_classifier(loaded: Loaded) -> Loaded:
     Raises:
         ConfigError: it is of a family whose final norm has no bias that could take the head's.
     """
-    _classifier(loaded.model)
+    _classifier(loaded.decoder)
     tokenizer = loaded.tokenizer.with_special_tokens([PAD])
-    model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.model.config.vocab_size)).apply(loaded.model)
+    model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.decoder.config.vocab_size)).apply(loaded.model)
     return loaded._replace(model=model.eval(), tokenizer=tokenizer)
 
 
 def classifier_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
     """What ``config.json`` says of a padded classifier besides."""
     return {
-        "architectures": [_classifier(loaded.model).architecture],
+        "architectures": [_classifier(loaded.decoder).architecture],
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
         "pad_token_id": loaded.tokenizer.special_tokens[PAD],
@@ -112,4 +113,4 @@ def classifier_from_hf(
     with torch.no_grad():
         model.head.weight.copy_(score.float())
         model.head.bias.zero_()
-    return model.eval(), ModelSpec(tied, transforms=(transform,))
+    return as_decoder(model.eval(), purpose=place), ModelSpec(tied, transforms=(transform,))

@@ -29,6 +29,7 @@ from gptcore.export.hf import hf_model_in, write_hf
 from gptcore.export.places import check_head, check_place
 from gptcore.files import read_json_object, whole_folder, write_json
 from gptcore.models import Model
+from gptcore.models.base import as_decoder
 from gptcore.models.blueprint import require_plain
 from gptcore.models.family import HFForm
 from gptcore.nn import Adapted, strip_adapters
@@ -54,11 +55,12 @@ def export_peft(source: Path, folder: Path) -> Path:
     adapters = [transform for transform in loaded.spec.transforms if isinstance(transform, Adapter)]
     if len(adapters) != 1:
         raise ConfigError(f"{source} has {len(adapters)} adapters; a folder for peft is of exactly one")
-    (adapter,), form, tokens = adapters, hf_form(loaded.model), torch.tensor([probe(loaded.model)])
-    config, wanted = adapter.to_peft(), _logits(loaded.model, tokens)
-    layers = _to_peft(loaded.model, adapter, form)
+    (adapter,), model = adapters, loaded.decoder
+    form, tokens = hf_form(model), torch.tensor([probe(model)])
+    config, wanted = adapter.to_peft(), _logits(model, tokens)
+    layers = _to_peft(model, adapter, form)
     tensors = {f"{_PREFIX}{layer}.{key}": value for layer, part in layers.items() for key, value in part.items()}
-    base = loaded._replace(model=strip_adapters(loaded.model))
+    base = loaded._replace(model=strip_adapters(model))
     require_plain(base.model, what=f"exporting {source}")
     with whole_folder(folder) as partial:
         (partial / _BASE).mkdir()
@@ -104,7 +106,7 @@ def import_peft(folder: Path, base: Path, out: Path) -> Path:
         CheckpointError: a file is missing or damaged, the adapter is of no kind of ours, or does not fit the base.
     """
     loaded: Loaded = checkpoint.load(base)
-    model, update = _adapted(folder, loaded.model)
+    model, update = _adapted(folder, loaded.decoder)
     spec = ModelSpec(
         loaded.spec.model,
         transforms=(*loaded.spec.transforms, update),
@@ -130,7 +132,7 @@ def _adapted(folder: Path, base: Model) -> tuple[Model, Adapter]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
     update, own = kind.from_peft(config, _from_peft(tensors, base, place=folder), place=folder)
-    model = update.apply(base)
+    model = as_decoder(update.apply(base), purpose="an adapter of peft's")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Adapted)}
     if layers.keys() != own.keys():
         raise CheckpointError(f"{folder} adapts some blocks and not others: {sorted(layers.keys() ^ own.keys())[:3]}")

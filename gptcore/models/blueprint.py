@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model, ModelConfig
+from gptcore.models.network import Network, NetworkConfig
 from gptcore.nn.linear import StandIn
 
 
@@ -27,25 +27,28 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def blueprint(config: ModelConfig) -> Model:
+def blueprint(config: NetworkConfig) -> Network:
     """The model of a configuration on the meta device."""
     with Undrawn(), torch.device("meta"):
         return config.build()
 
 
-def strangers(model: Model) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of another kind than ``model.config`` builds in their place, by dotted name; not what is in them."""
+def strangers(model: Network) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of another kind than ``model.config`` builds in their place, by dotted name; not what is in them.
+
+    A head may be a linear layer whatever is built: transforms put one of their own there.
+    """
     built = {name: type(module) for name, module in blueprint(model.config).named_modules()}
     above = ""
     for name, module in model.named_modules():
         if above and name.startswith(above):
             continue
-        if type(module) is not built.get(name):
+        if type(module) is not built.get(name) and not (name == "head" and type(module) is nn.Linear):
             above = f"{name}."
             yield name, module
 
 
-def require_known(model: Model, *, what: str) -> None:
+def require_known(model: Network, *, what: str) -> None:
     """Insist that every layer is plain or a ``StandIn``.
 
     Args:
@@ -60,7 +63,7 @@ def require_known(model: Model, *, what: str) -> None:
             raise _unknown(name, module, model, what)
 
 
-def require_plain(model: Model, *, what: str, within: Collection[nn.Module] | None = None) -> None:
+def require_plain(model: Network, *, what: str, within: Collection[nn.Module] | None = None) -> None:
     """Insist that a model has no other layers than its configuration builds.
 
     Args:
@@ -82,7 +85,7 @@ def require_plain(model: Model, *, what: str, within: Collection[nn.Module] | No
         raise _unknown(name, module, model, what)
 
 
-def _unknown(name: str, module: nn.Module, model: Model, what: str) -> ConfigError:
+def _unknown(name: str, module: nn.Module, model: Network, what: str) -> ConfigError:
     return ConfigError(
         f"{name or 'the model'} is a {type(module).__name__}, which a {type(model.config).__name__} does not build, so "
         f"{what} could not keep what it computes; expected plain layers, or one that derives from gptcore.nn.StandIn"

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gptcore.components import load_components
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model, ModelConfig
+from gptcore.models.base import ModelConfig
+from gptcore.models.network import Network, NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class Family:
 
     name: str
     """What clients of a server are told."""
-    config: type[ModelConfig]
+    config: type[NetworkConfig]
     """Our configuration."""
-    network: type[Model]
+    network: type[Network]
     """What it builds."""
     hf: HFForm | None = None
     """None where transformers has no such model."""
@@ -113,12 +114,12 @@ def families() -> tuple[Family, ...]:
     return tuple(_FAMILIES.values())
 
 
-def find_family(part: Model | ModelConfig) -> Family | None:
+def find_family(part: Network | NetworkConfig) -> Family | None:
     """The family of exactly this class of model or configuration; None if no one has registered it."""
     return next((each for each in _FAMILIES.values() if type(part) in (each.network, each.config)), None)
 
 
-def family_of(part: Model | ModelConfig) -> Family:
+def family_of(part: Network | NetworkConfig) -> Family:
     """The family of exactly this class of model or configuration.
 
     Raises:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.linear import maps_in
 from gptcore.train.eager import EagerOptimizer
 from gptcore.train.optim import LR_SCALE, OptimizerConfig, trained_parameters
@@ -51,14 +51,14 @@ class Muon(OptimizerConfig):
         if not self.matrix_lr_scale > 0:
             raise ConfigError(f"matrix_lr_scale is {self.matrix_lr_scale}; it must be above 0")
 
-    def build(self, model: Model) -> torch.optim.Optimizer:
+    def build(self, model: Network) -> torch.optim.Optimizer:
         """Muon and AdamW as one optimizer; where the blocks have no trained matrix, AdamW alone.
 
         Raises:
             ConfigError: every parameter is frozen.
         """
-        in_blocks = {id(p) for p in model.blocks.parameters() if p.dim() == 2}
-        maps = maps_in(model.blocks)
+        blocks = nn.ModuleList(model.each_block())
+        in_blocks, maps = {id(p) for p in blocks.parameters() if p.dim() == 2}, maps_in(blocks)
         by_maps: dict[tuple[int, ...], list[nn.Parameter]] = {(): []}
         rest: list[nn.Parameter] = []
         for parameter in trained_parameters(model):

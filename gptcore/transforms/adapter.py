@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gptcore.config import Json
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.linear import Adapted, takes_update
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform, stack_modules
@@ -77,8 +77,8 @@ class Adapter(Transform):
 
 
 def adapt(
-    model: Model, *, targets: Sequence[str], also_train: Sequence[str], wrap: Callable[[nn.Module], Adapted]
-) -> Model:
+    model: Network, *, targets: Sequence[str], also_train: Sequence[str], wrap: Callable[[nn.Module], Adapted]
+) -> Network:
     """Freeze a model and put ``wrap(layer)`` in the place of each linear layer of its stacks with a target's name.
 
     Args:
@@ -105,7 +105,7 @@ def adapt(
     return model
 
 
-def _train(model: Model, name: str) -> None:
+def _train(model: Network, name: str) -> None:
     try:
         module = model.get_submodule(name)
     except AttributeError as error:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 from torch import nn
 
 from gptcore.config import Config
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 
 Head = Literal["words", "classes", "values", "labels"]
 """What a model's head gives: a distribution over words, over classes, numbers, or several labels at once."""
@@ -32,7 +32,7 @@ class Transform(Config):
         """The names of a new head's outputs in their order; empty where they have none."""
         return ()
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Change ``model`` in place and return it; new weights come from torch's global generator.
 
         Replaying on freshly built weights must give the same parameter names and shapes as on trained ones, so that
@@ -50,6 +50,6 @@ class Transform(Config):
         return self
 
 
-def stack_modules(model: Model) -> Collection[nn.Module]:
+def stack_modules(model: Network) -> Collection[nn.Module]:
     """Every module inside the stacks that the model names."""
-    return set(model.blocks.modules())
+    return {module for stack in model.stacks() for module in stack.modules()}

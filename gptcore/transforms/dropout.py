@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 from torch.nn.modules.dropout import _DropoutNd
 
+from gptcore.config import set_by_path
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, NetworkConfig
 from gptcore.nn.linear import Adapted
 from gptcore.transforms.base import Transform
 
@@ -25,7 +26,7 @@ class Dropout(Transform):
         if not 0.0 <= self.probability < 1.0:
             raise ConfigError(f"probability is {self.probability}; it must be at least 0 and below 1")
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Set it wherever a module has a ``dropout`` probability or is a dropout of torch's; adapters keep their own.
 
         Raises:
@@ -42,6 +43,5 @@ class Dropout(Transform):
                 f"a {type(model).__name__} has no module with dropout, so that a probability of {self.probability} "
                 "would change nothing; leave Dropout out"
             )
-        if hasattr(model.config, "dropout"):
-            model.config = dataclasses.replace(model.config, dropout=self.probability)
+        model.config = cast(NetworkConfig, set_by_path(model.config, "dropout", self.probability))
         return model

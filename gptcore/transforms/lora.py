@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gptcore.config import Json
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.linear import Adapted, StandIn, plain_linear
 from gptcore.nn.surgery import freeze
 from gptcore.transforms.adapter import Adapter, PeftPart, adapt
@@ -114,7 +114,7 @@ class LoRA(Adapter):
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Wrap the targets.
 
         Raises:

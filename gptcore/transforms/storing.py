@@ -7,18 +7,18 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from gptcore.models.base import Model
 from gptcore.models.blueprint import require_plain
+from gptcore.models.network import Network
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import stack_modules
 
 
 def store(
-    model: Model,
+    model: Network,
     *,
     linear: Callable[[nn.Linear], nn.Module],
     table: Callable[[Tensor], tuple[nn.Module, nn.Module]] | None,
-) -> Model:
+) -> Network:
     """Replace the layers in place and freeze the model; norms, positions and a head of its own stay as they are.
 
     Args:

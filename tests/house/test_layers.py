@@ -16,11 +16,13 @@ from gptcore import checkpoint
 from gptcore.compress import prunable
 from gptcore.errors import ConfigError
 from gptcore.export import export_gguf, export_hf, export_peft
+from gptcore.models import NetworkConfig
 from gptcore.models.blueprint import require_plain, strangers
 from gptcore.nn import StandIn
 from gptcore.text import TextModel
-from gptcore.transforms import NF4, Classifier, LoRA, Quantize, Transform
+from gptcore.transforms import NF4, Classifier, Dropout, LoRA, Quantize, Transform
 from tests.house.adapters import Doubled, Values
+from tests.house.networks import HouseDecoderConfig, HouseEncoderConfig, HouseSeq2SeqConfig, HouseViewerConfig
 
 Saved = Callable[..., Path]
 TOKENS = torch.arange(20)[None] * 13 % 280
@@ -30,6 +32,7 @@ EXPORTS: dict[str, Callable[[Path, Path], Any]] = {
     "peft": export_peft,
     "mlflow": export_mlflow,
 }
+NETWORKS = (HouseDecoderConfig(), HouseEncoderConfig(), HouseSeq2SeqConfig(), HouseViewerConfig())
 pytestmark = [pytest.mark.flows, pytest.mark.filterwarnings("ignore")]
 
 
@@ -48,6 +51,32 @@ def test_it_is_not_stored_in_another_form_either(saved: Saved, transform: Transf
         transform.apply(model)
     with pytest.raises(ConfigError, match=r"blocks\.0\.attention\.out is a Doubling"):
         prunable(model)
+
+
+@pytest.mark.parametrize("transform", [Quantize(group_size=8), Quantize(bits=4, group_size=8), NF4(block_size=8)])
+@pytest.mark.parametrize("config", NETWORKS)
+    "config", [HouseDecoderConfig(), HouseEncoderConfig(), HouseSeq2SeqConfig(), HouseViewerConfig()]
+)
+def test_every_stack_that_a_network_names_is_stored_in_codes_and_what_it_lacks_is_not_missed(
+    config: NetworkConfig, transform: Transform
+) -> None:
+    """The encoder's stack beside the decoder's; a network of images has no embedding of words."""
+    network = config.build()
+    n_linears = sum(type(module) is nn.Linear for block in network.each_block() for module in block.modules())
+    transform.apply(network)
+    layers = [module for block in network.each_block() for module in block.modules()]
+    assert not any(type(module) is nn.Linear for module in layers)
+    assert sum(isinstance(module, StandIn) for module in layers) == n_linears > 0
+    assert hasattr(network, "token_embedding") == isinstance(getattr(network, "token_embedding", None), StandIn)
+    with pytest.raises(ConfigError, match=r"is stored as \w+, so storing it in another form is not possible"):
+        transform.apply(network)
+
+
+@pytest.mark.parametrize("config", [HouseEncoderConfig(dropout=0.1), HouseSeq2SeqConfig(dropout=0.1)])
+def test_dropout_reaches_the_modules_of_torch_in_every_stack(config: NetworkConfig) -> None:
+    network = Dropout(probability=0.5).apply(config.build())
+    assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.5}
+    assert network.config.dropout == 0.5
 
 
 @pytest.mark.parametrize("embedding", ["fp32", "nf4", "int8"])

@@ -66,7 +66,7 @@ def compress(
         )
     forms = {row["name"]: context.folder / row["checkpoint"] for row in variants if "checkpoint" in row}
     original = checkpoint.load(words.checkpoint)
-    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.model), variants=forms)
+    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.decoder), variants=forms)
     context.log.log_table(equivalence, "equivalence.json")
     parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
     return {
@@ -116,14 +116,14 @@ def _language_model(config: CompressStage, instruct: InstructStage, inputs: Inpu
         spec = checkpoint.read_spec(path)
 
         def rows(split: str) -> Instructions:
-            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.model.context_length
+            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.words.context_length
             template = spec.template or instruct.template
             return Instructions(file, path / "tokenizer", template, length, instruct.mask_prompt, split=split)
 
         subject = Subject("language", path, rows("train"), rows("val"), NextToken())
         return subject, rows("test").open(), "the answers to the held-out instructions"
     path = inputs.path("pretrain", CHECKPOINT)
-    length = checkpoint.read_spec(path).model.context_length
+    length = checkpoint.read_spec(path).words.context_length
     train, val = (TokenWindows(inputs.path("prepare-data", f"corpus/{name}"), length) for name in ("train", "val"))
     return Subject("language", path, train, val, NextToken()), val.open(), "the held-out part of the corpus"
 
@@ -136,7 +136,7 @@ def _classifier(config: ClassifyStage, inputs: Inputs) -> tuple[Subject, Source,
     """What is compressed, the rows it is measured on, and the number of classes."""
     path = inputs.path("finetune-classifier", CHECKPOINT)
     labels = tuple(inputs.prepared("classify")["labels"])
-    length = checkpoint.read_spec(path).model.context_length
+    length = checkpoint.read_spec(path).words.context_length
 
     def rows(split: str) -> LabelledText:
         file = inputs.path("prepare-data", f"classify/{split}.jsonl")

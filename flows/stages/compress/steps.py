@@ -33,7 +33,7 @@ from gptcore.compress import (
 from gptcore.data import Data
 from gptcore.files import MANIFEST
 from gptcore.models import GPT, GPTConfig
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives import Distill, Objective
 from gptcore.run import Run, seed_everything
 from gptcore.train.logger import PrefixedLogger
@@ -95,7 +95,7 @@ class Workshop:
         if step in _DTYPES:
             checkpoint.save(path, model=loaded.model, spec=loaded.spec, tokenizer=loaded.tokenizer, dtype=_DTYPES[step])
             return
-        model: Model
+        model: Network
         if step in ("magnitude", "wanda"):
             model = self._with_zeros(loaded, step)
         elif step == "student":
@@ -158,20 +158,20 @@ class Workshop:
         train_run(run, out, log, launch=self.context.launch, on_progress=self.context.on_progress)
 
 
-def _heads(model: Model, calibration: Calibration, config: CompressStage) -> GPT:
-    return prune_heads(model, calibration, kept=max(1, round(config.heads_kept * model.config.n_heads)))
+def _heads(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
+    return prune_heads(model, calibration, kept=max(1, round(config.heads_kept * prunable_sizes(model.config).n_heads)))
 
 
-def _hidden(model: Model, calibration: Calibration, config: CompressStage) -> GPT:
+def _hidden(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
     kept = max(1, round(config.hidden_kept * prunable_sizes(model.config).hidden_size))
     return prune_hidden(model, calibration, kept=kept // _HIDDEN_MULTIPLE * _HIDDEN_MULTIPLE or kept)
 
 
-def _depth(model: Model, calibration: Calibration, config: CompressStage) -> GPT:
+def _depth(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
     return prune_blocks(model, calibration, kept=max(1, round(config.layers_kept * model.config.n_layers)))
 
 
-_STRUCTURE: dict[str, Callable[[Model, Calibration, CompressStage], GPT]] = {
+_STRUCTURE: dict[str, Callable[[Network, Calibration, CompressStage], GPT]] = {
     "heads": _heads,
     "hidden": _hidden,
     "depth": _depth,
