@@ -55,8 +55,6 @@ def test_it_is_not_stored_in_another_form_either(saved: Saved, transform: Transf
 
 @pytest.mark.parametrize("transform", [Quantize(group_size=8), Quantize(bits=4, group_size=8), NF4(block_size=8)])
 @pytest.mark.parametrize("config", NETWORKS)
-    "config", [HouseDecoderConfig(), HouseEncoderConfig(), HouseSeq2SeqConfig(), HouseViewerConfig()]
-)
 def test_every_stack_that_a_network_names_is_stored_in_codes_and_what_it_lacks_is_not_missed(
     config: NetworkConfig, transform: Transform
 ) -> None:
