@@ -141,10 +141,10 @@ class Seq2Seq(WordNetwork):
     """
 
     abilities = frozenset({"generate", "summary", "words"})
-    entry_points = ("features", "features_at", "answered", "encode")
+    entry_points = ("features", "features_at", "answered", "next_logits")
 
     def encode(self, source: Tensor, *, lengths: Sequence[int] | None = None) -> Memory:
-        """What the encoder makes of a source (B, S) int64, padded on the right.
+        """What the encoder makes of a source (B, S) int64, padded on the right: its ``features``.
 
         Args:
             source: token ids.
@@ -153,7 +153,8 @@ class Seq2Seq(WordNetwork):
         Raises:
             ConfigError: more positions than ``context_length``.
         """
-        raise NotImplementedError
+        sizes = tuple(lengths or [source.shape[1]] * len(source))
+        return Memory(self.features(source, lengths=sizes), sizes)
 
     def answered(self, tokens: Tensor, memory: Memory) -> Tensor:
         """The decoder's normalised features (B, T, C) of the answers (B, T) int64, each position seeing what stands

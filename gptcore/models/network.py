@@ -129,7 +129,7 @@ class Network(nn.Module):
     entry_points: ClassVar[tuple[str, ...]] = ("summary",)
     """Methods by which it is used beside ``forward``: where its parameters are spread, these gather them."""
     block_entry_points: ClassVar[tuple[str, ...]] = ()
-    """The same of each of its blocks."""
+    """The same of its blocks, of those that have them."""
 
     def stacks(self) -> tuple[nn.ModuleList, ...]:
         """Its stacks of blocks, from the input on."""

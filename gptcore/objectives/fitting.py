@@ -65,7 +65,7 @@ def check_same_outputs(teacher: int, student: int, *, what: str) -> None:
 def n_outputs_of(network: Network) -> int:
     """Outputs of a network's head, of whatever layer it is made."""
     head = network.head
-    width = getattr(head, "in_features", network.config.width)
+    width = getattr(head, "in_features", network.summary_width)
     with torch.no_grad():
         outputs: Tensor = head(torch.zeros(1, width, device=next(network.parameters()).device))
     return outputs.shape[-1]

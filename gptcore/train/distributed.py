@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Sharded(_Distributed):
         model.before_sharding()
         for block in model.each_block():
             fully_shard(block, mesh=mesh, mp_policy=policy)
-            for method in model.block_entry_points:
+            for method in filter(partial(hasattr, block), model.block_entry_points):
                 register_fsdp_forward_method(block, method)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         for method in model.entry_points:

@@ -204,6 +204,7 @@ class HouseSeq2Seq(Words, Seq2Seq):
     """Its source is read both ways, its answer is written from left to right."""
 
     config: HouseSeq2SeqConfig
+    block_entry_points = ("shown",)
 
     def __init__(self, config: HouseSeq2SeqConfig) -> None:
         super().__init__(config)
@@ -231,11 +232,6 @@ class HouseSeq2Seq(Words, Seq2Seq):
         source = inputs.get("source", inputs.get("tokens"))
         assert source is not None
         return row_means(self.features(source, lengths=lengths, packed=packed), lengths, packed=packed)
-
-    def encode(self, source: Tensor, *, lengths: Sequence[int] | None = None) -> Memory:
-        """The encoder's features."""
-        sizes = tuple(lengths or [source.shape[1]] * len(source))
-        return Memory(self.features(source, lengths=sizes), sizes)
 
     def answered(self, tokens: Tensor, memory: Memory) -> Tensor:
         """(B, T, C), for a loss."""

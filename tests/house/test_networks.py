@@ -31,6 +31,7 @@ from gptcore.tokenizer import Tokenizer, train_bpe
 from gptcore.train import MemoryLogger, OptimizerConfig, TrainConfig
 from gptcore.train.held_out import evaluate
 from gptcore.transforms import Classifier, LoRA
+from tests.house.answers import Answer, BackwardsRows
 from tests.house.networks import (
     HouseDecoderConfig,
     HouseEncoderConfig,
@@ -248,6 +249,27 @@ def test_a_decoder_answers_through_next_logits_alone() -> None:
     assert speculate(decoder, [1, 2, 3], draft=decoder, max_new_tokens=9).tokens == wanted.ids
 
 
+def test_an_encoder_decoder_is_trained_and_answers_from_its_checkpoint(labelled: LabelledText, tmp_path: Path) -> None:
+    run = answering(labelled, steps=100, sample_prompts=("The keeper",), log_every=25, eval_every=100)
+    result = run.execute(tmp_path / "out", MemoryLogger())
+    lines = (tmp_path / "out/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["train/loss"] for line in lines if "train/loss" in line]
+    assert losses[-1] < 0.6 * losses[0]
+    assert result.metrics["val/loss"] < losses[-1] + 0.5
+    (told,) = (tmp_path / "out/samples.jsonl").read_text().splitlines()
+    text = TextModel.load(result.path)
+    assert isinstance(text.model, HouseSeq2Seq)
+    (answer,) = text.respond([("The keeper", "")], sampling=Sampling(max_new_tokens=40))
+    assert json.loads(told)["text"].strip() == answer
+
+
+def answering(data: LabelledText, **train: Any) -> Run:
+    rows = BackwardsRows(data.tokenizer)
+    return dataclasses.replace(
+        run_of(data, HouseSeq2SeqConfig(), **train), data=rows, held_out=rows, objective=Answer(), transforms=()
+    )
+
+
 # --- refusals
 
 
@@ -300,7 +322,7 @@ RANK = """
 import json, sys
 from pathlib import Path
 import torch
-import tests.house.networks
+import tests.house.answers, tests.house.networks
 from gptcore.run import Run
 from gptcore.train import MemoryLogger
 torch.set_num_threads(1)
@@ -325,8 +347,8 @@ def test_networks_of_the_tests_end_under_ddp_and_fsdp_where_one_process_ends(
     runs = {
         "encoder": run_of(labelled, HouseEncoderConfig()),
         "again": run_of(labelled, HouseEncoderConfig(), checkpoint_activations=True, packed=True),
-        "seq2seq": run_of(labelled, HouseSeq2SeqConfig()),
         "decoder": decoder,
+        "answers": answering(labelled, sample_prompts=("The",), micro_batch_size=1),
     }
     jobs = []
     for name, run in runs.items():
