@@ -45,9 +45,10 @@ class ModelSpec(Config):
     """Digest of the tokenizer beside the weights."""
 
     @property
-    def head(self) -> Head:
-        """What the head gives: words, unless a transform has put another in its place."""
-        return next((each.head for each in reversed(self.transforms) if each.head), "words")
+    def head(self) -> Head | None:
+        """What the head gives: what the last transform says that has put one there, or words; None if it has no head."""
+        own: Head | None = "words" if isinstance(self.model, WordNetworkConfig) else None
+        return next((each.head for each in reversed(self.transforms) if each.head), own)
 
     @property
     def outputs(self) -> tuple[str, ...]:

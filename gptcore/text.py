@@ -56,12 +56,12 @@ class TextModel:
             CheckpointError: it is missing or damaged.
         """
         loaded = checkpoint.load(path)
+        loaded.model.require("generate", purpose=f"answers in text from {path}")
         if loaded.spec.head != "words":
             raise ConfigError(
                 f"{path} has a head that gives {loaded.spec.head} in the place of words, so it cannot answer in text; "
                 "give the checkpoint of a language model, as pretrain and finetune-instruct leave it"
             )
-        loaded.model.require("generate", purpose=f"answers in text from {path}")
         name = template or loaded.spec.template
         model = cast(Model | Seq2Seq, prepare_for_inference(loaded.model))
         return TextModel(model, loaded.tokenizer, template_by_name(name) if name else None)

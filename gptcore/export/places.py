@@ -38,7 +38,9 @@ def check_head(spec: ModelSpec, source: Path, *, allowed: tuple[Head, ...]) -> N
         return
     if spec.head == "classes":
         raise ConfigError(f"{source} is a classifier; this form is for language models alone. Export it with --to hf")
-    raise ConfigError(f"{source} gives {spec.head}; this form is for models that give {' or '.join(allowed)} alone")
+    raise ConfigError(
+        f"{source} gives {spec.head or 'only features'}; this form is for models that give {' or '.join(allowed)} alone"
+    )
 
 
 def check_place(folder: Path, *, marks: tuple[str, ...], others: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from flows.export.mlflow_models import export_mlflow
 from flows.serving.served import Served
 from gptcore import checkpoint
+from gptcore.checkpoint import ModelSpec
 from gptcore.compress import prunable
 from gptcore.errors import ConfigError
 from gptcore.export import export_gguf, export_hf, export_peft
@@ -146,5 +147,6 @@ def test_a_head_of_values_is_known_from_the_spec_and_refused_by_what_needs_words
 def test_the_last_head_counts(saved: Saved) -> None:
     labels = Classifier(labels=("ham", "spam"))
     assert checkpoint.read_spec(saved()).head == "words"
+    assert ModelSpec(HouseViewerConfig()).head is None
     assert checkpoint.read_spec(saved(Values(), labels, LoRA(rank=2))).head == "classes"
     assert checkpoint.read_spec(saved(labels, Values())).outputs == ("length", "score")
