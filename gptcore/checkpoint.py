@@ -46,7 +46,7 @@ class ModelSpec(Config):
 
     @property
     def head(self) -> Head | None:
-        """What the head gives: what the last transform says that has put one there, or words; None if it has no head."""
+        """What the head gives: what the last transform with a head says, or words; None where there is no head yet."""
         own: Head | None = "words" if isinstance(self.model, WordNetworkConfig) else None
         return next((each.head for each in reversed(self.transforms) if each.head), own)
 
