@@ -27,6 +27,7 @@ from gptcore.train.logger import read_history
 from gptcore.train.trainer import Trainer
 from gptcore.train.weighing import Weighing
 from gptcore.transforms import Classifier
+from tests.house.networks import HouseEncoderConfig, HouseViewerConfig
 from tests.house.objectives import MaskedAndTurned, MeasuredNumber, OneNumberHead, TurnedHead
 from tests.house.sources import HiddenWindows, MeasuredWindows
 
@@ -186,6 +187,8 @@ def assert_same(one: list[Mapping[str, Any]], other: list[Mapping[str, Any]]) ->
     assert [line.keys() for line in one] == [line.keys() for line in other]
     asked = ["train/loss/turned" in line for line in one if "train/loss" in line]
     assert set(asked) == {True, False}  # a step without any item of the second part is among them
+    for name in ("val/loss", "val/loss/turned", "val/masked_accuracy"):
+        assert other[-1][name] == pytest.approx(one[-1][name], rel=1e-4)
     for name in ("train/loss", "train/loss/masked", "train/loss/turned", "train/grad_norm"):
         for line, same in zip(one[:2], other[:2], strict=True):
             if name in line:
@@ -210,22 +213,22 @@ def test_a_regression_is_tracked_by_its_error_and_never_by_a_perplexity(prepared
 # --- which networks an objective fits
 
 
-class Looking(GPT):
-    """One that says its positions see what stands behind them."""
-
-    causal = False
-
-
-def test_next_tokens_are_not_learned_by_a_network_that_sees_them(gpt: Build) -> None:
-    model = gpt()
-    NextToken().fits(model)
-    with pytest.raises(ConfigError, match="NextToken expects a causal network, got Looking, whose positions see"):
-        NextToken().fits(Looking(model.config))
+def test_an_encoder_learns_hidden_words_and_is_refused_next_ones_before_anything_is_trained(
+    prepared: Any, tmp_path: Path
+) -> None:
+    run = dataclasses.replace(two_parts(prepared), model=HouseEncoderConfig())
+    assert "val/masked_accuracy" in run.execute(tmp_path / "hidden", MemoryLogger()).metrics
+    next_ones = dataclasses.replace(run, objective=NextToken(), data=prepared.train, held_out=None)
+    with pytest.raises(ConfigError, match="NextToken expects a causal network, got HouseEncoder, whose positions see"):
+        next_ones.execute(tmp_path / "next", MemoryLogger())
+    assert [path.name for path in (tmp_path / "next").iterdir()] == ["run.lock"]
 
 
 def test_words_and_classes_each_need_their_own_head(gpt: Build) -> None:
     head = Classifier(labels=("a", "b"))
+    NextToken().fits(gpt())
     Classify().fits(head.apply(gpt()))
+    Classify().fits(HouseViewerConfig().build())  # reads no words that its outputs could be
     with pytest.raises(ConfigError, match="each of the 300 words, got GPT with 2 outputs; train a head over classes"):
         NextToken().fits(head.apply(gpt()))
     with pytest.raises(ConfigError, match=r"over 300 words; add the transform Classifier\(labels=...\) to the run"):
