@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flows.stages.result import Equivalence
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.data import Source
@@ -37,9 +39,7 @@ N_ROWS: Final = 4
 logger = logging.getLogger(__name__)
 
 
-def same_model(
-    original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]
-) -> list[dict[str, Any]]:
+def same_model(original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]) -> list[Equivalence]:
     """One row for each form of a language model.
 
     Args:
@@ -65,14 +65,14 @@ def same_model(
         return [_row(form, must_equal, wanted, find) for form, must_equal, find in forms]
 
 
-def merged_model(loaded: Loaded, tokens: list[int]) -> list[dict[str, Any]]:
-    """The row of an adapted model whose updates are folded into its weights; they are folded in place."""
+def merged_model(loaded: Loaded, tokens: list[int]) -> Equivalence:
+    """An adapted model whose updates are folded into its weights; they are folded in place."""
     wanted = _logits(loaded.decoder, tokens)
 
     def merged() -> Model:
         return as_decoder(merge_adapters(loaded.model), purpose="a comparison of logits")
 
-    return [_row("LoRA merged", True, wanted, lambda: _logits(merged().eval(), tokens))]
+    return _row("LoRA merged", True, wanted, lambda: _logits(merged().eval(), tokens))
 
 
 def held_out_tokens(source: Source, model: Model) -> list[int]:
@@ -82,15 +82,15 @@ def held_out_tokens(source: Source, model: Model) -> list[int]:
     return ids
 
 
-def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]) -> dict[str, Any]:
-    empty = {"form": form, "must_equal": must_equal, "n": len(wanted), "reason": ""}
+def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]) -> Equivalence:
+    row = Equivalence(form=form, must_equal=must_equal, n=len(wanted))
     try:
         found: Agreement = agreement(wanted, find())
     except ConfigError as error:  # a model that has no such form, for example one whose heads were pruned
-        return {**empty, **dict.fromkeys((*Agreement._fields, "equal")), "reason": str(error)}
+        return replace(row, reason=str(error))
     if must_equal and not found.is_equal:
         logger.warning("%s: other logits than the model's, by up to %.3g", form, found.largest_difference)
-    return {**empty, **found._asdict(), "equal": found.is_equal}
+    return replace(row, **found._asdict(), equal=found.is_equal)
 
 
 @torch.no_grad()

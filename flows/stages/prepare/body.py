@@ -22,8 +22,10 @@ from typing import Any
 from flows.launch.fan_out import fan_out
 from flows.sources.base import Row
 from flows.sources.hub import local_checkpoint
-from flows.stages.context import Context
+from flows.stages.context import Context, Inputs
+from flows.stages.pipeline import Pipeline
 from flows.stages.prepare.recipe import PrepareStage
+from flows.stages.prepare.result import PartFacts, PrepareResult
 from gptcore.data import (
     Document,
     TrainingTexts,
@@ -51,20 +53,18 @@ _TEXT = ("text", "instruction", "input", "output")
 """The keys whose values a base model may be trained on."""
 
 
-def run(config: PrepareStage, context: Context) -> dict[str, Any]:
+def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> PrepareResult:
     """Prepare everything the source offers; normal forms, signatures and tokens by the workers of ``context.launch``.
-
-    Returns:
-        Small values: the parts that exist, class labels, counts, leaks found, the tokenizer's digest.
 
     Raises:
         DataError: nothing usable is left.
     """
+    del inputs
     with fan_out(context.launch) as spread:
-        return _run(config, context, spread)
+        return _run(pipeline.prepare, context, spread)
 
 
-def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, Any]:
+def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResult:
     ledger = Ledger()
     n_steps = 5
 
@@ -78,7 +78,7 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, An
     if documents is not None:
         _split_corpus(documents, config, texts, ledger, spread)
     tell(1)
-    parts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, PartFacts] = {}
     for part, rows in (
         ("classify", config.source.labelled(context.places)),
         ("instruct", config.source.instructions(context.places)),
@@ -102,20 +102,19 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, An
     ledger.check()
     ledger.save(context.folder / "ledger.json")
     tell(5)
-    return {
-        "parts": sorted(parts),
-        "tokenizer": tokenizer.name,
-        "tokenizer_digest": tokenizer.digest,
-        "vocab_size": tokenizer.vocab_size,
-        "tokens": tokens,
-        **parts,
-        "metrics": {
+    return PrepareResult(
+        tokenizer=tokenizer.name,
+        tokenizer_digest=tokenizer.digest,
+        vocab_size=tokenizer.vocab_size,
+        tokens=tokens,
+        parts=parts,
+        metrics={
             "data/train_tokens": float(tokens["train"]),
             "data/val_tokens": float(tokens["val"]),
-            **{f"data/{part}_train_rows": float(facts["rows"]["train"]) for part, facts in parts.items()},
-            **{f"data/{part}_leaks": float(facts["leaks"]) for part, facts in parts.items()},
+            **{f"data/{part}_train_rows": float(facts.rows["train"]) for part, facts in parts.items()},
+            **{f"data/{part}_leaks": float(facts.leaks) for part, facts in parts.items()},
         },
-    }
+    )
 
 
 def _split_corpus(
@@ -191,7 +190,7 @@ def _read_texts(path: Path) -> Iterator[str]:
 
 def _prepare_part(
     part: str, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger, spread: Spread
-) -> dict[str, Any]:
+) -> PartFacts:
     identity, near = _IDENTITY[part], config.near_duplicates
     clean = prepare_rows(
         rows,
@@ -222,14 +221,12 @@ def _prepare_part(
                 "prepare.near_duplicates"
             )
         _write_rows(folder / f"{name}.jsonl", kept, keys=_ROW_KEYS[part])
-    facts: dict[str, Any] = {
-        "rows": {name: len(kept) for name, kept in split.items()},
-        "train_chars": sum(len(_join(row, _CONTENT[part])) for row in split["train"]),
-        "leaks": leaks,
-    }
-    if part == "classify":
-        facts["labels"] = _labels(split)
-    return facts
+    return PartFacts(
+        rows={name: len(kept) for name, kept in split.items()},
+        train_chars=sum(len(_join(row, _CONTENT[part])) for row in split["train"]),
+        leaks=leaks,
+        labels=tuple(_labels(split)) if part == "classify" else (),
+    )
 
 
 def _labels(split: Mapping[str, list[Row]]) -> list[str]:
