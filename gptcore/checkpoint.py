@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from gptcore.models.base import Model, as_decoder
 from gptcore.models.network import Network, NetworkConfig, WordNetworkConfig
 from gptcore.readers import ImageReader, Readers, TextReader
 from gptcore.tokenizer import Tokenizer
-from gptcore.transforms.base import Transform
+from gptcore.transforms.base import Head, Transform
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,21 @@ class ModelSpec(Config):
         """Digest of each reader beside the weights, by its folder's name."""
         digests = {"tokenizer": self.tokenizer_digest, "images": self.images_digest}
         return {name: digest for name, digest in digests.items() if digest}
+
+    @property
+    def head(self) -> Head | None:
+        """What the head gives: what the last transform with a head says, or words; None where there is no head yet."""
+        own: Head | None = "words" if isinstance(self.model, WordNetworkConfig) else None
+        return next((each.head for each in reversed(self.transforms) if each.head), own)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the head's outputs, as those of classes; empty where they have none."""
+        return next((each.outputs for each in reversed(self.transforms) if each.head), ())
+
+    def merged(self) -> ModelSpec:
+        """The same after the updates beside its layers were merged into them."""
+        return replace(self, transforms=tuple(each for each in self.transforms if not each.merges_away))
 
     @property
     def words(self) -> WordNetworkConfig:

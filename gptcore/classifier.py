@@ -17,7 +17,6 @@ from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
 from gptcore.data.rows import PaddedRows, RowClasses
 from gptcore.errors import ConfigError, DataError
-from gptcore.export.places import labels_of
 from gptcore.measures import class_probabilities
 from gptcore.models.network import Network
 from gptcore.readers import TextReader
@@ -48,8 +47,8 @@ class TextClassifier:
             CheckpointError: it is missing or damaged.
         """
         loaded = checkpoint.load(path)
-        labels = labels_of(loaded)
-        if not labels:
+        labels = loaded.spec.outputs
+        if loaded.spec.head != "classes":
             raise ConfigError(f"expected a classifier, got {path}, which has no classes; fine-tune one from it")
         context_length = loaded.spec.words.context_length
         return TextClassifier(loaded.model, loaded.tokenizer, loaded.spec.reader, labels, context_length)

@@ -13,16 +13,19 @@ from typing import Any, Final
 
 import mlflow.pyfunc
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from gptcore import checkpoint
 from gptcore.classifier import TextClassifier
-from gptcore.errors import DataError
-from gptcore.export.places import check_place, labels_of
+from gptcore.errors import DataError, ExportMismatch, GptcoreError
+from gptcore.export.equality import TOLERANCE
+from gptcore.export.places import check_head, check_place
 from gptcore.files import whole_folder
 from gptcore.generation import Sampling
+from gptcore.models.blueprint import require_known
 from gptcore.text import TextModel
 
 _SCRIPT: Final = '''"""What MLflow runs to load the model; its checkpoint lies beside it."""
@@ -104,15 +107,27 @@ _PARAMS: Final = (
 )
 
 
+_COLUMNS: Final[dict[type[PythonModel], str]] = {TextGeneration: "prompt", Classification: "text"}
+_PROBES: Final = ["The keeper counted the ships.", "Who?", "12 + 7 ="]
+_PROBED_TOKENS: Final = 8
+
+
 def export_mlflow(source: Path, folder: Path) -> Path:
     """Write a checkpoint as a folder that ``mlflow models serve -m FOLDER --env-manager local`` runs.
 
+    The folder is loaded as MLflow loads it, and its answers are compared with the checkpoint's.
+
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder holds something else, the head gives neither words nor classes, or a layer is of a kind
+            that nobody knows.
         CheckpointError: the checkpoint is missing or damaged.
+        ExportMismatch: what was read back answers otherwise than the checkpoint.
     """
     check_place(folder, marks=_MARKS, others=_OTHERS)
-    classifies = bool(labels_of(checkpoint.load(source)))
+    loaded = checkpoint.load(source)
+    check_head(loaded.spec, source, allowed=("words", "classes"))
+    require_known(loaded.model, what=f"exporting {source}")
+    classifies = loaded.spec.head == "classes"
     if classifies:
         inputs = Schema([ColSpec(DataType.string, "text")])
         outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")])
@@ -134,7 +149,37 @@ def export_mlflow(source: Path, folder: Path) -> Path:
             signature=signature,
             pip_requirements=versions,
         )
+        check_mlflow(partial, source, kind())
     return folder
+
+
+def check_mlflow(folder: Path, source: Path, model: PythonModel) -> None:
+    """Load a written folder as MLflow does and put a few texts to it.
+
+    Args:
+        folder: as ``export_mlflow`` writes it.
+        source: the checkpoint that it was made of.
+        model: of the class that the folder names.
+
+    Raises:
+        ExportMismatch: it cannot be loaded, or answers otherwise than the checkpoint.
+    """
+    context = PythonModelContext({_ARTIFACT: str(source)}, {})
+    model.load_context(context)
+    rows = pd.DataFrame({_COLUMNS[type(model)]: _PROBES})
+    params = {"max_tokens": _PROBED_TOKENS} if type(model) is TextGeneration else None
+    try:
+        theirs = mlflow.pyfunc.load_model(str(folder)).predict(rows, params=params)
+    except (MlflowException, GptcoreError) as error:
+        raise ExportMismatch(f"the folder was written and cannot be loaded: {error}; nothing was published") from error
+    ours = model.predict(context, rows, params)
+    try:
+        pd.testing.assert_frame_equal(theirs, ours, check_exact=False, rtol=0, atol=TOLERANCE)
+    except AssertionError as error:
+        raise ExportMismatch(
+            f"the folder was read back and answers {theirs.to_dict('records')}; expected {ours.to_dict('records')}. "
+            "Nothing was written; this is a fault of the export, please report it"
+        ) from error
 
 
 def _texts(rows: pd.DataFrame, column: str) -> list[str]:

@@ -18,7 +18,7 @@ from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError, ExportMismatch
 from gptcore.export.equality import agreement, probe
-from gptcore.export.families import Family, family_named, family_of, model_with
+from gptcore.export.families import hf_form, hf_form_named, model_with
 from gptcore.export.gguf_tokens import PROBES
 from gptcore.export.hf_classifier import (
     classifier_config,
@@ -28,9 +28,10 @@ from gptcore.export.hf_classifier import (
     score_tensors,
 )
 from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_reader, read_hf_tokenizer, write_hf_tokenizer
-from gptcore.export.places import check_place, exportable, labels_of
+from gptcore.export.places import check_place, exportable
 from gptcore.files import MANIFEST, read_json_object, verify_folder, whole_folder, write_json
 from gptcore.models import Model, ModelConfig
+from gptcore.models.family import HFForm
 from gptcore.readers import TextReader
 from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -39,14 +40,14 @@ _OTHERS: Final = ("model.safetensors", "generation_config.json", *FILES)
 
 
 def export_hf(source: Path, folder: Path) -> Path:
-    """Write a checkpoint as a folder for transformers; LoRA updates are merged first.
+    """Write a checkpoint as a folder for transformers; updates beside its layers are merged first.
 
     An earlier export in the same place is replaced; anything else there is not touched. The folder is read back and its
     logits are compared with the checkpoint's before it takes its place.
 
     Raises:
-        ConfigError: the checkpoint is quantized, or a classifier that transformers has no form for, or the folder holds
-            something else.
+        ConfigError: a layer is not plain, the checkpoint is a classifier that transformers has no form for, or the
+            folder holds something else.
         ExportMismatch: what was read back is not the model.
     """
     check_place(folder, marks=_MARKS, others=_OTHERS)
@@ -63,14 +64,14 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         ConfigError: the model is a classifier that transformers has no form for.
         ExportMismatch: what was read back is not the model.
     """
-    family, labels = family_of(loaded.decoder), labels_of(loaded)
+    form, labels = hf_form(loaded.decoder), loaded.spec.outputs if loaded.spec.head == "classes" else ()
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     if labels:
         loaded = padded_classifier(loaded)
-    config = family.to_hf_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
-    tensors = family.to_hf_tensors(loaded.model)
+    config = form.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
+    tensors = form.to_tensors(loaded.model)
     if labels:
-        config |= classifier_config(loaded.tokenizer, labels)
+        config |= classifier_config(loaded, labels)
         tensors |= score_tensors(loaded.decoder, tensors)
         tensors.pop("lm_head.weight", None)
     else:
@@ -97,7 +98,7 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
         CheckpointError: a file is missing or damaged, or the model is of no family of ours.
     """
     _verify(folder)
-    model, spec = _model_in(folder)
+    model, spec = hf_model_in(folder)
     known = tokenizer or read_hf_tokenizer(folder, vocab_size=model.config.vocab_size)
     if known.vocab_size > model.config.vocab_size:
         raise CheckpointError(
@@ -120,22 +121,27 @@ def read_hf_config(folder: Path) -> ModelConfig:
     return _config_in(folder)[2]
 
 
-def _config_in(folder: Path) -> tuple[dict[str, Any], Family, ModelConfig]:
+def _config_in(folder: Path) -> tuple[dict[str, Any], HFForm, ModelConfig]:
     data = read_json_object(folder / "config.json", CheckpointError)
-    family = family_named(data.get("model_type"), place="config.json")
-    return data, family, family.from_hf_config(data)
+    form = hf_form_named(data.get("model_type"), place="config.json")
+    return data, form, form.from_config(data)
 
 
-def _model_in(folder: Path) -> tuple[Model, ModelSpec]:
-    data, family, config = _config_in(folder)
+def hf_model_in(folder: Path) -> tuple[Model, ModelSpec]:
+    """The model in a folder for transformers, in evaluation mode, and what it is.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the model is of no family of ours.
+    """
+    data, form, config = _config_in(folder)
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
     labels = labels_in(data)
     if not labels:
-        return model_with(family, config, tensors, place=str(folder)), ModelSpec(config)
-    return classifier_from_hf(family, config, tensors, labels=labels, place=str(folder))
+        return model_with(form, config, tensors, place=str(folder)), ModelSpec(config)
+    return classifier_from_hf(form, config, tensors, labels=labels, place=str(folder))
 
 
 def _check(folder: Path, loaded: Loaded, *, reader: TextReader | None) -> None:
@@ -145,7 +151,7 @@ def _check(folder: Path, loaded: Loaded, *, reader: TextReader | None) -> None:
         ExportMismatch: it is not the same.
     """
     try:
-        model, _ = _model_in(folder)
+        model, _ = hf_model_in(folder)
         texts = [text for text in PROBES if END_OF_TEXT not in text]
         length = loaded.decoder.config.context_length
         check_hf_tokenizer(folder, loaded.tokenizer, context_length=length, probes=texts, reader=reader)
