@@ -28,6 +28,7 @@ from flows.stage_flows import (
 )
 from flows.stages.outcome import PipelineReport, StageReport
 from flows.stages.registry import STAGES
+from flows.stages.unread import describe_unread
 from flows.store import stage_key
 from flows.tracking.logger import MlflowLogger
 from flows.tracking.provenance import environment_tags
@@ -65,7 +66,8 @@ def pipeline(
 
     Returns:
         ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
-        ``left_out``: stages that the data has no rows for, and the option that gives some.
+        ``left_out``: stages that the data has no rows for, and the option that gives some; ``unread``: what is told of
+        rows that no stage reads.
     """
     overrides = overrides or []
     config = configuration(preset, overrides, data)
@@ -100,6 +102,7 @@ def pipeline(
         "seconds": report.seconds,
         "stages": rows,
         "left_out": left_out,
+        "unread": describe_unread(config.prepare.source.parts),
     }
 
 

@@ -19,6 +19,7 @@ from flows.orchestrator.flow_run import prefect_tags
 from flows.settings import Settings
 from flows.sources.base import Places
 from flows.sources.catalogue import origin
+from flows.sources.parts import describe_lack
 from flows.stages.context import Context, Inputs
 from flows.stages.pipeline import Pipeline
 from flows.stages.registry import STAGES, Stage, external_inputs
@@ -104,8 +105,7 @@ class Chain:
 
     def wanting(self, stage: Stage) -> str:
         """What the data lacks for a stage that does not apply."""
-        rows = {"classify": "labelled rows (--labelled)", "instruct": "instruction rows (--instructions)"}
-        return f"the data has no {' and no '.join(rows[part] for part in stage.parts)}"
+        return describe_lack(stage.parts)
 
     def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
         """Make a stage's output, and first what it needs; None if the data has nothing for it.

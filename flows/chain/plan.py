@@ -15,6 +15,7 @@ from flows.settings import read_settings
 from flows.sources.hub import starting_sizes
 from flows.stages.pipeline import Pipeline
 from flows.stages.registry import STAGES, Stage
+from flows.stages.unread import describe_unread
 from gptcore.models import PRESETS, ModelConfig
 from gptcore.train import TrainConfig
 
@@ -84,7 +85,8 @@ def _cost(chain: Chain, stage: Stage, rate: float) -> tuple[str, float]:
     if stage.name == "prepare-data":
         there = pipeline.prepare.source.expected(chain.places)
         n_chars = there.corpus_chars + sum(there.row_chars.values())
-        return f"about {n_chars / 1e6:.1f} M characters", there.seconds + n_chars / _PREPARED_CHARS
+        cost = "; ".join([f"about {n_chars / 1e6:.1f} M characters", *describe_unread(pipeline.prepare.source.parts)])
+        return cost, there.seconds + n_chars / _PREPARED_CHARS
     amounts, model = _amounts(chain), _model(pipeline)
     if stage.name == "evaluate":
         answers = min(amounts.test.get("instruct", 0.0), pipeline.instruct.max_responses)
@@ -121,15 +123,12 @@ def _amounts(chain: Chain) -> Amounts:
             vocab_size=facts["vocab_size"],
             known=True,
         )
-    there, shares = (
-        config.source.expected(chain.places),
-        {"classify": config.classify_split, "instruct": config.instruct_split},
-    )
+    there = config.source.expected(chain.places)
     vocab_size = config.vocab_size if config.tokenizer == "bpe" else PRESETS["gpt2-small"].vocab_size
     return Amounts(
         tokens=there.corpus_chars * config.corpus_split[0] / _chars_per_token(vocab_size),
-        rows={part: n * shares[part][0] for part, n in there.rows.items()},
-        test={part: n * shares[part][2] for part, n in there.rows.items()},
+        rows={part: n * config.split(part)[0] for part, n in there.rows.items()},
+        test={part: n * config.split(part)[2] for part, n in there.rows.items()},
         row_chars={part: there.row_chars[part] / max(1, n) for part, n in there.rows.items()},
         vocab_size=vocab_size,
         known=False,

@@ -82,7 +82,7 @@ class Instrument:
         return {
             "items": self.items.digest,
             "decoding": {"max_new_tokens": self.max_new_tokens, "temperature": 0.0},
-            "responses": min(self.policy.max_responses, len(self.items.answers)),
+            "responses": min(self.policy.max_responses, len(self.items.rows("instruct"))),
             "judge": judge,
         }
 
@@ -106,14 +106,14 @@ def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evid
     if files.base is not None and items.texts:
         values["text"] = _text(files.base, items.texts)
     context.on_progress(Progress(1, 4, {}))
-    if files.classifier is not None and len({row["label"] for row in items.classes}) > 1:
+    if files.classifier is not None and len({row["label"] for row in items.rows("classify")}) > 1:
         values["accuracy"] = _accuracy(files.classifier, files.long_inputs, items, context.folder)
     context.on_progress(Progress(2, 4, {}))
-    if files.instruct is not None and items.answers:
+    if files.instruct is not None and items.rows("instruct"):
         model = TextModel.load(files.instruct)
-        values["answers"] = _answers(model, items.answers)
+        values["answers"] = _answers(model, items.rows("instruct"))
         context.on_progress(Progress(3, 4, {}))
-        asked = items.answers[: instrument.policy.max_responses]
+        asked = items.rows("instruct")[: instrument.policy.max_responses]
         samples = [Sample(row["id"], row["instruction"], row["input"], row["output"]) for row in asked]
         responses = model.respond(
             [(row["instruction"], row["input"]) for row in asked],
@@ -153,15 +153,16 @@ def _accuracy(path: Path, long_inputs: LongInputs, items: EvaluationSet, folder:
     """1 for the right class and 0 for another; a class that the model was never told of counts against it."""
     loaded = checkpoint.load(path)
     head = next(each for each in loaded.spec.transforms if isinstance(each, Classifier))
-    further = sorted({row["label"] for row in items.classes} - set(head.labels))
+    further = sorted({row["label"] for row in items.rows("classify")} - set(head.labels))
     rows = folder / "classes.jsonl"
-    write_json_lines(rows, items.classes)
+    write_json_lines(rows, items.rows("classify"))
     length = loaded.model.config.context_length
     labels = (*head.labels, *further)
     source = LabelledText(rows, path / "tokenizer", labels, length, long_inputs, split="test").open()
     told = predicted_classes(loaded.model, source)
     return {
-        row["id"]: float(head.labels[answer] == row["label"]) for row, answer in zip(items.classes, told, strict=True)
+        row["id"]: float(head.labels[answer] == row["label"])
+        for row, answer in zip(items.rows("classify"), told, strict=True)
     }
 
 

@@ -13,9 +13,11 @@ from markupsafe import Markup
 
 from flows.figures.svg import MAX_POINTS, confusion_svg, loss_svg
 from flows.sources.catalogue import DATA_SETS
+from flows.sources.parts import find_part, list_parts
 from flows.stages.compress.figures import tradeoff_svg
 from flows.stages.judge.page import judge_part
 from flows.stages.registry import STAGES
+from flows.stages.unread import describe_unread
 from flows.tracking.logger import flatten
 from gptcore.data.ledger import Ledger, LedgerRow
 from gptcore.files import read_json_lines
@@ -37,7 +39,6 @@ _CURVES = (
 )
 _PARTS = {"finetune-classifier": "classify", "finetune-instruct": "instruct"}
 """Which rows a full fine-tuning is made with."""
-_ROWS = {"classify": "labelled rows", "instruct": "instruction rows"}
 _COMPARED = (
     ("classify", "finetune-classifier", "test/accuracy", "accuracy", True),
     ("classify", "finetune-classifier", "test/macro_f1", "macro-F1", True),
@@ -58,6 +59,8 @@ def collect(report: PipelineReport) -> dict[str, Any]:
         "source_kind": report.config.get("prepare", {}).get("source", {}).get("kind", ""),
         "sources": [_source(name, digest) for name, digest in sorted(report.sources.items())],
         "prepared": _result(report, "prepare-data"),
+        "part_titles": {part.name: part.title for part in list_parts()},
+        "unread": describe_unread((_result(report, "prepare-data") or {}).get("parts", ())),
         "model": (_result(report, "pretrain") or {}).get("model"),
         "curves": _curves(report),
         "max_points": MAX_POINTS,
@@ -91,7 +94,7 @@ def _absence(report: PipelineReport, name: str) -> str | None:
         return None
     prepared, parts = _result(report, "prepare-data"), STAGES[name].parts
     if prepared and parts and not set(parts) & set(prepared.get("parts", ())):
-        return f"the data has no {' and no '.join(_ROWS[part] for part in parts)}"
+        return f"the data has no {' and no '.join(find_part(part).title for part in parts)}"
     return "it was not part of this run"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.launch.launch import Launch
 from flows.sources.base import Places
+from flows.sources.parts import find_part
 from flows.tracking.logger import MlflowLogger
 from gptcore.errors import ConfigError
 from gptcore.train import Progress
@@ -35,8 +36,7 @@ class Inputs:
         """
         facts = self.results["prepare-data"].get(part)
         if facts is None:
-            option = {"classify": "--labelled", "instruct": "--instructions"}[part]
-            raise ConfigError(f"the data has no rows for {part}; give some by {option}")
+            raise ConfigError(f"the data has no rows for {part}; give some by {find_part(part).option}")
         return dict(facts)
 
 

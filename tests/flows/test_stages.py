@@ -68,7 +68,9 @@ def context(folder: Path, told: list[Progress]) -> Context:
 
 
 def own(rows: Path, *overrides: str) -> Pipeline:
-    return with_own_data(resolve("tiny", overrides=["prepare.near_duplicates=none", *overrides]), labelled=rows)
+    return with_own_data(
+        resolve("tiny", overrides=["prepare.near_duplicates=none", *overrides]), rows={"classify": rows}
+    )
 
 
 def chain(config: Pipeline, home: Path, host: str = "127.0.0.1:9") -> Chain:
@@ -148,7 +150,7 @@ def test_too_few_rows_are_told_with_what_became_of_them(
     path = tmp_path / "rows.jsonl"
     lines = [{"text": f"one row like any other, number {i} of these", "label": "ab"[i % 2]} for i in range(n)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = with_own_data(resolve("tiny", overrides=overrides), labelled=path)
+    config = with_own_data(resolve("tiny", overrides=overrides), rows={"classify": path})
     with pytest.raises(DataError, match=message):
         prepare.run(config.prepare, context(tmp_path, []))
 
