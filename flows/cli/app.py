@@ -97,11 +97,12 @@ LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
 
 def _flow_command(name: str) -> WithParts:
     def command(
-        rows: Mapping[str, Path],
+        *,
         preset: PresetOption = "demo",
         sets: SetOption = None,
         data_dir: DataDirOption = None,
         corpus: CorpusOption = None,
+        rows: Mapping[str, Path],
         init: InitOption = None,
         judge: JudgeOption = None,
         judge_model: JudgeModelOption = None,

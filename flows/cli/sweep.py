@@ -28,7 +28,7 @@ RunnerOption = Annotated[
 def sweep(
     stage: Annotated[str, typer.Argument(help="The stage that is made in each trial.")],
     vary: VaryOption,
-    rows: Mapping[str, Path],
+    *,
     trials: TrialsOption = None,
     objective: ObjectiveOption = "val/loss",
     maximize: Annotated[bool, typer.Option("--maximize", help="More of the objective is better.")] = False,
@@ -38,6 +38,7 @@ def sweep(
     sets: Annotated[list[str] | None, typer.Option("--set", help="A setting of every trial; repeatable.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the catalogued data sets.")] = None,
     corpus: Annotated[list[Path] | None, typer.Option(help="Own texts, as for pipeline.")] = None,
+    rows: Mapping[str, Path],
 ) -> None:
     """Make one stage with many settings, and compare what came of it."""
     server_answers = begin_server(read_settings())
