@@ -143,7 +143,7 @@ def _plan(
     return {
         "warmup": list(itertools.chain(*steps[: options.warmup])),
         "counted": list(itertools.chain(*steps[options.warmup :])),
-        "items": [objective.count(source.batch(step)) for step in steps[options.warmup :]],
+        "items": [sum(objective.counts(source.batch(step)).values()) for step in steps[options.warmup :]],
     }
 
 

@@ -4,45 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, flow
+from prefect import flow
 
-from flows.chain.engine import Chain, Outcome, numbers
+from flows.chain.engine import Chain
 from flows.chain.request import Begun, OwnData, Preset, chain, configuration
 from flows.launch.launch import Launch
 from flows.launch.machines import leading
 from flows.orchestrator.flow_run import prefect_tags, publish_markdown
 from flows.orchestrator.running import present
 from flows.report.page import summary_rows, write_report
-from flows.stage_flows import (
-    compress,
-    evaluate,
-    finetune_classifier,
-    finetune_instruct,
-    lora,
-    prepare_data,
-    pretrain,
-)
-from flows.stages.outcome import PipelineReport, StageReport
-from flows.stages.registry import STAGES
+from flows.stage_flows import FLOWS
+from flows.stages.evaluate.result import EvaluateResult
+from flows.stages.every import STAGES
+from flows.stages.outcome import Outcome, PipelineReport
 from flows.stages.unread import describe_unread
 from flows.store import stage_key
 from flows.tracking.logger import MlflowLogger
 from flows.tracking.provenance import environment_tags
 from flows.tracking.runs import pipeline_run
-
-ORDER: tuple[Flow[..., Any], ...] = (
-    prepare_data,
-    pretrain,
-    finetune_classifier,
-    finetune_instruct,
-    lora,
-    compress,
-    evaluate,
-)
 
 
 @flow(name="pipeline", description="Raw text to a pretrained, fine-tuned, adapted, compressed and evaluated model.")
@@ -84,7 +68,7 @@ def pipeline(
         pipeline_run(stages.settings, name=name, key=key, params=config.to_dict(), tags=tags) as log,
     ):
         stages.check()
-        for stage in ORDER:
+        for stage in FLOWS.values():
             begun = Begun(made=dict(made), run_id=log.local_id)
             summary = stage(preset, overrides, data, data_dir, force, launch, begun)
             if summary is not None:
@@ -107,19 +91,6 @@ def pipeline(
 
 
 def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetime, total: float) -> PipelineReport:
-    def part(outcome: Outcome) -> StageReport:
-        spent = seconds[outcome.stage]
-        return StageReport(
-            stage=outcome.stage,
-            key=outcome.key,
-            folder=outcome.path,
-            result=outcome.result,
-            seconds=spent,
-            cached=spent == 0.0,
-            run_id=outcome.run_id,
-            run_url=stages.run_url(outcome),
-        )
-
     return PipelineReport(
         preset=stages.pipeline.preset,
         key=key,
@@ -127,22 +98,26 @@ def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetim
         seconds=total,
         config=stages.pipeline.to_dict(),
         sources=stages.pipeline.prepare.source.digests(stages.places),
-        stages=tuple(part(outcome) for outcome in stages.outcomes.values()),
+        stages=tuple(_spent(outcome, seconds[name]) for name, outcome in stages.outcomes.items()),
         environment=environment_tags(),
     )
+
+
+def _spent(outcome: Outcome, seconds: float) -> Outcome:
+    """An outcome with the time that its flow took."""
+    return replace(outcome, seconds=seconds, cached=seconds == 0.0)
 
 
 def _track(log: MlflowLogger, stages: Chain, report: PipelineReport, path: Path) -> None:
     """Every stage's figures and links in the parent run, so that whole pipelines compare in one table."""
     for outcome in stages.outcomes.values():
-        metrics = numbers(outcome.result.get("metrics", {}))
-        log.log_metrics({f"{outcome.stage}/{name}": value for name, value in metrics.items()})
+        log.log_metrics({f"{outcome.stage}/{name}": value for name, value in outcome.result.metrics.items()})
         log.set_tags(
             {f"gptworks.run.{outcome.stage}": outcome.run_id or "", f"gptworks.key.{outcome.stage}": outcome.key}
         )
-    judge = next((s.result["judge"] for s in report.stages if "judge" in s.result), None)
-    if judge is not None:
-        log.set_tags({"gptworks.judge": f"{judge['state']} {judge['reason']}".strip()})
+    evaluated = report.result(EvaluateResult)
+    if evaluated is not None:
+        log.set_tags({"gptworks.judge": f"{evaluated.judge['state']} {evaluated.judge['reason']}".strip()})
     log.log_metrics({"perf/seconds": report.seconds})
     # inside the UI a link need not know at which address it is shown
     links = {stage.stage: f"#/runs/{stage.run_id}" for stage in report.stages if stage.run_id}

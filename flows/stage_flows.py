@@ -16,6 +16,8 @@ from flows.launch.launch import Launch
 from flows.launch.machines import leading
 from flows.orchestrator.flow_run import publish_link
 from flows.orchestrator.running import present
+from flows.stages.every import STAGES
+from flows.stages.registry import Stage
 
 Summary = dict[str, Any]
 """stage, key, path, seconds, cached, run_id of one stage's output."""
@@ -39,7 +41,7 @@ def _stage_flow(stage: str, description: str) -> Flow[..., Summary | None]:
         if outcome is None:
             return None
         if outcome.cached:  # one that ran has shown its link while it did
-            publish_link(stage, stages.run_url(outcome))
+            publish_link(stage, outcome.run_url)
         return {
             "stage": stage,
             "key": outcome.key,
@@ -52,17 +54,34 @@ def _stage_flow(stage: str, description: str) -> Flow[..., Summary | None]:
     return flow(name=stage, description=description)(run)
 
 
-prepare_data = _stage_flow(
-    "prepare-data",
-    "Clean, deduplicate and split texts and rows; train a tokenizer; write token shards and a ledger.",
-)
-pretrain = _stage_flow("pretrain", "Train a base model on the corpus.")
-finetune_classifier = _stage_flow(
-    "finetune-classifier", "Fine-tune the base model for classification, with a TF-IDF baseline beside it."
-)
-finetune_instruct = _stage_flow(
-    "finetune-instruct", "Fine-tune the base model for instructions and answer the held-out ones."
-)
-lora = _stage_flow("lora", "Adapt the base model with LoRA for each task that has data.")
-compress = _stage_flow("compress", "Compress the instruction-tuned model by several methods, held against a gate.")
-evaluate = _stage_flow("evaluate", "Score the held-out answers by overlap and, where one answers, by the judge.")
+FLOWS: dict[str, Flow[..., Summary | None]] = {
+    stage.name: _stage_flow(stage.name, stage.sentence) for stage in STAGES.values()
+}
+"""The flow of every stage, by the stage's name."""
+# an entry point of a deployment is an attribute of a module
+globals().update({name.replace("-", "_"): each for name, each in FLOWS.items()})
+
+_BEGIN, _END = "written by `python -m flows.stage_flows`.\n", "  # The stages end here.\n"
+
+
+def with_deployments(text: str) -> str:
+    """The text of prefect.yaml with one deployment of every stage between its two marks."""
+    head, _, rest = text.partition(_BEGIN)
+    _, _, tail = rest.partition(_END)
+    return head + _BEGIN + "".join(map(_deployment, STAGES.values())) + _END + tail
+
+
+def _deployment(stage: Stage) -> str:
+    return f"""  - name: demo
+    entrypoint: flows.stage_flows.{stage.name.replace("-", "_")}
+    description: {stage.sentence}
+    tags: [gptworks, demo, stage]
+    work_pool: *pool
+    parameters: *demo
+
+"""
+
+
+if __name__ == "__main__":
+    described = Path(__file__).parents[1] / "prefect.yaml"
+    described.write_text(with_deployments(described.read_text(encoding="utf-8")), encoding="utf-8")

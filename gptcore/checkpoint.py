@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gptcore.config import Config
-from gptcore.errors import CheckpointError
+from gptcore.errors import CheckpointError, ConfigError
 from gptcore.files import read_json_object, verify_folder, whole_folder, write_json
-from gptcore.models.base import Model, ModelConfig
+from gptcore.models.base import Model, as_decoder
+from gptcore.models.network import Network, NetworkConfig, WordNetworkConfig
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms.base import Transform
 
@@ -34,7 +35,7 @@ from gptcore.transforms.base import Transform
 class ModelSpec(Config):
     """What a model is, apart from its weights."""
 
-    model: ModelConfig
+    model: NetworkConfig
     """Sizes of the model before any transform."""
     transforms: tuple[Transform, ...] = ()
     """Changes of its structure, in the order in which they are replayed."""
@@ -43,7 +44,18 @@ class ModelSpec(Config):
     tokenizer_digest: str = ""
     """Digest of the tokenizer beside the weights."""
 
-    def build(self) -> Model:
+    @property
+    def words(self) -> WordNetworkConfig:
+        """The sizes of a network that reads text.
+
+        Raises:
+            ConfigError: it reads something else.
+        """
+        if not isinstance(self.model, WordNetworkConfig):
+            raise ConfigError(f"expected a model that reads text, got a {type(self.model).__name__}")
+        return self.model
+
+    def build(self) -> Network:
         """The structure with fresh weights."""
         model = self.model.build()
         for transform in self.transforms:
@@ -54,11 +66,20 @@ class ModelSpec(Config):
 class Loaded(NamedTuple):
     """A checkpoint in memory."""
 
-    model: Model
+    model: Network
     spec: ModelSpec
     tokenizer: Tokenizer
     digest: str
     """sha256 of the manifest: the identity of these exact bytes."""
+
+    @property
+    def decoder(self) -> Model:
+        """The model as a decoder of text.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        return as_decoder(self.model, purpose="decoding")
 
 
 class TrainingState(NamedTuple):
@@ -87,7 +108,7 @@ def unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
 def save(
     path: Path,
     *,
-    model: Model,
+    model: Network,
     spec: ModelSpec,
     tokenizer: Tokenizer,
     training: TrainingState | None = None,
@@ -185,18 +206,17 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
 def _check_promises(spec: ModelSpec, path: Path) -> None:
     """Refuse a spec whose model could not be in the file, before any memory of its size is asked for.
 
-    A weight takes a bit at least, and a block a tensor.
+    A weight takes a bit at least.
 
     Raises:
         CheckpointError: it promises more than the file can hold.
     """
     n_bytes = (path / "model.safetensors").stat().st_size if (path / "model.safetensors").is_file() else 0
-    sizes = spec.model
-    rows = sizes.n_layers * sizes.width + sizes.context_length + sizes.vocab_size * sizes.width
-    if max(rows, sizes.width * sizes.n_heads) > 8 * n_bytes:
+    least = spec.model.least_numbers()
+    if least > 8 * n_bytes:
         raise CheckpointError(
-            f"{path}: model.json promises {sizes.n_layers:,} blocks of width {sizes.width:,}, {sizes.vocab_size:,} "
-            f"words and {sizes.context_length:,} positions, but model.safetensors has {n_bytes:,} bytes; it is damaged"
+            f"{path}: model.json promises a {spec.model.said()} of at least {least:,} numbers, but model.safetensors "
+            f"has {n_bytes:,} bytes; it is damaged"
         )
 
 

@@ -14,7 +14,8 @@ import torch
 
 from gptcore.batch import IGNORED
 from gptcore.data.base import Source
-from gptcore.models.base import Model
+from gptcore.models.base import Model, as_decoder
+from gptcore.models.network import Network
 from gptcore.objectives.classify import class_logits
 
 
@@ -43,25 +44,28 @@ _LOGITS_AT_ONCE = 1 << 26
 
 
 @torch.no_grad()
-def continuation_nats(model: Model, items: Sequence[Continuation]) -> list[float]:
+def continuation_nats(model: Network, items: Sequence[Continuation]) -> list[float]:
     """-log p of each continuation as a whole, in nats: the sum over its tokens.
 
     What is given is cut in front as far as the continuation needs the room; a continuation longer than the context is
     read in windows one after the other, each of which sees only itself and the token before it.
+
+    Raises:
+        ConfigError: the model is no decoder.
     """
-    model.eval()
-    context = model.config.context_length
+    decoder = as_decoder(model.eval(), purpose="the probability of a text")
+    context = decoder.config.context_length
     windows = [(i, *window) for i, item in enumerate(items) for window in _windows(item, context)]
     order = sorted(range(len(windows)), key=lambda n: len(windows[n][1]))
     found = [0.0] * len(items)
     start = 0
     while start < len(order):
         stop = start + 1
-        room = _LOGITS_AT_ONCE // model.config.vocab_size
+        room = _LOGITS_AT_ONCE // decoder.config.vocab_size
         while stop < len(order) and (stop + 1 - start) * len(windows[order[stop]][1]) <= room:
             stop += 1
         chosen = [windows[n] for n in order[start:stop]]
-        for (i, _, _), nats in zip(chosen, _window_nats(model, chosen), strict=True):
+        for (i, _, _), nats in zip(chosen, _window_nats(decoder, chosen), strict=True):
             found[i] += nats
         start = stop
     return found
@@ -107,7 +111,7 @@ def bits_per_byte(nats: float, text: str) -> float:
 
 
 @torch.no_grad()
-def predicted_classes(model: Model, source: Source, *, batch_size: int = 32) -> list[int]:
+def predicted_classes(model: Network, source: Source, *, batch_size: int = 32) -> list[int]:
     """The likeliest class of each row, in the order of the rows."""
     model.eval()
     order = source.order(epoch=0, seed=0, batch_size=batch_size)  # similar lengths together: less padding
@@ -121,7 +125,7 @@ def predicted_classes(model: Model, source: Source, *, batch_size: int = 32) -> 
 
 
 @torch.no_grad()
-def classify_rows(model: Model, source: Source, *, n_classes: int, batch_size: int = 32) -> ClassMetrics:
+def classify_rows(model: Network, source: Source, *, n_classes: int, batch_size: int = 32) -> ClassMetrics:
     """Classify every row of the source."""
     model.eval()
     confusion = torch.zeros(n_classes, n_classes, dtype=torch.int64)

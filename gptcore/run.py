@@ -24,7 +24,7 @@ from gptcore.data.base import Data, Source
 from gptcore.errors import ConfigError, TokenizerMismatch
 from gptcore.files import write_json
 from gptcore.locking import hold
-from gptcore.models.base import Model, ModelConfig
+from gptcore.models.network import Network, NetworkConfig
 from gptcore.nn.surgery import count_parameters
 from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
@@ -32,8 +32,9 @@ from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import EnergyMeter, energy_logged
 from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.result import Progress, TrainResult
 from gptcore.train.state import FINISHED
-from gptcore.train.trainer import Progress, Trainer, TrainResult
+from gptcore.train.trainer import Trainer
 from gptcore.transforms.base import Transform
 
 
@@ -49,7 +50,7 @@ class Run(Config):
     """Folder of the tokenizer that made the data."""
     held_out: Data | None = None
     """What the held-out loss is measured on."""
-    model: ModelConfig | None = None
+    model: NetworkConfig | None = None
     """Sizes of a model from random weights; set this or ``init``."""
     init: Path | None = None
     """Checkpoint to start from; set this or ``model``."""
@@ -134,8 +135,11 @@ class Run(Config):
         source = self.data.open()
         held_out = self.held_out.open() if self.held_out else None
         model, spec, init = self._build(tokenizer)
+        if self.train.sample_prompts:
+            model.require("generate", purpose="train.sample_prompts")
         for part in filter(None, (source, held_out)):
             check_fit(part, model, tokenizer)
+        self.objective.fits(model)
         return Trainer(
             model=model,
             spec=spec,
@@ -143,6 +147,8 @@ class Run(Config):
             objective=self.objective,
             source=source,
             held_out=held_out,
+            data=self.data,
+            held_out_data=self.held_out,
             config=self.train,
             seed=self.seed,
             out=out,
@@ -151,7 +157,7 @@ class Run(Config):
             init=init,
         )
 
-    def _build(self, tokenizer: Tokenizer) -> tuple[Model, ModelSpec, str | None]:
+    def _build(self, tokenizer: Tokenizer) -> tuple[Network, ModelSpec, str | None]:
         """The model, its spec, and the digest of the checkpoint it is from."""
         digest = None
         if self.init is not None:
@@ -178,28 +184,19 @@ class Run(Config):
         return model, spec, digest
 
 
-def check_fit(source: Source, model: Model, tokenizer: Tokenizer) -> None:
+def check_fit(source: Source, model: Network, tokenizer: Tokenizer) -> None:
     """Refuse data that the model cannot read.
 
     Raises:
         TokenizerMismatch: the data was made with another tokenizer.
-        ConfigError: the data has more words or longer samples than the model.
+        ConfigError: the data is of another kind, or has more words or longer samples than the model.
     """
     if source.tokenizer_digest != tokenizer.digest:
         raise TokenizerMismatch(
             f"the data was made with tokenizer {source.tokenizer_digest[:12]}, this run uses {tokenizer.name} "
             f"({tokenizer.digest[:12]}); prepare the data again with that tokenizer"
         )
-    if source.vocab_size > model.config.vocab_size:
-        raise ConfigError(
-            f"the data has token ids up to {source.vocab_size - 1}, the model only {model.config.vocab_size} words; "
-            "set model.vocab_size to the tokenizer's"
-        )
-    if source.context_length > model.config.context_length:
-        raise ConfigError(
-            f"the data is cut to {source.context_length} positions, the model's context_length is "
-            f"{model.config.context_length}; lower data.context_length or choose a larger model"
-        )
+    model.config.check_fit(source.limits)
 
 
 def seed_everything(seed: int) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
@@ -20,7 +20,7 @@ from gptcore.data.templates import PromptTemplate, template_by_name
 from gptcore.errors import ConfigError, TokenizerMismatch
 from gptcore.generation import Event, Generator, Request, Sampling, Speculated, speculate
 from gptcore.kernels import prepare_for_inference
-from gptcore.models.base import Model
+from gptcore.models.base import Model, Seq2Seq
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier
 
@@ -41,7 +41,7 @@ class Turn:
 class TextModel:
     """A language model that speaks text."""
 
-    model: Model
+    model: Model | Seq2Seq
     """The network."""
     tokenizer: Tokenizer
     """Its tokenizer."""
@@ -53,7 +53,7 @@ class TextModel:
         """Read a checkpoint; ``template`` overrides the one saved in it.
 
         Raises:
-            ConfigError: it is a classifier, or there is no such template.
+            ConfigError: it is a classifier or another network that cannot generate, or there is no such template.
             CheckpointError: it is missing or damaged.
         """
         loaded = checkpoint.load(path)
@@ -62,8 +62,9 @@ class TextModel:
                 f"{path} is a classifier, which has classes in the place of words; give the checkpoint of a language "
                 "model, as pretrain and finetune-instruct leave it"
             )
+        loaded.model.require("generate", purpose=f"answers in text from {path}")
         name = template or loaded.spec.template
-        model = prepare_for_inference(loaded.model)
+        model = cast(Model | Seq2Seq, prepare_for_inference(loaded.model))
         return TextModel(model, loaded.tokenizer, template_by_name(name) if name else None)
 
     @property

@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from flows.chain.flow_page import on_flow_page
 from flows.launch.launch import Launch
@@ -21,8 +20,12 @@ from flows.sources.base import Places
 from flows.sources.catalogue import origin
 from flows.sources.parts import describe_lack
 from flows.stages.context import Context, Inputs
+from flows.stages.every import STAGES
+from flows.stages.outcome import Outcome
 from flows.stages.pipeline import Pipeline
-from flows.stages.registry import STAGES, Stage, external_inputs
+from flows.stages.prepare.result import PrepareResult
+from flows.stages.registry import Stage
+from flows.stages.result import StageResult
 from flows.store import Entry, StageStore, Work, stage_key
 from flows.tracking.journal import is_local, new_run_id
 from flows.tracking.logger import MlflowLogger, run_url
@@ -30,31 +33,12 @@ from flows.tracking.notes import NOTE, run_note
 from flows.tracking.runs import TrackingError, stage_run
 from flows.tracking.sync import tracked_id
 from gptcore.data.ledger import Ledger
+from gptcore.errors import ConfigError, DataError
 from gptcore.train import Progress
 from gptcore.train.measure import peak_rss_mb
 
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
 """Opens a progress bar for a stage's name; what it yields is told of each step."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one stage."""
-
-    stage: str
-    """Its name."""
-    key: str
-    """Key of its output."""
-    path: Path
-    """Folder of its output."""
-    result: dict[str, Any]
-    """Its small values."""
-    seconds: float
-    """How long it took now; 0 if nothing had to be done."""
-    cached: bool
-    """Whether the output was there already."""
-    run_id: str | None
-    """The tracked run that made it."""
 
 
 @dataclass
@@ -95,17 +79,13 @@ class Chain:
             if entry is not None:
                 self.outcomes[name] = self._found(name, entry)
 
-    def run_url(self, outcome: Outcome) -> str:
-        """Where a browser shows the tracked run."""
-        return run_url(self.settings.mlflow_ui, outcome.run_id)
-
     def applies(self, stage: Stage) -> bool:
         """Whether the data has what the stage needs."""
         return not stage.parts or bool(set(stage.parts) & set(self.pipeline.prepare.source.parts))
 
     def wanting(self, stage: Stage) -> str:
         """What the data lacks for a stage that does not apply."""
-        return describe_lack(stage.parts)
+        return wanting(stage)
 
     def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
         """Make a stage's output, and first what it needs; None if the data has nothing for it.
@@ -147,7 +127,7 @@ class Chain:
         needed = [STAGES[name] for name in stage.needs if self.applies(STAGES[name])]
         own = {each.name: self._made_key(each) for each in needed}
         if stage.name not in self.outside:
-            self.outside[stage.name] = external_inputs(stage, self.pipeline, self.places, self.settings.ollama_host)
+            self.outside[stage.name] = stage.digests(self.pipeline, self.places, self.settings.ollama_host)
         return own | self.outside[stage.name]
 
     def _made_key(self, stage: Stage) -> str:
@@ -164,8 +144,7 @@ class Chain:
             if work.entry is not None:
                 return self._found(stage.name, work.entry)
             entry = self._run(stage, inputs, work)
-        seconds = time.monotonic() - started
-        return Outcome(stage.name, key, entry.path, entry.result, seconds, cached=False, run_id=entry.run_id)
+        return self._found(stage.name, entry, seconds=time.monotonic() - started)
 
     def _run(self, stage: Stage, inputs: Inputs, work: Work) -> Entry:
         config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
@@ -187,6 +166,7 @@ class Chain:
             tags=tags,
             parent_run_id=self.parent_run_id,
             run_id=work.run_id,
+            about=stage.about,
         ) as log:
             self._log_inputs(log, stage, input_keys)
             started = time.monotonic()
@@ -205,23 +185,25 @@ class Chain:
                     ollama_host=self.settings.ollama_host,
                     launch=self.launch,
                 )
-                result = stage.body(self.pipeline, inputs, context)
+                result = stage.run(self.pipeline, inputs, context)
             # of the whole stage; what a training measured of itself is in its own log
             spent = {"perf/seconds": time.monotonic() - started, "perf/peak_rss_mb": peak_rss_mb()}
-            result["metrics"] = {**result.get("metrics", {}), **spent}
-            log.log_metrics(numbers(result["metrics"]))
+            result = replace(result, metrics=result.metrics | spent)
+            log.log_metrics(result.metrics)
             self._log_ledgers(log, work.folder)
-            note = run_note(stage.name, metrics=numbers(result["metrics"]), tags=tags, folder=str(work.target))
+            note = run_note(stage.name, metrics=result.metrics, tags=tags, folder=str(work.target))
             log.set_tags({NOTE: note})
             work.run_id = log.run_id
-            return work.commit(result, version=stage.version, config=config, inputs=input_keys)
+            return work.commit(result.to_dict(), version=stage.version, config=config, inputs=input_keys)
 
-    def _found(self, stage: str, entry: Entry) -> Outcome:
+    def _found(self, name: str, entry: Entry, *, seconds: float | None = None) -> Outcome:
+        """An output as it lies in the store; ``seconds`` if it was made now."""
         run_id = entry.run_id
         if run_id is not None and is_local(run_id):  # MLflow was away when it was made, and may have it by now
             with suppress(TrackingError):
                 run_id = tracked_id(self.settings, run_id) or run_id
-        return Outcome(stage, entry.key, entry.path, entry.result, 0.0, cached=True, run_id=run_id)
+        cached, url = seconds is None, run_url(self.settings.mlflow_ui, run_id)
+        return Outcome(name, entry.key, entry.path, handed_on(STAGES[name], entry), seconds or 0.0, cached, run_id, url)
 
     def _lineage(self, stage: Stage) -> dict[str, str]:
         tags = {
@@ -231,7 +213,8 @@ class Chain:
         }
         if "prepare-data" in self.outcomes:
             prepared = self.outcomes["prepare-data"]
-            tags |= {"gptworks.data": prepared.key, "gptworks.tokenizer": prepared.result["tokenizer_digest"]}
+            assert isinstance(prepared.result, PrepareResult)
+            tags |= {"gptworks.data": prepared.key, "gptworks.tokenizer": prepared.result.tokenizer_digest}
         parent = next((name for name in reversed(stage.needs) if name not in ("prepare-data", "lora")), None)
         if parent in self.outcomes:
             tags["gptworks.parent_checkpoint"] = f"{parent}/{self.outcomes[parent].key}"
@@ -254,6 +237,21 @@ class Chain:
             log.log_table(list(map(dict, Ledger.load(path).to_rows())), name)
 
 
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The entries that are numbers."""
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+def handed_on(stage: Stage, entry: Entry) -> StageResult:
+    """What a finished output hands on.
+
+    Raises:
+        DataError: it was written in a form that is no longer known.
+    """
+    try:
+        return stage.result.from_dict(entry.result)
+    except ConfigError as error:
+        raise DataError(
+            f"{entry.path}: what this output hands on cannot be read ({error}); it was made by another version. "
+            f"Make it anew: gptworks {stage.name} --force"
+        ) from error
+
+
+def wanting(stage: Stage) -> str:
+    """What the data lacks for a stage that does not apply."""
+    return describe_lack(stage.parts)

@@ -26,6 +26,7 @@ from flows.orchestrator.temporary_server import begin_server
 from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
 from flows.sources.parts import list_options
+from flows.stages.every import STAGES
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import ConfigError, GptcoreError
 
@@ -37,16 +38,6 @@ app = typer.Typer(
     help="From raw text to a GPT-2-class language model: pretrain, fine-tune, adapt, compress, evaluate, compare.",
     epilog="Each command has examples: gptworks COMMAND --help",
 )
-STAGES = {
-    "prepare-data": "Clean, deduplicate and split texts and rows; train a tokenizer; write token shards.",
-    "pretrain": "Train a base model on the corpus.",
-    "finetune-classifier": "Fine-tune the base model for classification.",
-    "finetune-instruct": "Fine-tune the base model for instructions.",
-    "lora": "Adapt the base model with LoRA.",
-    "compress": "Compress the instruction-tuned model by several methods, in one table.",
-    "evaluate": "Score the held-out answers.",
-}
-
 PresetOption = Annotated[str, typer.Option("--preset", help="demo, book, or tiny to try the machinery.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2; repeatable.")
@@ -141,12 +132,16 @@ def _flow_command(name: str) -> WithParts:
         launch.check()
         if server_answers is None:
             models.print_plan(config, name, data_dir=data_dir)
-            if name != "prepare-data":
+            if _trains(name):
                 Console().print(f"each training: {launch}", soft_wrap=True)
             return
         _run_flow(name, preset, overrides, data, data_dir, force, launch, server_answers)
 
-    return WithParts(command, without=LAUNCH if name == "prepare-data" else ())  # which trains nothing
+    return WithParts(command, without=() if _trains(name) else LAUNCH)
+
+
+def _trains(name: str) -> bool:
+    return name == "pipeline" or STAGES[name].trains
 
 
 def _run_flow(
@@ -159,12 +154,12 @@ def _run_flow(
     launch: Any,
     server_answers: Callable[[], None],
 ) -> None:
-    from flows import pipeline as pipelines
-    from flows import stage_flows
+    from flows.pipeline import pipeline
+    from flows.stage_flows import FLOWS
 
     # What a flow raises is told once, by `main`; the flow run keeps Prefect's own lines.
     logging.getLogger("prefect.flow_runs").propagate = False
-    flow = pipelines.pipeline if name == "pipeline" else getattr(stage_flows, name.replace("-", "_"))
+    flow: Any = pipeline if name == "pipeline" else FLOWS[name]
     folder = None if data_dir is None else data_dir.absolute()
     with stoppable(name):
         server_answers()
@@ -215,8 +210,10 @@ def _print_summary(result: dict[str, Any]) -> None:
 
 
 app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
-for _name, _help in STAGES.items():
-    app.command(_name, help=f"{_help} Makes what it needs first.", epilog=epilog(_name))(_flow_command(_name))
+for _stage in STAGES.values():
+    app.command(_stage.name, help=f"{_stage.sentence} Makes what it needs first.", epilog=epilog(_stage.name))(
+        _flow_command(_stage.name)
+    )
 app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
 app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
     talk.generate

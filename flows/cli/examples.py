@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flows.stages.every import STAGES
+
 JUDGE_EXAMPLES = {
     "compare": (
         "gptworks judge compare RUN RUN",
@@ -29,6 +31,7 @@ DATA_EXAMPLES = {
 }
 """Command below ``gptworks data`` -> how it is called."""
 EXAMPLES = {
+    **{stage.name: stage.examples for stage in STAGES.values()},
     "pipeline": (
         "gptworks pipeline --preset demo --dry-run",
         "gptworks pipeline --preset book --data-dir data/",
@@ -36,34 +39,7 @@ EXAMPLES = {
         "gptworks pipeline --preset book --init hf:openai-community/gpt2 --set pretrain.train.epochs=0.5",
         "gptworks pipeline --preset book --judge required --judge-model llama3",
     ),
-    "prepare-data": (
-        "gptworks prepare-data --corpus notes.txt --corpus texts/ --set prepare.vocab_size=8192",
-        "gptworks prepare-data --labelled reviews.tsv --set prepare.balance=true",
-    ),
-    "pretrain": (
-        "gptworks pretrain --set pretrain.model.n_layers=6 --set pretrain.train.epochs=2",
-        "gptworks pretrain --corpus texts/ --seed 7",
-        "gptworks pretrain --preset book --nproc 2",
-    ),
     "join": ("gptworks join HOST:29500 --nproc 8",),
-    "finetune-classifier": (
-        "gptworks finetune-classifier --labelled reviews.csv --set classify.tune=last_blocks --set classify.n_blocks=1",
-        "gptworks finetune-classifier --set classify.long_inputs=head+tail",
-    ),
-    "finetune-instruct": (
-        "gptworks finetune-instruct --instructions faq.jsonl --set instruct.template=chatml",
-        "gptworks finetune-instruct --preset book --set instruct.mask_prompt=false",
-    ),
-    "lora": ("gptworks lora --set lora.rank=16 --set lora.alpha=32 --set lora.targets=qkv,out",),
-    "compress": (
-        "gptworks compress --set compress.methods=int8,int4,gptq,nf4 --set compress.group_size=64",
-        "gptworks compress --preset book --set compress.methods=hidden+tune,depth+distill,depth+distill+int8",
-    ),
-    "evaluate": (
-        "gptworks evaluate --judge off",
-        "gptworks evaluate --judge required --set evaluate.concurrency=4",
-        "gptworks evaluate --set evaluate.judge_panel=mistral,qwen2.5 --set evaluate.pairwise=true",
-    ),
     "generate": (
         'gptworks generate var/store/pretrain/KEY/run/checkpoint "Every effort moves you" --temperature 0.8 --top-k 50',
         'gptworks generate var/store/finetune-instruct/KEY/run/checkpoint "Explain what `numpy.mean` does."',

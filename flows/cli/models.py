@@ -85,7 +85,7 @@ def runs(
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
     """List tracked runs, newest first, with their headline figures, or the reason why they have none."""
-    from flows.stages.registry import STAGES
+    from flows.stages.every import STAGES
     from flows.tracking.runs import PREFIX, connect
 
     if action == "sync":

@@ -107,14 +107,14 @@ class Classification(PythonModel):
     def _chances(self, texts: list[str]) -> torch.Tensor:
         """Probabilities (B, K), read at the end of text, as in training."""
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        room = model.config.context_length - 1
+        room = self._loaded.spec.words.context_length - 1
         rows = []
         for ids in tokenizer.encode_batch(texts):
             kept = cut_long(torch.tensor(ids, dtype=torch.int64).numpy(), context_length=room, keep="head")
             rows.append(torch.tensor([*kept.tolist(), tokenizer.end_of_text]))
-        last = torch.tensor([len(row) - 1 for row in rows])
+        lengths = [len(row) for row in rows]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.end_of_text)
-        logits: torch.Tensor = model.head(model.features_at(padded, last))
+        logits: torch.Tensor = model.head(model.summary({"tokens": padded}, lengths=lengths))
         return logits.float().softmax(dim=1)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flows.chain.engine import Chain
 from flows.gate.decide import Decision, decide
@@ -19,8 +17,12 @@ from flows.gate.policy import GatePolicy
 from flows.gate.table import as_dict, html, markdown, metrics, table_rows
 from flows.orchestrator.flow_run import prefect_tags
 from flows.registry.versions import ModelRegistry, Version
+from flows.stages.compress.result import CompressResult
 from flows.stages.context import Context
 from flows.stages.evaluate import body as evaluation
+from flows.stages.every import STAGES
+from flows.stages.prepare.result import PrepareResult
+from flows.stages.registry import Role
 from flows.stages.training import CHECKPOINT
 from flows.store import StageStore, stage_key
 from flows.tracking.journal import new_run_id
@@ -94,7 +96,7 @@ class Gate:
         return evaluation_set(prepared, champion=None if same else other, max_items=self.policy.max_items)
 
     def _prepared(self, version: Version) -> Path | None:
-        entry = self.chain.store.find("prepare-data", version.stage_keys().get("prepare-data", "none"))
+        entry = self.chain.store.find(PrepareResult.stage, version.stage_keys().get(PrepareResult.stage, "none"))
         return None if entry is None else entry.path
 
     def _instrument(self, items: EvaluationSet) -> Instrument:
@@ -198,10 +200,12 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
     """
     keys, runs = version.stage_keys(), version.stage_runs()
     variants: tuple[Variant, ...] = ()
-    if "compress" in keys:
-        variants = _variants(StageStore(chain.settings.store), keys["compress"], version)
+    names = {stage.role: stage.name for stage in STAGES.values()}
+    if names["compressed"] in keys:
+        variants = _variants(StageStore(chain.settings.store), keys[names["compressed"]], version)
 
-    def part(stage: str) -> Path | None:
+    def part(role: Role) -> Path | None:
+        stage = names[role]
         if stage not in keys:
             return None
         entry = chain.store.find(stage, keys[stage])
@@ -209,29 +213,26 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
 
     return ModelFiles(
         key=version.key,
-        base=part("pretrain"),
-        instruct=part("finetune-instruct"),
-        classifier=part("finetune-classifier"),
+        base=part("base"),
+        instruct=part("instruct"),
+        classifier=part("classifier"),
         long_inputs=chain.pipeline.classify.long_inputs,
         variants=variants,
     )
 
 
 def _variants(store: StageStore, key: str, version: Version) -> tuple[Variant, ...]:
-    entry = store.find("compress", key)
+    entry = store.find(CompressResult.stage, key)
     if entry is None:
         return tuple(Variant(**each) for each in json.loads(version.tags.get(f"{PREFIX}.variants", "[]")))
-    return variants_of(entry.result)
+    return variants_of(CompressResult.from_dict(entry.result))
 
 
-def variants_of(result: Mapping[str, Any]) -> tuple[Variant, ...]:
-    """The compressed forms that a quantization left, from its small values."""
-    found = {each["name"]: each for each in result["variants"]}
-    whole = found["fp32"]["bytes"]
+def variants_of(result: CompressResult) -> tuple[Variant, ...]:
+    """The compressed forms that a compression left, the original not among them."""
+    whole, *others = result.variants
     return tuple(
-        Variant(name, int(one["bytes"]), one["bytes"] / whole, float(one["tokens_per_second"]), float(one["increase"]))
-        for name, one in found.items()
-        if name != "fp32"
+        Variant(one.name, one.bytes, one.bytes / whole.bytes, one.tokens_per_second, one.increase) for one in others
     )
 
 

@@ -156,7 +156,7 @@ def _accuracy(path: Path, long_inputs: LongInputs, items: EvaluationSet, folder:
     further = sorted({row["label"] for row in items.rows("classify")} - set(head.labels))
     rows = folder / "classes.jsonl"
     write_json_lines(rows, items.rows("classify"))
-    length = loaded.model.config.context_length
+    length = loaded.spec.words.context_length
     labels = (*head.labels, *further)
     source = LabelledText(rows, path / "tokenizer", labels, length, long_inputs, split="test").open()
     told = predicted_classes(loaded.model, source)

@@ -9,7 +9,7 @@ from typing import cast
 
 from flows.recipes.presets import PIPELINES
 from flows.sources.files import Files
-from flows.stages.pipeline import TRAININGS, Pipeline
+from flows.stages.pipeline import Pipeline, StageRecipe, further_recipes, training_paths
 from gptcore.config import nearest, set_by_path
 from gptcore.errors import ConfigError
 
@@ -30,7 +30,7 @@ def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
         path, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override!r} must have the form a.b=value")
-        config = cast(Pipeline, set_by_path(config, path.strip(), value.strip()))
+        config = _set(config, path.strip(), value.strip())
     if config.pretrain.init and config.prepare.tokenizer == "bpe":
         # a model from elsewhere can only read what was made with its own tokenizer
         config = cast(Pipeline, set_by_path(config, "prepare.tokenizer", config.pretrain.init))
@@ -46,7 +46,7 @@ def optimizer_overrides(name: str) -> list[str]:
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {name!r}{nearest(name, OPTIMIZERS)}")
-    return [f"{training}.optimizer={OPTIMIZERS[name]}" for training in TRAININGS]
+    return [f"{training}.optimizer={OPTIMIZERS[name]}" for training in training_paths(Pipeline())]
 
 
 def with_own_data(config: Pipeline, *, corpus: Sequence[Path] = (), rows: Mapping[str, Path] | None = None) -> Pipeline:
@@ -69,3 +69,11 @@ def with_own_data(config: Pipeline, *, corpus: Sequence[Path] = (), rows: Mappin
         train, val, test = prepare.corpus_split
         prepare = replace(prepare, corpus_split=(round(train + test, 9), val, 0.0))
     return replace(config, prepare=prepare)
+
+
+def _set(config: Pipeline, path: str, value: str) -> Pipeline:
+    """With one setting changed: of the chain, or of a stage that has no field in it."""
+    head, _, rest = path.partition(".")
+    if head in further_recipes() and rest:
+        return config.with_recipe(cast(StageRecipe, set_by_path(config.recipe(head), rest, value)))
+    return cast(Pipeline, set_by_path(config, path, value))

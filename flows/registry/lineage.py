@@ -16,6 +16,7 @@ from flows.registry.versions import CHAMPION, ModelRegistry, RegistryError, Vers
 from flows.settings import Settings
 from flows.sources.added import DataFolder
 from flows.sources.catalogue import origin
+from flows.stages.every import STAGES
 from flows.store import StageStore
 from flows.tracking.runs import PREFIX, connect
 from gptcore.errors import DataError
@@ -59,7 +60,8 @@ def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
     version = (_mirrored if offline else _registered)(settings, name, number, alias)
     origins = _origins(settings, version)
     main = version.tags.get(f"{PREFIX}.stage", "")
-    keys = {stage: key for stage, key in version.stage_keys().items() if stage != "evaluate"}
+    measuring = {stage.name for stage in STAGES.values() if stage.measures}
+    keys = {stage: key for stage, key in version.stage_keys().items() if stage not in measuring}
     if offline:
         made = _from_store(StageStore(settings.store), keys, main, origins)
     else:

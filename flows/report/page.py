@@ -6,15 +6,18 @@ Whatever a model or a data set said is text, escaped by the template engine.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 
 from flows.report import sections as report_sections
-from flows.stages.outcome import PipelineReport, StageReport
+from flows.stages.every import STAGES
+from flows.stages.outcome import Outcome, PipelineReport
+from flows.stages.registry import Headline, Stage
 from gptcore.files import write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -39,77 +42,20 @@ class SummaryRow(NamedTuple):
 
 
 def summary_rows(report: PipelineReport) -> list[SummaryRow]:
-    """One headline figure per stage, in the order of the stages.
-
-    Instruction fine-tuning is told by the ROUGE-L that the evaluation found, or by its held-out loss without one.
-    """
-    rows = []
-    for stage in report.stages:
-        name, value = _headline(stage, report)
-        rows.append(SummaryRow(stage.stage, name, value, stage.seconds, stage.run_id, stage.cached))
-    return rows
+    """One headline figure per stage, in the order of the stages."""
+    return [
+        SummaryRow(made.stage, *_headline(made, report), made.seconds, made.run_id, made.cached)
+        for made in report.stages
+    ]
 
 
-def _headline(stage: StageReport, report: PipelineReport) -> tuple[str, float | str]:
-    find = _HEADLINES.get(stage.stage)
-    found = find(stage, report) if find else None
-    return found or ("-", "-")
-
-
-def _first(metrics: dict[str, Any], *names: str) -> tuple[str, float | str] | None:
-    return next(((name, float(metrics[name])) for name in names if metrics.get(name) is not None), None)
-
-
-def _prepared(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
-    tokens = stage.result.get("tokens")
-    return ("tokens", f"{sum(tokens.values()):,}") if tokens else None
-
-
-def _instructed(stage: StageReport, report: PipelineReport) -> tuple[str, float | str] | None:
-    evaluated = report.stage("evaluate")
-    rouge = _first(evaluated.result.get("metrics", {}), "test/rouge_l") if evaluated else None
-    return rouge or _first(stage.result.get("metrics", {}), "val/loss")
-
-
-def _compressed(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
-    original, *others = stage.result.get("variants") or [None]
-    if original is None or not others:
-        return None
-    first = next((row for row in others if row["name"] == "int8"), others[0])
-    return f"{first['name']} size, perplexity", f"{first['bytes'] / original['bytes']:.0%}, {first['increase']:+.2%}"
-
-
-def _evaluated(stage: StageReport, _: PipelineReport) -> tuple[str, float | str] | None:
-    rouge = _first(stage.result.get("metrics", {}), "test/rouge_l")
-    score = f"{rouge[1]:.4g}" if rouge else "-"
-    return "test/rouge_l; judge", f"{score}; {judge_in_short(stage.result.get('judge') or {})}"
-
-
-def judge_in_short(judge: dict[str, Any]) -> str:
-    """What came of the judge in a few words: its mean, why that is not to be believed, or why there is none."""
-    state, mean = judge.get("state", "off"), judge.get("mean")
-    reason = str(judge.get("reason") or "")
-    if state in ("off", "skipped"):
-        short = reason.split(" (")[0].split(";")[0]  # what mends it stands in the report
-        return f"judge: {state}, {short}" if short and state == "skipped" else f"judge: {state}"
-    if mean is None or math.isnan(mean):
-        told = f"nothing scored, {judge.get('unscored', 0):.0f} unscored"
-    else:
-        has_interval = judge.get("ci_low") is not None and judge.get("ci_high") is not None
-        interval = f" ({judge['ci_low']:.1f} to {judge['ci_high']:.1f})" if has_interval else ""
-        told = f"{mean:.1f} of 100{interval}"
-    return f"judge: {told}" if state == "scored" else f"{state}: {reason.split(';')[0]}; {told}"
-
-
-_HEADLINES: dict[str, Callable[[StageReport, PipelineReport], tuple[str, float | str] | None]] = {
-    "prepare-data": _prepared,
-    "pretrain": lambda s, _: _first(s.result.get("metrics", {}), "val/bits_per_byte", "val/perplexity", "val/loss"),
-    "finetune-classifier": lambda s, _: _first(s.result.get("metrics", {}), "test/accuracy"),
-    "finetune-instruct": _instructed,
-    "lora": lambda s, _: _first(s.result.get("metrics", {}), "classify/test/accuracy", "instruct/val/loss"),
-    "compress": _compressed,
-    "evaluate": _evaluated,
-}
+def _headline(made: Outcome, report: PipelineReport) -> Headline:
+    headline = STAGES[made.stage].headline
+    if headline is not None:
+        return headline(report) or ("-", "-")
+    return next(
+        ((name, value) for name, value in made.result.metrics.items() if not name.startswith("perf/")), ("-", "-")
+    )
 
 
 def write_report(report: PipelineReport, path: Path) -> Path:
@@ -120,7 +66,7 @@ def write_report(report: PipelineReport, path: Path) -> Path:
         OutOfDiskError: the disk is full.
     """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), PrefixLoader({s.name: _room(s) for s in STAGES.values()})]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -134,6 +80,13 @@ def write_report(report: PipelineReport, path: Path) -> Path:
     # lone surrogates are valid in JSON but not in UTF-8; one of them in a response must not cost the page
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
     return path
+
+
+def _room(stage: Stage) -> FileSystemLoader:
+    """The templates in the room of a stage."""
+    spec = importlib.util.find_spec(stage.room)
+    assert spec is not None
+    return FileSystemLoader(list(spec.submodule_search_locations or ()))
 
 
 def _web_address(url: str) -> str:

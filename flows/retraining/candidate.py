@@ -11,12 +11,15 @@ from flows.recipes.grown import Grown
 from flows.registry.versions import KEY, ModelRegistry, RegistryError, Version
 from flows.retraining.look import SETTINGS, model_key, settings_digest, stage_keys
 from flows.retraining.situation import Why
+from flows.stages.compress.result import CompressResult
+from flows.stages.every import STAGES
+from flows.stages.registry import Role
 from flows.stages.training import CHECKPOINT
 from flows.tracking.provenance import environment_tags
 from flows.tracking.runs import PREFIX, connect
 
-_MAIN = ("finetune-instruct", "finetune-classifier", "pretrain")
-"""The stage whose checkpoint a version is: the first that there is."""
+_MAIN: tuple[Role, ...] = ("instruct", "classifier", "base")
+"""The model that a version is: the first that there is."""
 
 
 def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_run_id: str) -> Version:
@@ -33,7 +36,8 @@ def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_ru
     """
     keys = stage_keys(chain)
     chain.adopt(keys)
-    main = next((name for name in _MAIN if name in chain.outcomes), None)
+    names = {stage.role: stage.name for stage in STAGES.values()}
+    main = next((names[role] for role in _MAIN if names[role] in chain.outcomes), None)
     if main is None or chain.outcomes[main].run_id is None:
         raise RegistryError(f"the chain left no model to register; it has: {', '.join(chain.outcomes) or 'nothing'}")
     run_id = str(chain.outcomes[main].run_id)
@@ -66,7 +70,9 @@ def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_ru
 def _data_tags(chain: Chain) -> dict[str, str]:
     source = chain.pipeline.prepare.source
     tags = {f"{PREFIX}.added": source.snapshot} if isinstance(source, Grown) else {}
-    if "compress" in chain.outcomes:
-        variants = variants_of(chain.outcomes["compress"].result)
+    compressed = chain.outcomes.get(CompressResult.stage)
+    if compressed is not None:
+        assert isinstance(compressed.result, CompressResult)
+        variants = variants_of(compressed.result)
         tags[f"{PREFIX}.variants"] = json.dumps([asdict(variant) for variant in variants])
     return tags

@@ -19,7 +19,7 @@ from flows.retraining.policy import RetrainPolicy
 from flows.retraining.situation import Situation, Tried
 from flows.sources.added import Added, DataFolder, added_documents, added_rows
 from flows.sources.parts import CORPUS, Part, find_kind, list_parts
-from flows.stages.registry import STAGES
+from flows.stages.every import STAGES
 from flows.store import stage_key
 from flows.tracking.runs import PREFIX
 from gptcore import checkpoint
@@ -136,8 +136,8 @@ def model_key(chain: Chain) -> str:
 
 
 def stage_keys(chain: Chain) -> dict[str, str]:
-    """Stage -> key of the output that a chain has or would have, the evaluation not among them."""
-    return {name: chain.key(stage) for name, stage in STAGES.items() if name != "evaluate" and chain.applies(stage)}
+    """Stage -> key of the output that a chain has or would have, those that only measure not among them."""
+    return {name: chain.key(stage) for name, stage in STAGES.items() if not stage.measures and chain.applies(stage)}
 
 
 def settings_digest(chain: Chain) -> str:
@@ -145,7 +145,9 @@ def settings_digest(chain: Chain) -> str:
     settings = chain.pipeline.to_dict()
     base = without_added_data(chain.pipeline.prepare.source)
     settings["prepare"]["source"] = None if base is None else base.to_dict()
-    del settings["evaluate"]
+    for stage in STAGES.values():
+        if stage.measures:
+            settings.pop(stage.recipes[0], None)
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from gptcore.errors import ConfigError, DataError
 from gptcore.export import import_gguf, import_hf
 from gptcore.export.hf import read_hf_config
 from gptcore.files import MANIFEST, file_sha256
-from gptcore.models import PRESETS, ModelConfig
+from gptcore.models import PRESETS, WordNetworkConfig
 
 HUB = "hf:"
 SPEC = "model.json"
@@ -84,7 +84,7 @@ def starting_digest(init: str) -> str:
     return _digest(_folder(init))
 
 
-def starting_sizes(init: str) -> ModelConfig | None:
+def starting_sizes(init: str) -> WordNetworkConfig | None:
     """The sizes of the model behind ``init``, as far as they are known without a download.
 
     Raises:
@@ -94,7 +94,7 @@ def starting_sizes(init: str) -> ModelConfig | None:
     if init.startswith(HUB):
         return PRESETS.get(_SIZES.get(_on_hub(init)[0], ""))
     folder = _folder(init)
-    return read_spec(folder).model if _is_checkpoint(folder) else read_hf_config(folder)
+    return read_spec(folder).words if _is_checkpoint(folder) else read_hf_config(folder)
 
 
 def _on_hub(init: str) -> tuple[str, str]:

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from flows.launch.launch import Launch
 from flows.sources.base import Places
-from flows.sources.parts import find_part
-from flows.tracking.logger import MlflowLogger
-from gptcore.errors import ConfigError
+from flows.stages.result import StageResult
 from gptcore.train import Progress
+from gptcore.train.logger import RunLogger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+R = TypeVar("R", bound=StageResult)
+
+
+class StageLog(RunLogger, Protocol):
+    """What a stage tells of itself, beside the numbers of its trainings."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Words by which runs are found."""
+        ...
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Rows, shown as a table."""
+        ...
+
+    def log_text(self, text: str, name: str) -> None:
+        """A text as a file of this name."""
+        ...
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """A drawing as a file of this name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,23 +45,29 @@ class Inputs:
 
     folders: dict[str, Path]
     """Stage -> its folder."""
-    results: dict[str, dict[str, Any]]
-    """Stage -> its small values."""
+    results: dict[str, StageResult]
+    """Stage -> what it hands on."""
 
     def path(self, stage: str, name: str) -> Path:
         """A file or folder inside an earlier stage's output."""
         return self.folders[stage] / name
 
-    def prepared(self, part: str) -> dict[str, Any]:
-        """Facts about one part of the prepared data.
+    def find(self, kind: type[R]) -> R | None:
+        """What the stage of this kind of result hands on; None if it was left out."""
+        found = self.results.get(kind.stage)
+        assert found is None or isinstance(found, kind)
+        return found
+
+    def get(self, kind: type[R]) -> R:
+        """The same of a stage that is always there, because this one needs it.
 
         Raises:
-            ConfigError: the data source has no such rows.
+            KeyError: it was left out.
         """
-        facts = self.results["prepare-data"].get(part)
-        if facts is None:
-            raise ConfigError(f"the data has no rows for {part}; give some by {find_part(part).option}")
-        return dict(facts)
+        found = self.find(kind)
+        if found is None:
+            raise KeyError(kind.stage)
+        return found
 
 
 @dataclass(frozen=True)
@@ -48,7 +78,7 @@ class Context:
     """Output folder; what an interrupted attempt left is still inside."""
     places: Places
     """Where source files are."""
-    log: MlflowLogger
+    log: StageLog
     """The tracked run."""
     on_progress: Callable[[Progress], None]
     """Progress bar."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flows.stages.result import Equivalence
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.data import Source
@@ -26,6 +28,7 @@ from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import Model
+from gptcore.models.base import as_decoder
 from gptcore.transforms import merge_lora
 
 LONGEST: Final = 64
@@ -36,9 +39,7 @@ N_ROWS: Final = 4
 logger = logging.getLogger(__name__)
 
 
-def same_model(
-    original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]
-) -> list[dict[str, Any]]:
+def same_model(original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]) -> list[Equivalence]:
     """One row for each form of a language model.
 
     Args:
@@ -47,15 +48,15 @@ def same_model(
         tokens: held-out text, two tokens or more that fit the context.
         variants: names and checkpoints of quantized forms.
     """
-    wanted = _logits(original.model, tokens)
+    wanted = _logits(original.decoder, tokens)
 
     def quantized(path: Path) -> Callable[[], Tensor]:
-        return lambda: _logits(checkpoint.load(path).model, tokens)
+        return lambda: _logits(checkpoint.load(path).decoder, tokens)
 
     with tempfile.TemporaryDirectory(prefix="gptworks-") as place:
         forms: list[tuple[str, bool, Callable[[], Tensor]]] = [
-            ("cached, token by token", True, lambda: _cached(original.model, tokens)),
-            (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.model, tokens)),
+            ("cached, token by token", True, lambda: _cached(original.decoder, tokens)),
+            (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.decoder, tokens)),
             ("served: prepared for inference, token by token", True, lambda: _served(source, tokens)),
             ("exported for transformers, imported", True, lambda: _through_hf(source, Path(place), tokens)),
             ("exported as GGUF F32, llama.cpp's graph", True, lambda: _through_gguf(source, Path(place), tokens)),
@@ -64,10 +65,14 @@ def same_model(
         return [_row(form, must_equal, wanted, find) for form, must_equal, find in forms]
 
 
-def merged_model(loaded: Loaded, tokens: list[int]) -> list[dict[str, Any]]:
-    """The row of an adapted model whose updates are folded into its weights; they are folded in place."""
-    wanted = _logits(loaded.model, tokens)
-    return [_row("LoRA merged", True, wanted, lambda: _logits(merge_lora(loaded.model).eval(), tokens))]
+def merged_model(loaded: Loaded, tokens: list[int]) -> Equivalence:
+    """An adapted model whose updates are folded into its weights; they are folded in place."""
+    wanted = _logits(loaded.decoder, tokens)
+
+    def merged() -> Model:
+        return as_decoder(merge_lora(loaded.model), purpose="a comparison of logits")
+
+    return _row("LoRA merged", True, wanted, lambda: _logits(merged().eval(), tokens))
 
 
 def held_out_tokens(source: Source, model: Model) -> list[int]:
@@ -77,15 +82,15 @@ def held_out_tokens(source: Source, model: Model) -> list[int]:
     return ids
 
 
-def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]) -> dict[str, Any]:
-    empty = {"form": form, "must_equal": must_equal, "n": len(wanted), "reason": ""}
+def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]) -> Equivalence:
+    row = Equivalence(form=form, must_equal=must_equal, n=len(wanted))
     try:
         found: Agreement = agreement(wanted, find())
     except ConfigError as error:  # a model that has no such form, for example one whose heads were pruned
-        return {**empty, **dict.fromkeys((*Agreement._fields, "equal")), "reason": str(error)}
+        return replace(row, reason=str(error))
     if must_equal and not found.is_equal:
         logger.warning("%s: other logits than the model's, by up to %.3g", form, found.largest_difference)
-    return {**empty, **found._asdict(), "equal": found.is_equal}
+    return replace(row, **found._asdict(), equal=found.is_equal)
 
 
 @torch.no_grad()
@@ -105,7 +110,7 @@ def _cached(model: Model, tokens: list[int]) -> Tensor:
 
 
 def _served(source: Path, tokens: list[int]) -> Tensor:
-    return _cached(prepare_for_inference(checkpoint.load(source).model), tokens)
+    return _cached(prepare_for_inference(checkpoint.load(source).decoder), tokens)
 
 
 @torch.no_grad()
@@ -134,7 +139,7 @@ def _batched(model: Model, tokens: list[int]) -> Tensor:
 
 def _through_hf(source: Path, place: Path, tokens: list[int]) -> Tensor:
     folder = export_hf(source, place / "hf")
-    return _logits(checkpoint.load(import_hf(folder, place / "back")).model, tokens)
+    return _logits(checkpoint.load(import_hf(folder, place / "back")).decoder, tokens)
 
 
 def _through_gguf(source: Path, place: Path, tokens: list[int]) -> Tensor:

@@ -1,32 +1,36 @@
-"""What became of the stages of a run, as its page is told."""
+"""What became of the stages of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from flows.stages.result import StageResult
+
+R = TypeVar("R", bound=StageResult)
 
 
 @dataclass(frozen=True)
-class StageReport:
-    """What one stage of the run made."""
+class Outcome:
+    """What came of one stage."""
 
     stage: str
     """Its name."""
     key: str
     """Key of its output in the stage store."""
-    folder: Path
+    path: Path
     """Its output."""
-    result: dict[str, Any]
-    """Its small values: metrics, tables, paths inside ``folder``."""
+    result: StageResult
+    """What it hands on."""
     seconds: float
-    """How long it took now."""
+    """How long it took now; 0 if nothing had to be done."""
     cached: bool
     """Whether the output was there already."""
     run_id: str | None
     """The MLflow run that made it."""
-    run_url: str
+    run_url: str = ""
     """Where a browser shows that run; empty if nowhere."""
 
 
@@ -46,11 +50,15 @@ class PipelineReport:
     """The resolved configuration, ``Pipeline.to_dict()``."""
     sources: dict[str, str]
     """Name -> digest or version of everything that was read."""
-    stages: tuple[StageReport, ...]
-    """The stages that ran or were found, in their order; one that the data has nothing for is absent."""
+    stages: tuple[Outcome, ...]
+    """The stages that ran or were found, in their order; one that was left out is absent."""
     environment: dict[str, str]
     """Versions and machine."""
 
-    def stage(self, name: str) -> StageReport | None:
+    def stage(self, name: str) -> Outcome | None:
         """The stage of this name, or None if it was left out."""
         return next((stage for stage in self.stages if stage.stage == name), None)
+
+    def result(self, kind: type[R]) -> R | None:
+        """What the stage of this kind of result hands on, or None if it was left out."""
+        return next((stage.result for stage in self.stages if isinstance(stage.result, kind)), None)

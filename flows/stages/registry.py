@@ -1,20 +1,43 @@
-"""The stages: their inputs, their code versions and the functions that make them."""
+"""A stage is a folder (its room) and one line in ``flows/stages/every.py``.
+
+The room's ``__init__`` describes the stage in a ``Stage``; it imports nothing heavy, so that ``--help`` is quick. What
+else there is to a stage stands in modules of the room, which are loaded when they are needed:
+
+    body.py      ``run(pipeline, inputs, context)`` makes the output and returns its ``StageResult``
+    result.py    what it hands on: a kind of ``StageResult`` whose ``stage`` is the stage's name
+    recipe.py    its settings: a field of ``Pipeline``, or a ``StageRecipe`` where the stage came later
+    outside.py   optional: ``digests(pipeline, places, ollama_host)`` of what it reads from outside the store
+    plan.py      optional: ``cost(estimate)``, told by ``--dry-run``
+    section.py   optional: ``section(report)``, what its part of the page shows, and ``headline(report)``
+    section.html.j2   that part of the page
+
+A stage of another package is registered by an entry point of ``gptworks.components`` that calls ``register``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
-from flows.sources.base import Places
-from flows.sources.hub import starting_digest
-from flows.stages import training
-from flows.stages.compress import body as compression
-from flows.stages.context import Context, Inputs
-from flows.stages.evaluate import body as evaluation
-from flows.stages.pipeline import Pipeline
-from flows.stages.prepare import body as prepare
-from gptcore.config import Config
+from gptcore.errors import ConfigError
+
+if TYPE_CHECKING:  # the command line reads descriptions alone
+    from flows.sources.base import Places
+    from flows.stages.context import Context, Inputs
+    from flows.stages.estimate import Cost, Estimate
+    from flows.stages.outcome import PipelineReport
+    from flows.stages.pipeline import Pipeline
+    from flows.stages.result import StageResult
+
+Role = Literal["base", "instruct", "classifier", "compressed"]
+"""What the model that a stage leaves is used for: by the gate, by the registry of versions."""
+Headline = tuple[str, float | str]
+"""The name of a figure and the figure, or a text where one number would not do."""
 
 
 @dataclass(frozen=True)
@@ -22,94 +45,115 @@ class Stage:
     """One stage of the chain."""
 
     name: str
-    """Its name: of its flow, its folder in the store and its MLflow experiment."""
+    """Its name: of its flow, its command, its folder in the store and its MLflow experiment."""
+    room: str
+    """The package that holds it."""
+    title: str
+    """Its name on the page."""
+    heading: str
+    """The heading of its part of the page."""
+    sentence: str
+    """What it does: in the help, in Prefect, in prefect.yaml."""
+    about: str
+    """What its runs are, in MLflow."""
     version: str
     """Raised whenever its code changes what it makes; part of the key."""
     needs: tuple[str, ...]
     """Stages whose output it reads."""
-    configs: tuple[str, ...]
-    """Fields of ``Pipeline`` that decide its output, its own first."""
-    body: Callable[[Pipeline, Inputs, Context], dict[str, Any]]
-    """Makes the output."""
+    recipes: tuple[str, ...]
+    """Settings that decide its output, by their fields in ``Pipeline``; its own first."""
+    examples: tuple[str, ...] = ()
+    """Commands that its help ends with."""
     parts: tuple[str, ...] = ()
-    """Parts of the data (``classify``, ``instruct``) of which it needs one; without any the stage is left out."""
+    """Parts of the data of which it needs one; without any the stage is left out."""
+    abilities: tuple[str, ...] = ()
+    """Abilities of the model, of which it needs all; without them the stage is left out."""
+    trains: bool = True
+    """Whether it trains, in as many processes as ``--nproc`` asks for."""
+    measures: bool = False
+    """Whether it only measures what others made, so that no model is another when it changes."""
+    role: Role | None = None
+    """What the model that it leaves is used for."""
+    curves: tuple[tuple[str, str], ...] = ()
+    """Folders with the history of a training, and the title of each curve."""
+
+    @property
+    def anchor(self) -> str:
+        """The id of its part of the page."""
+        return self.title.lower().replace(" ", "-")
+
+    @property
+    def run(self) -> Callable[[Pipeline, Inputs, Context], StageResult]:
+        """Makes the output."""
+        body: Callable[[Pipeline, Inputs, Context], StageResult] = self._required("body").run
+        return body
+
+    @property
+    def result(self) -> type[StageResult]:
+        """The kind of value that it hands on."""
+        module = self._required("result")
+        (kind,) = (each for each in vars(module).values() if getattr(each, "stage", None) == self.name)
+        found: type[StageResult] = kind
+        return found
+
+    @property
+    def cost(self) -> Callable[[Estimate], Cost] | None:
+        """What it will cost; None where nothing is known."""
+        return getattr(self._module("plan"), "cost", None)
+
+    @property
+    def section(self) -> Callable[[PipelineReport], Any] | None:
+        """What its part of the page shows; None where its metrics are all there is to show."""
+        return getattr(self._module("section"), "section", None)
+
+    @property
+    def headline(self) -> Callable[[PipelineReport], Headline | None] | None:
+        """Its one figure in the summary; None where the first of its metrics is taken."""
+        return getattr(self._module("section"), "headline", None)
 
     def config(self, pipeline: Pipeline) -> dict[str, Any]:
         """The configuration that decides the output, as JSON."""
-        values: dict[str, Config] = {name: getattr(pipeline, name) for name in self.configs}
-        return {**{name: value.to_dict() for name, value in values.items()}, "seed": pipeline.seed}
+        return {**{name: pipeline.recipe(name).to_dict() for name in self.recipes}, "seed": pipeline.seed}
+
+    def digests(self, pipeline: Pipeline, places: Places, ollama_host: str) -> dict[str, str]:
+        """Digests of what it reads from outside the store: source files, starting weights, a judge."""
+        outside = self._module("outside")
+        found: dict[str, str] = outside.digests(pipeline, places, ollama_host) if outside else {}
+        return found
+
+    def _required(self, name: str) -> ModuleType:
+        module = self._module(name)
+        if module is None:
+            raise ConfigError(f"the stage {self.name!r} has no module {self.room}.{name}; every stage has one")
+        return module
+
+    def _module(self, name: str) -> ModuleType | None:
+        whole = f"{self.room}.{name}"
+        return importlib.import_module(whole) if importlib.util.find_spec(whole) else None
 
 
-def external_inputs(stage: Stage, pipeline: Pipeline, places: Places, ollama_host: str) -> dict[str, str]:
-    """Digests of what a stage reads from outside the store: source files, starting weights, the judge."""
-    if stage.name == "prepare-data":
-        digests = {f"source/{name}": digest for name, digest in pipeline.prepare.source.digests(places).items()}
-        if pipeline.prepare.tokenizer not in ("bpe", "gpt2"):
-            digests["tokenizer"] = starting_digest(pipeline.prepare.tokenizer)
-        return digests
-    if stage.name == "pretrain" and pipeline.pretrain.init:
-        return {"init": starting_digest(pipeline.pretrain.init)}
-    if stage.name == "evaluate":
-        state = evaluation.judge_state(pipeline.evaluate, ollama_host)
-        return {"judge": state.get("digest", state["state"])}
-    return {}
+_STAGES: dict[str, Stage] = {}
+REGISTERED: Mapping[str, Stage] = MappingProxyType(_STAGES)
+"""Every registered stage by name, in the order of the chain."""
 
 
-def _evaluate(pipeline: Pipeline, inputs: Inputs, context: Context) -> dict[str, Any]:
-    state = evaluation.judge_state(pipeline.evaluate, context.ollama_host)
-    return evaluation.evaluate(pipeline.evaluate, state, inputs, context)
+def register(stage: Stage) -> Stage:
+    """Put a stage behind those that are registered.
+
+    Raises:
+        ConfigError: there is one of this name, or it needs one that is not registered before it.
+    """
+    if stage.name in _STAGES:
+        raise ConfigError(f"two stages are named {stage.name!r}: {_STAGES[stage.name].room} and {stage.room}")
+    missing = [name for name in stage.needs if name not in _STAGES]
+    if missing:
+        raise ConfigError(f"the stage {stage.name!r} needs {', '.join(missing)}, registered after it or not at all")
+    _STAGES[stage.name] = stage
+    return stage
 
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage("prepare-data", "2", (), ("prepare",), lambda p, _, c: prepare.run(p.prepare, c)),
-        Stage(
-            "pretrain",
-            "1",
-            ("prepare-data",),
-            ("pretrain",),
-            lambda p, i, c: training.pretrain(p.pretrain, i, c),
-        ),
-        Stage(
-            "finetune-classifier",
-            "1",
-            ("prepare-data", "pretrain"),
-            ("classify",),
-            lambda p, i, c: training.classify(p.classify, i, c),
-            parts=("classify",),
-        ),
-        Stage(
-            "finetune-instruct",
-            "1",
-            ("prepare-data", "pretrain"),
-            ("instruct",),
-            lambda p, i, c: training.instruct(p.instruct, i, c),
-            parts=("instruct",),
-        ),
-        Stage(
-            "lora",
-            "2",
-            ("prepare-data", "pretrain"),
-            ("lora", "classify", "instruct"),
-            lambda p, i, c: training.lora(p.lora, p.classify, p.instruct, i, c),
-            parts=("classify", "instruct"),
-        ),
-        Stage(
-            "compress",
-            "1",
-            ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct"),
-            ("compress", "classify", "instruct"),
-            lambda p, i, c: compression.compress(p.compress, p.instruct, p.classify, i, c),
-        ),
-        Stage(
-            "evaluate",
-            "3",
-            ("finetune-instruct", "lora"),
-            ("evaluate",),
-            _evaluate,
-            parts=("instruct",),
-        ),
-    )
-}
-"""Every stage by name, in the order of the chain."""
+@contextmanager
+def registered(stage: Stage) -> Iterator[Stage]:
+    """A stage for the time of a block, as tests need it."""
+    yield register(stage)
+    del _STAGES[stage.name]

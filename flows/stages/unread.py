@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.sources.parts import find_part
-from flows.stages.registry import STAGES
+from flows.stages.every import STAGES
 
 
 def describe_unread(parts: Iterable[str]) -> list[str]:

@@ -26,7 +26,7 @@ from flows.launch.task_runners import Runner, task_runner
 from flows.orchestrator.flow_run import check_worker_home, prefect_tags, publish_markdown
 from flows.orchestrator.running import present
 from flows.settings import Settings, environment, read_settings
-from flows.stages.registry import STAGES
+from flows.stages.every import STAGES
 from flows.store import stage_key
 from flows.sweep.space import Proposer, Values, best, parse_dimension, propose
 from flows.tracking.logger import MlflowLogger

@@ -53,7 +53,7 @@ def make(job: dict[str, Any]) -> dict[str, Any]:
     outcome = chain.ensure(job["stage"])
     if outcome is None:
         raise ConfigError(f"the data has no rows for {job['stage']}; give some by {list_options()}")
-    return {"key": outcome.key, "run_id": outcome.run_id, "metrics": outcome.result.get("metrics", {})}
+    return {"key": outcome.key, "run_id": outcome.run_id, "metrics": outcome.result.metrics}
 
 
 @contextmanager

@@ -9,9 +9,6 @@ NOTE = "mlflow.note.content"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Has the UI open an experiment with its table of runs; without it, it opens with pages for traces and prompts."""
 
-_STEP = "The step of a metric is the optimizer step."
-_WHOLE = "Metrics without a curve are of the whole run."
-
 _RUN = "gptworks.run."
 _MADE_OF = {
     "gptworks.preset": "preset",
@@ -23,16 +20,6 @@ _MADE_OF = {
 EXPERIMENTS: dict[str, str] = {
     "pipeline": "One run for each run of the whole chain, with every stage's figures under the stage's name; the "
     "stages' own runs hang below it.",
-    "prepare-data": "Cleaning, deduplication, splits, leaks, tokenizer and token shards. `ledger.json` in the "
-    "artifacts says what became of every document and row.",
-    "pretrain": f"Base models. {_STEP} Compare `val/loss` only where the tag `gptworks.data` is the same, since "
-    "another tokenizer makes other tokens.",
-    "finetune-classifier": f"Classifiers, with a TF-IDF baseline beside each (`baseline/tfidf_accuracy`). {_STEP}",
-    "finetune-instruct": f"Models that answer instructions; `responses.json` holds the held-out answers. {_STEP}",
-    "lora": f"Low-rank adapters, one training for each task, under `classify/` and `instruct/`. {_STEP}",
-    "quantize": f"int8 and int4 variants against their original: bytes, perplexity, tokens a second. {_WHOLE}",
-    "evaluate": "Scores of the held-out answers: overlap, and the judge where one answered. Compare runs whose tag "
-    "`gptworks.judge.group` is the same; `gptworks compare RUN RUN` does it item by item.",
     "judge-compare": "Pairs of evaluations, item by item, made by `gptworks judge compare RUN RUN`.",
     "judge-calibrate": "The judge's scores against people's, made by `gptworks judge calibrate`.",
     "gate-evaluation": "Versions of a registered model, measured for the gate: same items, same judge, same decoding.",
@@ -42,12 +29,12 @@ EXPERIMENTS: dict[str, str] = {
     "sweep": "One run for each sweep; its trials hang below it, with the varied settings as params and one metric, "
     "`objective`.",
 }
-"""Descriptions by stage."""
+"""Descriptions of the experiments that no stage has."""
 
 
-def experiment_tags(stage: str) -> dict[str, str]:
-    """The tags of a stage's experiment."""
-    text = EXPERIMENTS.get(stage)
+def experiment_tags(name: str, about: str = "") -> dict[str, str]:
+    """The tags of an experiment: what it holds, in the words of its stage or of the table above."""
+    text = about or EXPERIMENTS.get(name)
     return {**_KIND, **({NOTE: text} if text else {})}
 
 

@@ -43,6 +43,7 @@ def stage_run(
     tags: Mapping[str, str] | None = None,
     parent_run_id: str | None = None,
     run_id: str | None = None,
+    about: str = "",
 ) -> Iterator[MlflowLogger]:
     """Open the tracked run of one stage, and close it truthfully: FINISHED, FAILED or KILLED.
 
@@ -59,14 +60,15 @@ def stage_run(
         parent_run_id: the run under which the UI shows this one; its own id or MLflow's.
         run_id: the run to continue, its own id or MLflow's. One that MLflow no longer has is replaced by a new one
             with a warning; an id of ``flows.tracking.journal.new_run_id`` that nobody has yet is that of the new run.
+        about: what the runs of the experiment are; where ``flows.tracking.notes`` describes it, nothing.
     """
     every = _base_tags(stage, key, parent_run_id) | dict(tags or {})
     with _journal(settings, stage, key, run_id) as journal:
         continued = journal.header() is not None
         if not continued:
-            about = {"stage": stage, "name": name, "key": key, "params": flatten(params), "tags": every}
+            told = {"stage": stage, "name": name, "key": key, "params": flatten(params), "tags": every, "about": about}
             continues = run_id if run_id is not None and not is_local(run_id) else None
-            journal.append("run", **about, continues=continues, time=int(time.time() * 1000))
+            journal.append("run", **told, continues=continues, time=int(time.time() * 1000))
         else:
             journal.append("begin", tags=every)
         journal.sync()

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 Ask = Callable[["MlflowClient", str], str]
 """A question to the tracking store."""
+AskExperiment = Callable[["MlflowClient", str, str], str]
+"""The id of an experiment, by its stage and by what describes it where it is made."""
 
 
 class NotYet(Exception):
@@ -53,7 +55,7 @@ class Line:
 class Shipment:
     """Sends what its journal holds, and what is added to it later."""
 
-    def __init__(self, journal: Journal, *, experiment: Ask, resolve: Ask) -> None:
+    def __init__(self, journal: Journal, *, experiment: AskExperiment, resolve: Ask) -> None:
         """Nothing is read or sent yet.
 
         Args:
@@ -147,7 +149,7 @@ class Shipment:
     def _run(self, client: MlflowClient, header: Entry) -> Run:
         run = self._known(client, self.state.run_id)
         if run is None:
-            experiment_id, continued = self._experiment(client, header["stage"]), True
+            experiment_id, continued = self._experiment(client, header["stage"], header.get("about", "")), True
             # an earlier attempt's run, of which no journal is left; or our own that was made just before a crash
             run = self._known(client, header["continues"]) or _by_local_id(client, experiment_id, self.journal.id)
             if run is None or not (run.data.params or run.data.metrics):

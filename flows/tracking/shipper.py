@@ -252,7 +252,7 @@ class Shipper:
     def _shipment(self, journal: Journal) -> Shipment:
         return Shipment(
             journal,
-            experiment=lambda client, stage: stage_experiment(self.settings, client, stage),
+            experiment=lambda client, stage, about: stage_experiment(self.settings, client, stage, about=about),
             resolve=lambda client, text: Resolver(self.settings, client).translate(text),
         )
 

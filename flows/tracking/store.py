@@ -72,8 +72,8 @@ def connect(settings: Settings) -> MlflowClient:
     return client
 
 
-def stage_experiment(settings: Settings, client: MlflowClient, stage: str) -> str:
-    """Id of a stage's experiment, ``gptworks/<stage>``, made when it is missing.
+def stage_experiment(settings: Settings, client: MlflowClient, stage: str, *, about: str = "") -> str:
+    """Id of a stage's experiment, ``gptworks/<stage>``, made when it is missing and then described by ``about``.
 
     Beside an SQLite store its artifacts get an explicit folder.
 
@@ -84,11 +84,12 @@ def stage_experiment(settings: Settings, client: MlflowClient, stage: str) -> st
 
     name = f"{PREFIX}/{stage}"
     location = (settings.artifact_root / name).as_uri() if settings.mlflow_is_local else None
+    tags = experiment_tags(stage, about)
     with _store_lock(settings):
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(client.create_experiment(name, artifact_location=location, tags=experiment_tags(stage)))
+                return str(client.create_experiment(name, artifact_location=location, tags=tags))
             except MlflowException:
                 found = client.get_experiment_by_name(name)  # a server's other client was faster
                 if found is None:
@@ -98,7 +99,7 @@ def stage_experiment(settings: Settings, client: MlflowClient, stage: str) -> st
             f"experiment {name!r} was deleted in MLflow; bring it back with "
             f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or remove it with `mlflow gc`"
         )
-    for tag, text in experiment_tags(stage).items():  # of one that an earlier version made, or where nobody wrote one
+    for tag, text in tags.items():  # of one that an earlier version made, or where nobody wrote one
         if tag not in found.tags:
             client.set_experiment_tag(found.experiment_id, tag, text)
     return str(found.experiment_id)

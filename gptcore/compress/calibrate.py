@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gptcore.data.base import Source
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, as_words
 from gptcore.nn.surgery import named_linears
 
 
@@ -83,7 +83,7 @@ class Calibration:
         for i, (x, keywords) in enumerate(self.calls):
             self.calls[i] = (block(x, **keywords), keywords)
 
-    def through(self, model: Model, change: Callable[[str, nn.Linear, Moments], nn.Module]) -> None:
+    def through(self, model: Network, change: Callable[[str, nn.Linear, Moments], nn.Module]) -> None:
         """Put ``change(name, layer, moments)`` in the place of every linear layer of the blocks, in their order.
 
         Args:
@@ -99,7 +99,7 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(model: Model, source: Source, *, n_samples: int, seed: int, batch_size: int = 8) -> Calibration:
+def calibrate(model: Network, source: Source, *, n_samples: int, seed: int, batch_size: int = 8) -> Calibration:
     """What the first block of ``model`` gets from samples of ``source``; padding is left out.
 
     Args:
@@ -108,7 +108,11 @@ def calibrate(model: Model, source: Source, *, n_samples: int, seed: int, batch_
         n_samples: how many; all, if there are fewer.
         seed: decides which.
         batch_size: samples in one forward pass.
+
+    Raises:
+        ConfigError: the model reads no text.
     """
+    words = as_words(model, purpose="calibration on text")
     calls: list[tuple[Tensor, dict[str, Any]]] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
@@ -121,7 +125,7 @@ def calibrate(model: Model, source: Source, *, n_samples: int, seed: int, batch_
         for start in range(0, len(chosen), batch_size):
             batch = source.batch(chosen[start : start + batch_size], packed=True)
             try:
-                model.features(batch.inputs["tokens"], lengths=batch.lengths)
+                words.features(batch.inputs["tokens"], lengths=batch.lengths, packed=batch.packed)
             except _Seen:
                 continue
     finally:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gptcore.data.base import Source
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, as_words
 from gptcore.nn.linear_loss import CHUNK_ELEMENTS
 from gptcore.objectives.next_token import target_rows
 
@@ -46,13 +46,14 @@ class Fidelity:
 
 @torch.no_grad()
 def compare(
-    original: Model, compressed: Model, source: Source, *, batch_size: int = 16, max_samples: int | None = None
+    original: Network, compressed: Network, source: Source, *, batch_size: int = 16, max_samples: int | None = None
 ) -> Fidelity:
     """Both models on the source, or on evenly spaced samples of it; logits are held for a few positions at a time.
 
     Raises:
-        ConfigError: the models do not have the same vocabulary.
+        ConfigError: a model reads no text, or they do not have the same vocabulary.
     """
+    before, after = (as_words(each, purpose="a comparison on text") for each in (original, compressed))
     original.eval()
     compressed.eval()
     n_samples = min(source.n_samples, max_samples or source.n_samples)
@@ -61,9 +62,9 @@ def compare(
     for start in range(0, n_samples, batch_size):
         batch = source.batch(chosen[start : start + batch_size])
         tokens, targets = batch.inputs["tokens"], batch.targets["labels"]
-        theirs, labels = target_rows(original.features(tokens), targets)
-        ours, _ = target_rows(compressed.features(tokens), targets)
-        rows = max(1, CHUNK_ELEMENTS // original.config.vocab_size)
+        theirs, labels = target_rows(before.features(tokens, lengths=batch.lengths), targets)
+        ours, _ = target_rows(after.features(tokens, lengths=batch.lengths), targets)
+        rows = max(1, CHUNK_ELEMENTS // before.config.vocab_size)
         for first in range(0, len(labels), rows):
             piece = slice(first, first + rows)
             loss, divergence, equal = _measured(
@@ -86,7 +87,7 @@ def _measured(theirs: Tensor, ours: Tensor, labels: Tensor) -> tuple[float, Tens
     return float(loss), divergence, int((wanted.argmax(dim=1) == told.argmax(dim=1)).sum())
 
 
-def resident_bytes(model: Model) -> int:
+def resident_bytes(model: Network) -> int:
     """Bytes of all parameters and buffers in memory, shared ones once."""
     tensors = {id(tensor): tensor for part in (model.parameters(), model.buffers()) for tensor in part}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.nibbles import packed_nibbles
 from gptcore.transforms.lora import merge_lora
 from gptcore.transforms.quantize import Quantize, QuantizedLinear, QuantizedMatrix
@@ -28,7 +28,7 @@ _DAMPINGS = (0.01, 0.1, 1.0)
 
 
 @torch.no_grad()
-def gptq(model: Model, calibration: Calibration, transform: Quantize) -> Model:
+def gptq(model: Network, calibration: Calibration, transform: Quantize) -> Network:
     """Quantize in place what ``transform`` would, the blocks' layers to calibrated codes.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.surgery import named_linears
 from gptcore.transforms.lora import merge_lora
 
@@ -67,17 +67,17 @@ def _lowest(scores: Tensor, n: int) -> Tensor:
 
 
 @torch.no_grad()
-def magnitude(model: Model, pattern: Pattern) -> Model:
+def magnitude(model: Network, pattern: Pattern) -> Network:
     """Zero the smallest weights of each of the blocks' matrices, in place."""
     merge_lora(model)
-    for block in model.blocks:
+    for block in model.each_block():
         for _, layer in named_linears(block):
             layer.weight[pattern.dropped(layer.weight.abs(), by_row=False)] = 0.0
     return model
 
 
 @torch.no_grad()
-def wanda(model: Model, calibration: Calibration, pattern: Pattern) -> Model:
+def wanda(model: Network, calibration: Calibration, pattern: Pattern) -> Network:
     """Zero what the calibration text needs least in each row, in place, layer after layer."""
     merge_lora(model)
 
@@ -90,8 +90,8 @@ def wanda(model: Model, calibration: Calibration, pattern: Pattern) -> Model:
     return model
 
 
-def share_of_zeros(model: Model) -> float:
+def share_of_zeros(model: Network) -> float:
     """Share of the weights of the blocks' plain linear layers that are zero; 0 where there are none."""
-    weights = [layer.weight for block in model.blocks for _, layer in named_linears(block)]
+    weights = [layer.weight for block in model.each_block() for _, layer in named_linears(block)]
     n = sum(weight.numel() for weight in weights)
     return sum(int((weight == 0).sum()) for weight in weights) / n if n else 0.0

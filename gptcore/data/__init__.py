@@ -5,7 +5,7 @@ Every name here is public; what the modules hold besides belongs to them.
 
 from __future__ import annotations
 
-from gptcore.data.base import Data, Source, seeded_order
+from gptcore.data.base import STILL, Data, Draw, Source, TextSize, seeded_order
 from gptcore.data.clean import (
     Leak,
     LeakageReport,
@@ -31,8 +31,10 @@ from gptcore.data.windows import TokenWindows, WindowSource
 
 __all__ = [
     "FULLY_MASKED",
+    "STILL",
     "Data",
     "Document",
+    "Draw",
     "Instructions",
     "LabelledText",
     "Leak",
@@ -52,6 +54,7 @@ __all__ = [
     "Signature",
     "Source",
     "TextIndex",
+    "TextSize",
     "TokenLabels",
     "TokenWindows",
     "TrainingTexts",

@@ -9,7 +9,7 @@ Shapes: B rows, T = the longest row of the batch, N = all its positions, without
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gptcore.batch import IGNORED, Batch
+from gptcore.data.base import STILL, Draw, TextSize
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
 from gptcore.tokenizer import Tokenizer
@@ -30,10 +31,6 @@ _CHUNK_BATCHES = 50
 
 class RowTargets(Protocol):
     """What the rows are trained for."""
-
-    def inputs(self, last: Ids) -> dict[str, Tensor]:
-        """Further model inputs, from each row's last position (B,)."""
-        ...
 
     def targets(self, indices: Ids, *, arrange: Arrange) -> dict[str, Tensor]:
         """Targets of the named rows (B,); ``arrange`` brings what has positions into the form of the tokens."""
@@ -50,11 +47,6 @@ class TokenLabels:
     def __init__(self, labels: Sequence[Ids]) -> None:
         self._labels = labels
 
-    def inputs(self, last: Ids) -> dict[str, Tensor]:
-        """Nothing more than the tokens."""
-        del last
-        return {}
-
     def targets(self, indices: Ids, *, arrange: Arrange) -> dict[str, Tensor]:
         """``labels`` (B, T) int64, or (1, N)."""
         return {"labels": arrange([self._labels[i] for i in indices], IGNORED)}
@@ -65,14 +57,10 @@ class TokenLabels:
 
 
 class RowClasses:
-    """One class per row: input ``last`` (B,) int64, the index of the last real token; target ``classes`` (B,) int64."""
+    """One class per row: ``classes`` (B,) int64."""
 
     def __init__(self, classes: Ids) -> None:
         self._classes = classes
-
-    def inputs(self, last: Ids) -> dict[str, Tensor]:
-        """``last`` (B,) int64."""
-        return {"last": torch.from_numpy(last)}
 
     def targets(self, indices: Ids, *, arrange: Arrange) -> dict[str, Tensor]:
         """``classes`` (B,) int64."""
@@ -91,6 +79,9 @@ class PaddedRows:
         DataError: there are no rows.
     """
 
+    text_size: TextSize | None = None
+    """Rows are no running text."""
+
     def __init__(self, tokens: Sequence[Ids], targets: RowTargets, *, tokenizer: Tokenizer, ledger: Ledger) -> None:
         if not tokens:
             raise DataError("no rows are left to learn from or to measure on; the ledger says why each was dropped")
@@ -99,7 +90,7 @@ class PaddedRows:
         self.context_length = int(self.lengths.max())
         self.tokenizer_digest = tokenizer.digest
         self.tokenizer_name = tokenizer.name
-        self.vocab_size = tokenizer.vocab_size
+        self.limits: Mapping[str, int] = {"vocab_size": tokenizer.vocab_size, "context_length": self.context_length}
         self.ledger = ledger
         self._tokens, self._targets, self._pad = tokens, targets, tokenizer.end_of_text
         content = (tokenizer.digest.encode(), self.lengths.tobytes(), *(row.tobytes() for row in tokens))
@@ -120,20 +111,21 @@ class PaddedRows:
         batches = np.concatenate(bucketed).reshape(-1, batch_size)
         return np.concatenate([rng.permutation(batches, axis=0).reshape(-1), order[n_even:]])
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
-        """Inputs ``tokens`` (B, T) int64, padded on the right with end-of-text, and those of the targets' kind.
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False, draw: Draw = STILL) -> Batch:
+        """Inputs ``tokens`` (B, T) int64, padded on the right with end-of-text.
 
         Packed, the rows stand one after another: ``tokens`` (1, N).
         """
+        del draw  # nothing about these rows is random
         chosen = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[chosen]
         arrange = _one_after_another if packed else _padded
-        last = lengths.cumsum() - 1 if packed else lengths - 1
         return Batch(
-            inputs={"tokens": arrange([self._tokens[i] for i in chosen], self._pad), **self._targets.inputs(last)},
+            inputs={"tokens": arrange([self._tokens[i] for i in chosen], self._pad)},
             targets=self._targets.targets(chosen, arrange=arrange),
             n_tokens=int(lengths.sum()),
-            lengths=tuple(lengths.tolist()) if packed else None,
+            lengths=tuple(lengths.tolist()),
+            packed=packed,
         )
 
 

@@ -8,7 +8,7 @@ Shapes: B windows, T = context_length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gptcore.batch import Batch
-from gptcore.data.base import Data, seeded_order
+from gptcore.data.base import STILL, Data, Draw, TextSize, seeded_order
 from gptcore.data.corpus import Shards, open_shards
 from gptcore.errors import ConfigError, DataError
 
@@ -58,9 +58,8 @@ class WindowSource:
         self.fingerprint = shards.fingerprint
         self.tokenizer_digest = manifest.tokenizer_digest
         self.tokenizer_name = manifest.tokenizer_name
-        self.vocab_size = manifest.vocab_size
-        self.n_tokens = manifest.n_tokens
-        self.n_bytes = manifest.n_bytes
+        self.limits: Mapping[str, int] = {"vocab_size": manifest.vocab_size, "context_length": context_length}
+        self.text_size: TextSize | None = TextSize(manifest.n_tokens, manifest.n_bytes)
         self.context_length = context_length
         self._arrays = shards.arrays
         self._starts = np.cumsum([0, *(len(array) for array in shards.arrays)])
@@ -70,9 +69,9 @@ class WindowSource:
         del batch_size
         return seeded_order(self.n_samples, seed=seed, epoch=epoch)
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False) -> Batch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False, draw: Draw = STILL) -> Batch:
         """Inputs ``tokens`` (B, T) int64, targets ``labels`` (B, T) int64: the next token of each."""
-        del packed  # windows are equally long
+        del packed, draw  # windows are equally long, and nothing about them is random
         length = self.context_length + 1
         rows = np.stack([self._read(int(i) * self.context_length, length) for i in indices])  # (B, T+1)
         tokens = torch.from_numpy(rows)
@@ -80,6 +79,7 @@ class WindowSource:
             inputs={"tokens": tokens[:, :-1].contiguous()},
             targets={"labels": tokens[:, 1:].contiguous()},
             n_tokens=len(rows) * self.context_length,
+            lengths=(self.context_length,) * len(rows),
         )
 
     def _read(self, start: int, length: int) -> NDArray[np.int64]:

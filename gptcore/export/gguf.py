@@ -90,9 +90,9 @@ def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUF
     name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name) or 'model'}-{packing}.gguf"
     check_place(folder, marks=("Modelfile",), others=("export.json", "*.gguf"))
     loaded = exportable(source)
-    family = family_of(loaded.model)
+    family = family_of(loaded.decoder)
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
-    context_length = loaded.model.config.context_length
+    context_length = loaded.decoder.config.context_length
     with whole_folder(folder) as partial:
         config = family.to_hf_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
         tensors = family.to_gguf_tensors(family.to_hf_tensors(loaded.model), config=config)
@@ -147,7 +147,7 @@ def _write(
         else:
             writer.add_uint32(key, value)
     end = template.end_id(loaded.tokenizer) if template else loaded.tokenizer.end_of_text
-    write_tokenizer(writer, loaded.tokenizer, vocab_size=loaded.model.config.vocab_size, end=end)
+    write_tokenizer(writer, loaded.tokenizer, vocab_size=loaded.decoder.config.vocab_size, end=end)
     if template is not None:
         writer.add_chat_template(chat_template(template))
         writer.add_string(_TEMPLATE, template.name)
@@ -182,9 +182,9 @@ def _check(written: GGUFFile, loaded: Loaded, tensors: dict[str, Tensor]) -> Agr
         _check_numbers(written, tensors)
         check_tokenizer(written, loaded.tokenizer)
         back = _model_of(written, place="the written file")
-        if back.config.context_length != loaded.model.config.context_length:
+        if back.config.context_length != loaded.decoder.config.context_length:
             raise CheckpointError(f"the context has become {back.config.context_length}")
-        tokens = probe(loaded.model)
+        tokens = probe(loaded.decoder)
         theirs = gguf_logits(written, tokens)
         with torch.no_grad():
             same, ours = (model(torch.tensor([tokens]))[0] for model in (back, loaded.model))

@@ -61,7 +61,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         ConfigError: the model is a classifier that transformers has no form for.
         ExportMismatch: what was read back is not the model.
     """
-    family, labels = family_of(loaded.model), labels_of(loaded)
+    family, labels = family_of(loaded.decoder), labels_of(loaded)
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     if labels:
         loaded = padded_classifier(loaded)
@@ -69,7 +69,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
     tensors = family.to_hf_tensors(loaded.model)
     if labels:
         config |= classifier_config(loaded.tokenizer, labels)
-        tensors |= score_tensors(loaded.model, tensors)
+        tensors |= score_tensors(loaded.decoder, tensors)
         tensors.pop("lm_head.weight", None)
     else:
         config["eos_token_id"] = template.end_id(loaded.tokenizer) if template else loaded.tokenizer.end_of_text
@@ -77,7 +77,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         write_json(folder / "generation_config.json", {**ends, "do_sample": False})
     write_json(folder / "config.json", config)
     checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
-    length = loaded.model.config.context_length
+    length = loaded.decoder.config.context_length
     write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, classifies=bool(labels))
     _check(folder, loaded, classifies=bool(labels))
 
@@ -151,7 +151,7 @@ def _check(folder: Path, loaded: Loaded, *, classifies: bool) -> None:
         raise ExportMismatch(
             f"the folder was read back and is not what was meant: {error}; nothing was written"
         ) from error
-    tokens = torch.tensor([probe(loaded.model)])
+    tokens = torch.tensor([probe(loaded.decoder)])
     with torch.no_grad():
         agreement(loaded.model(tokens)[0], model(tokens)[0]).require(what="the written folder")
 

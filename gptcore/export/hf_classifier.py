@@ -21,6 +21,7 @@ from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.families import Family, model_with
 from gptcore.export.hf_tokens import PAD
 from gptcore.models import GPT, Model, ModelConfig
+from gptcore.models.base import as_decoder
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier, ExtendVocabulary
 
@@ -101,4 +102,4 @@ def classifier_from_hf(
     with torch.no_grad():
         model.head.weight.copy_(score.float())
         model.head.bias.zero_()
-    return model.eval(), ModelSpec(tied, transforms=(transform,))
+    return as_decoder(model.eval(), purpose=place), ModelSpec(tied, transforms=(transform,))

@@ -58,7 +58,7 @@ def export_peft(source: Path, folder: Path) -> Path:
         raise ConfigError(
             f"{source} has {len(updates)} LoRA updates; an adapter for peft is exactly one, of linear layers"
         )
-    (update,), family = updates, family_of(loaded.model)
+    (update,), family = updates, family_of(loaded.decoder)
     tensors, targets = _to_peft(loaded, family)
     base = loaded._replace(model=_without_updates(loaded))
     with whole_folder(folder) as partial:
@@ -142,7 +142,7 @@ def _to_peft(loaded: Loaded, family: Family) -> tuple[dict[str, Tensor], set[str
 
 def _from_peft(tensors: dict[str, Tensor], loaded: Loaded, *, place: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Our layers' names to their pairs (r, I) and (O, r); what transformers has apart is stacked."""
-    family, left, pairs = family_of(loaded.model), dict(tensors), {}
+    family, left, pairs = family_of(loaded.decoder), dict(tensors), {}
     config, own = loaded.model.config, dict(loaded.model.named_parameters())
     for ours, theirs in family.names(config).items():
         n_outputs, n_inputs = own[ours].shape[0], own[ours].shape[-1]
@@ -175,4 +175,4 @@ def _without_updates(loaded: Loaded) -> Model:
         lambda _, module: isinstance(module, LoRALinear),
         lambda module: cast(LoRALinear, module).base,
     )
-    return loaded.model
+    return loaded.decoder

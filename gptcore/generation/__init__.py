@@ -1,5 +1,6 @@
 """Decoding: prompts become answers, many at a time."""
 
+from gptcore.generation.decodable import Decodable, decodable
 from gptcore.generation.generator import Event, Generator
 from gptcore.generation.request import Answer, Finish, Request, Token
 from gptcore.generation.sampling import Sampling, narrow
@@ -7,6 +8,7 @@ from gptcore.generation.speculative import Speculated, speculate
 
 __all__ = [
     "Answer",
+    "Decodable",
     "Event",
     "Finish",
     "Generator",
@@ -14,6 +16,7 @@ __all__ = [
     "Sampling",
     "Speculated",
     "Token",
+    "decodable",
     "narrow",
     "speculate",
 ]

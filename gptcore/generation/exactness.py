@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.generation.decodable import Decodable
 
 _STEP = 4
 """Rows of the blocks in which libraries of products work: a multiple of it is likelier to be cut evenly."""
 
 
 @torch.no_grad()
-def stable_batches(model: Model, *, at_least: int) -> list[int]:
+def stable_batches(model: Decodable, *, at_least: int) -> list[int]:
     """Ascending batch sizes with equal logits for equal rows in every place; the last is ``at_least`` or above.
 
     Each size is tried with random tokens: its rows must agree with those of the largest, at the front and at the end.
@@ -39,7 +39,7 @@ def stable_batches(model: Model, *, at_least: int) -> list[int]:
     )
 
 
-def _is_stable(model: Model, tokens: Tensor, logits: Tensor, size: int) -> bool:
+def _is_stable(model: Decodable, tokens: Tensor, logits: Tensor, size: int) -> bool:
     """Whether the first, the last and a turned batch of ``size`` rows have the logits that the whole gives them."""
     first, last = _logits(model, tokens[:size]), _logits(model, tokens[-size:])
     turned = _logits(model, tokens[:size].roll(1))
@@ -47,8 +47,7 @@ def _is_stable(model: Model, tokens: Tensor, logits: Tensor, size: int) -> bool:
     return same and torch.equal(turned, logits[:size].roll(1, dims=0))
 
 
-def _logits(model: Model, tokens: Tensor) -> Tensor:
+def _logits(model: Decodable, tokens: Tensor) -> Tensor:
     device = next(iter(model.state_dict().values())).device
     cache = model.new_cache(len(tokens), capacity=1)
-    logits: Tensor = model.head(model.features(tokens[:, None].to(device), cache=cache)[:, -1])
-    return logits
+    return model.next_logits(tokens[:, None].to(device), cache=cache)

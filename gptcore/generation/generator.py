@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import ConfigError, DivergedError, GptcoreError, TokenizerMismatch
+from gptcore.generation.decodable import Decodable, decodable
 from gptcore.generation.exactness import stable_batches
 from gptcore.generation.request import Answer, Finish, Request, Token
 from gptcore.generation.sampling import drawn, penalised
 from gptcore.generation.streaming import TextStream
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.tokenizer import Tokenizer
 
 
@@ -55,6 +56,8 @@ class _Row:
     stream: TextStream | None
     draws: torch.Generator
     seen: Tensor | None
+    opening: Sequence[int] = ()
+    """What is read before the first token; nothing until the request has a slot."""
     n_read: int = 0
     tokens: list[Token] = field(default_factory=list)
 
@@ -69,7 +72,7 @@ class Generator:
     Not for several threads at once: whoever shares one puts a lock or a queue before it.
 
     Args:
-        model: a language model; its mode is put back after each step.
+        model: says what may come next; its mode is put back after each step.
         tokenizer: for texts and stop strings; tokens that it does not know are never chosen.
         slots: requests that are answered at the same time; more wait.
         prefill_chunk: the most tokens of a prompt that are read at once, and about the most that are read between two
@@ -79,13 +82,14 @@ class Generator:
             batches that are larger than needed when few slots are in use.
 
     Raises:
-        ConfigError: a number is below 1, or with ``exact`` no batch size has that property on this machine.
+        ConfigError: the model cannot generate, a number is below 1, or with ``exact`` no batch size has that property
+            on this machine.
         TokenizerMismatch: the tokenizer has more tokens than the model.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Decodable | Network,
         *,
         tokenizer: Tokenizer | None = None,
         slots: int = 16,
@@ -93,11 +97,13 @@ class Generator:
         capacity: int | None = None,
         exact: bool = False,
     ) -> None:
-        self.context_length = min(capacity or model.config.context_length, model.config.context_length)
+        self.model, self.tokenizer, self.slots = decodable(model, purpose="answers"), tokenizer, slots
+        sizes = self.model.config
+        self.context_length = min(capacity or sizes.context_length, sizes.context_length)
         for name, value in (("slots", slots), ("prefill_chunk", prefill_chunk), ("capacity", self.context_length)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        self.vocab_size = model.config.vocab_size
+        self.vocab_size = sizes.vocab_size
         if tokenizer is not None:
             if tokenizer.vocab_size > self.vocab_size:
                 raise TokenizerMismatch(
@@ -105,11 +111,10 @@ class Generator:
                     f"{self.vocab_size}; use the tokenizer that the model was trained with"
                 )
             self.vocab_size = tokenizer.vocab_size
-        self.model, self.tokenizer, self.slots = model, tokenizer, slots
         self._chunk = prefill_chunk
-        with _evaluating(model):
-            self._batches = stable_batches(model, at_least=slots) if exact else list(range(1, slots + 1))
-        self._cache = model.new_cache(self._batches[-1], capacity=self.context_length)
+        with _evaluating(self.model):
+            self._batches = stable_batches(self.model, at_least=slots) if exact else list(range(1, slots + 1))
+        self._cache = self.model.new_cache(self._batches[-1], capacity=self.context_length)
         self._waiting: deque[_Row] = deque()
         self._reading: _Row | None = None  # its cache row is the one behind those of the answering
         self._answering: list[_Row] = []
@@ -147,7 +152,7 @@ class Generator:
             request,
             prompt,
             n_cut,
-            limit=min(sampling.max_new_tokens, self.context_length - len(prompt)),
+            limit=sampling.max_new_tokens,
             stream=None if self.tokenizer is None else TextStream(self.tokenizer, request.stop),
             draws=torch.Generator().manual_seed(sampling.seed),
             seen=seen,
@@ -229,17 +234,24 @@ class Generator:
         while left > 0 and (self._reading or (self._waiting and len(self._answering) < self.slots)):
             row = self._reading or self._waiting.popleft()
             self._reading, place = row, len(self._answering)
-            # where a chunk ends, the prompt alone decides: not what others have left of the bound
-            chunk = row.prompt[row.n_read : row.n_read + self._chunk]
             part = self._cache.part(place, place + 1)
-            features = self.model.features(self._tensor([chunk]), cache=part)
-            part.advance(len(chunk))
+            if not row.opening:
+                row.opening = self.model.opened(row.prompt, part)
+                row.limit = min(row.limit, self.context_length - len(row.opening))
+            # where a chunk ends, the prompt alone decides: not what others have left of the bound
+            chunk = row.opening[row.n_read : row.n_read + self._chunk]
+            tokens = self._tensor([chunk])
             row.n_read += len(chunk)
             left -= len(chunk)
-            if row.n_read == len(row.prompt):
-                self._reading = None
-                self._answering.append(row)
-                events += self._taken(self.model.head(features[:, -1]), first=place)
+            if row.n_read < len(row.opening):
+                self.model.read(tokens, cache=part)
+                part.advance(len(chunk))
+                continue
+            logits = self.model.next_logits(tokens, cache=part)
+            part.advance(len(chunk))
+            self._reading = None
+            self._answering.append(row)
+            events += self._taken(logits, first=place)
         return events
 
     def _next_logits(self) -> Tensor:
@@ -247,9 +259,8 @@ class Generator:
         n = len(self._answering)
         size = next(size for size in self._batches if size >= n)
         last = [row.tokens[-1].id for row in self._answering] + [0] * (size - n)
-        features = self.model.features(self._tensor(last)[:, None], cache=self._cache.part(0, size))
+        logits = self.model.next_logits(self._tensor(last)[:, None], cache=self._cache.part(0, size))
         self._cache.part(0, n).advance(1)
-        logits: Tensor = self.model.head(features[:, -1])
         return logits[:n]
 
     def _taken(self, logits: Tensor, *, first: int = 0) -> list[Event]:
@@ -314,11 +325,11 @@ def _told(chosen: int, logits: Tensor, n_alternatives: int | None) -> Token:
 
 
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
+def _evaluating(model: Decodable) -> Iterator[None]:
     """The model in evaluation mode, for as long as it is used."""
     was_training = model.training
     if was_training:
-        model.eval()
+        model.train(False)
     try:
         yield
     finally:

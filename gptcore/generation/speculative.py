@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import ConfigError, DivergedError, TokenizerMismatch
-from gptcore.models.base import Model
+from gptcore.generation.decodable import Decodable
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Speculated:
 class _Reader:
     """A model with what it has read of the text."""
 
-    def __init__(self, model: Model, capacity: int) -> None:
+    def __init__(self, model: Decodable, capacity: int) -> None:
         self.model = model
         self.cache = model.new_cache(1, capacity=capacity)
         self.n_read = 0
@@ -42,10 +42,9 @@ class _Reader:
     def read(self, text: Sequence[int], *, n_last: int) -> Tensor:
         """Read the text from where this reader stands; the likeliest next tokens (n_last) after its last positions."""
         new = torch.tensor([text[self.n_read :]], device=self.cache.lengths.device)
-        features = self.model.features(new, cache=self.cache)
+        logits = self.model.next_logits(new, cache=self.cache, n_last=n_last)
         self.cache.advance(new.shape[1])
         self.n_read = len(text)
-        logits: Tensor = self.model.head(features[0, -n_last:])
         if not bool(logits.sum(dim=-1).isfinite().all()):
             raise DivergedError(
                 "the model gives NaN or infinite logits; its weights are damaged or it diverged in training"
@@ -60,10 +59,10 @@ class _Reader:
 
 @torch.no_grad()
 def speculate(
-    model: Model,
+    model: Decodable,
     prompt: Sequence[int],
     *,
-    draft: Model,
+    draft: Decodable,
     max_new_tokens: int,
     n_ahead: int = 4,
     end_token: int | None = None,
@@ -109,7 +108,7 @@ def _drafted(small: _Reader, text: list[int], n: int, end_token: int | None) -> 
     return ahead
 
 
-def _checked(model: Model, draft: Model, prompt: Sequence[int], max_new_tokens: int, n_ahead: int) -> int:
+def _checked(model: Decodable, draft: Decodable, prompt: Sequence[int], max_new_tokens: int, n_ahead: int) -> int:
     """How many tokens there is room for in both contexts."""
     for name, value in (("max_new_tokens", max_new_tokens), ("n_ahead", n_ahead)):
         if value < 1:

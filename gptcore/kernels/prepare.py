@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.kernels.native import Blocks, BlockWeights, Native, Weights, load_kernels
-from gptcore.models.base import Model
 from gptcore.models.gpt import GPT
+from gptcore.models.network import Network
 from gptcore.nn.attention import CausalSelfAttention
 from gptcore.nn.block import Block, FeedForward
 from gptcore.nn.kv_cache import KVCache
@@ -28,7 +28,7 @@ MOST_ROWS_FP32 = 64
 """Rows up to which an fp32 product is made here; with more, torch's own product is faster."""
 MOST_NEW_POSITIONS = 16
 """New positions of a sequence up to which whole blocks are computed here; beyond, attention in tiles is faster."""
-AnyModel = TypeVar("AnyModel", bound=Model)
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 class KernelLinear:
@@ -58,11 +58,18 @@ class Continuation:
         """Keep the model for what the kernels do not do."""
         self.model, self.blocks, self.kernels, self.narrow = model, blocks, kernels, narrow
 
-    def __call__(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+    def __call__(
+        self,
+        tokens: Tensor,
+        *,
+        cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
+        packed: bool = False,
+    ) -> Tensor:
         """As ``GPT.features``."""
         model = self.model
         if cache is None or not self._fits(tokens, cache):
-            return type(model).features(model, tokens, cache=cache, lengths=lengths)
+            return type(model).features(model, tokens, cache=cache, lengths=lengths, packed=packed)
         positions = cache.positions(tokens.shape[1])  # (B, T)
         x: Tensor = model.token_embedding(tokens) + model.position_embedding(positions)
         self.kernels.blocks(self.blocks, x, caches=cache.layers, positions=positions, narrow=self.narrow)
@@ -82,7 +89,7 @@ class Continuation:
         )
 
 
-def prepare_for_inference(model: AnyModel) -> AnyModel:
+def prepare_for_inference(model: AnyNetwork) -> AnyNetwork:
     """Make a model fast at inference on the CPU, in place; where there is no compiler it stays as it is.
 
     Weights that are changed in place afterwards are seen; tensors that are put in the place of others (``to``, a layer

@@ -1,28 +1,28 @@
-"""What every model family offers to the rest of gptcore.
+"""Language models: networks that continue a text, and so can be asked for answers.
 
-Shapes: B rows, T positions, C width, V outputs (vocabulary, or classes after a head was swapped), N positions of all
-packed rows together.
+``Model`` is a decoder; ``Seq2Seq`` reads its input with an encoder, and answers with a decoder that sees what the
+encoder has made of it.
+
+Shapes: B rows, T positions, S positions of a source, C width, V outputs of the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gptcore.config import Config
 from gptcore.errors import ConfigError
-from gptcore.nn.block import Block
+from gptcore.models.network import Network, WordNetwork, WordNetworkConfig
 from gptcore.nn.kv_cache import KVCache
-from gptcore.nn.tied import tied_lookup
+from gptcore.nn.rows import row_ends
 
 
 @dataclass(frozen=True)
-class ModelConfig(Config):
-    """Sizes of a model; ``build`` gives the module with fresh weights."""
+class ModelConfig(WordNetworkConfig):
+    """Sizes of a language model; ``build`` gives the module with fresh weights."""
 
     vocab_size: int
     """Rows of the token embedding; every token id is below it."""
@@ -43,100 +43,157 @@ class ModelConfig(Config):
         """A new model with random weights from torch's global generator."""
         raise NotImplementedError
 
+    def least_numbers(self) -> int:
+        """As of any network of words; each head has a row of its own width."""
+        return max(super().least_numbers(), self.width * self.n_heads)
 
-class Model(nn.Module):
+
+class Model(WordNetwork):
     """A decoder: features of each position, and a head over them."""
 
     config: ModelConfig
-    token_embedding: nn.Module
-    blocks: nn.ModuleList
-    norm: nn.Module
-    head: nn.Module
-    one_tied_gradient: bool = True
-    """Whether a tied head and the embedding may share one gradient (``gptcore.nn.tied``)."""
+    abilities = frozenset({"generate", "summary", "words"})
+    causal = True
 
-    def features(self, tokens: Tensor, *, cache: KVCache | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+    def features(
+        self,
+        tokens: Tensor,
+        *,
+        cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
+        packed: bool = False,
+    ) -> Tensor:
         """(B, T) int64 token ids to (B, T, C) normalised features.
 
         Args:
-            tokens: the rows, padded on the right; or, with ``lengths``, (1, N): the rows one after another.
+            tokens: the rows, padded on the right; or packed, (1, N): the rows one after another.
             cache: its positions are continued.
-            lengths: positions of each packed row; each row's positions begin anew and see that row alone.
+            lengths: real positions of each row.
+            packed: whether the rows are packed: each row's positions begin anew and see that row alone.
 
         Raises:
-            ConfigError: more positions than ``context_length`` (or than the cache) can hold.
+            ConfigError: more positions than ``context_length`` (or than the cache) can hold, or lengths that are not
+                those of the rows.
         """
         if cache is None:
-            return self._features(self.token_embedding(tokens), lengths)
+            return super().features(tokens, lengths=lengths, packed=packed)
         y: Tensor = self.norm(self._continued(tokens, cache))
         return y
 
-    def features_and_head(
-        self, tokens: Tensor, *, lengths: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """``features``, and the weights (V, C) of a linear head without bias, for a loss that never makes all logits.
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
+        packed: bool = False,
+    ) -> Tensor:
+        """(B, T) int64 token ids to (B, T, V) logits."""
+        logits: Tensor = self.head(self.features(tokens, cache=cache, lengths=lengths, packed=packed))
+        return logits
 
-        The loss must use these weights and not ``head.weight``. None if the head is of another kind.
-        Where the embedding's weights are the head's, both share one gradient.
-
-        Raises:
-            ConfigError: more positions than ``context_length``.
-        """
-        shared: Tensor | None = getattr(self.token_embedding, "weight", None)
-        tied = getattr(self.head, "weight", None) is shared and self.one_tied_gradient
-        if shared is None or not (tied and shared.requires_grad):
-            plain = isinstance(self.head, nn.Linear) and self.head.bias is None
-            return self.features(tokens, lengths=lengths), cast(nn.Linear, self.head).weight if plain else None
-        looked_up, head = tied_lookup(shared, tokens)
-        return self._features(looked_up, lengths), head
-
-    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        """The features (B, T, C) of tokens whose embeddings (B, T, C) were looked up already."""
-        raise NotImplementedError
+    def summary(
+        self, inputs: Mapping[str, Tensor], *, lengths: Sequence[int] | None = None, packed: bool = False
+    ) -> Tensor:
+        """The features (B, C) of each row's last real token, which alone has seen the whole row."""
+        tokens = inputs["tokens"]
+        sizes = [tokens.shape[1]] * len(tokens) if lengths is None else lengths
+        ends = row_ends(sizes, packed=packed, device=tokens.device)
+        return self.features_at(tokens, ends, lengths=lengths, packed=packed)
 
     def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """What the blocks make of tokens (B, T) behind those of the cache, (B, T, C), not yet normalised."""
         raise NotImplementedError
 
-    def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
-        """The features (B, C) at one position of each row.
-
-        Equal to picking them from ``features``; a family may save what the other positions' last block would cost.
-
-        Args:
-            tokens: (B, T) int64; or, with ``lengths``, (1, N) int64: the rows one after another.
-            positions: (B,) int64, below T; with ``lengths`` the last position of each row, below N.
-            lengths: positions of each packed row.
-        """
-        if lengths is not None:
-            return self.features(tokens, lengths=lengths)[0, positions]
-        rows = torch.arange(len(tokens), device=tokens.device)
-        return self.features(tokens)[rows, positions]
-
-    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """(B, T) int64 token ids to (B, T, V) logits."""
-        logits: Tensor = self.head(self.features(tokens, cache=cache))
-        return logits
-
-    def tie_head(self) -> None:
-        """Let the head share the token embedding's weights."""
-        assert isinstance(self.head, nn.Linear)
-        assert isinstance(self.token_embedding, nn.Embedding)
-        self.head.weight = self.token_embedding.weight
-
-    def checkpoint_activations(self) -> None:
-        """From now on compute each block's activations again in the backward pass instead of keeping them."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.checkpoint()
-
-    def _check_length(self, length: int, limit: int) -> None:
-        if length > limit:
-            raise ConfigError(
-                f"{length} positions do not fit the model's context_length of {limit}; "
-                "shorten the input or choose a model with a longer context"
-            )
-
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""
         raise NotImplementedError
+
+    def opened(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
+        """What is to be read before the first token of an answer: the prompt."""
+        del cache
+        return prompt
+
+    def read(self, tokens: Tensor, *, cache: KVCache) -> None:
+        """Take tokens (B, T) int64 up into the cache, behind what it holds; the caller counts them."""
+        self.features(tokens, cache=cache)
+
+    def next_logits(self, tokens: Tensor, *, cache: KVCache, n_last: int = 1) -> Tensor:
+        """As ``read``; what may come after the last positions of each row, (B * n_last, V) logits."""
+        logits: Tensor = self.head(self.features(tokens, cache=cache)[:, -n_last:].flatten(0, 1))
+        return logits
+
+
+class Memory(NamedTuple):
+    """What an encoder has made of its rows."""
+
+    features: Tensor
+    """(B, S, C), padded on the right."""
+    lengths: tuple[int, ...]
+    """Real positions of each row."""
+
+
+class Seq2Seq(WordNetwork):
+    """An encoder of a source, and a decoder that answers with it in sight.
+
+    Its ``features`` are the encoder's, which ``summary`` reads; ``answered`` are the decoder's, for a loss over the
+    answer. ``Batch.lengths`` are those of the source.
+    """
+
+    abilities = frozenset({"generate", "summary", "words"})
+    entry_points = ("features", "features_at", "answered", "next_logits")
+
+    def encode(self, source: Tensor, *, lengths: Sequence[int] | None = None) -> Memory:
+        """What the encoder makes of a source (B, S) int64, padded on the right: its ``features``.
+
+        Args:
+            source: token ids.
+            lengths: real positions of each row; without them all are real.
+
+        Raises:
+            ConfigError: more positions than ``context_length``.
+        """
+        sizes = tuple(lengths or [source.shape[1]] * len(source))
+        return Memory(self.features(source, lengths=sizes), sizes)
+
+    def answered(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """The decoder's normalised features (B, T, C) of the answers (B, T) int64, each position seeing what stands
+        before it and all of its row's memory.
+
+        Raises:
+            ConfigError: more positions than ``context_length``.
+        """
+        raise NotImplementedError
+
+    def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:
+        """An empty cache for ``n_rows`` answers of up to ``capacity`` (default: context_length) positions, with room
+        for a memory of each."""
+        raise NotImplementedError
+
+    def opened(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
+        """Encode a prompt, and lay the keys and values of its memory into the cache of one row.
+
+        Returns:
+            The tokens that every answer begins behind, for the decoder to read.
+        """
+        raise NotImplementedError
+
+    def read(self, tokens: Tensor, *, cache: KVCache) -> None:
+        """Take tokens (B, T) int64 of the answer up into an opened cache, behind what it holds."""
+        self.next_logits(tokens, cache=cache)
+
+    def next_logits(self, tokens: Tensor, *, cache: KVCache, n_last: int = 1) -> Tensor:
+        """As ``read``; what may come after the last positions of each row, (B * n_last, V) logits."""
+        raise NotImplementedError
+
+
+def as_decoder(network: Network, *, purpose: str) -> Model:
+    """A network as a decoder of text.
+
+    Raises:
+        ConfigError: it is of another kind; the text says what it is and what it can do.
+    """
+    if not isinstance(network, Model):
+        network.require("generate", purpose=purpose)
+        raise ConfigError(f"expected a decoder for {purpose}, got a {type(network).__name__}, which reads a source")
+    return network

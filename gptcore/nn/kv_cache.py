@@ -74,3 +74,42 @@ class KVCache:
     def clear(self, row: int) -> None:
         """Forget what a row holds."""
         self.lengths[row] = 0
+
+
+class MemoryCache(KVCache):
+    """As ``KVCache``, with the keys and values of what an encoder has made of each row's source."""
+
+    def __init__(
+        self,
+        layers: list[LayerCache],
+        *,
+        memory: list[LayerCache],
+        lengths: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+    ) -> None:
+        """Take preallocated layers of both; without lengths all rows start empty."""
+        super().__init__(layers, lengths=lengths)
+        self.memory = memory
+        self.memory_lengths = torch.zeros_like(self.lengths) if memory_lengths is None else memory_lengths
+        """(B,) int64: the keys that each row's memory holds."""
+
+    def part(self, start: int, stop: int) -> MemoryCache:
+        """The rows from ``start`` to before ``stop``, in the same memory."""
+        own = super().part(start, stop)
+        memory = [LayerCache(layer.keys[start:stop], layer.values[start:stop]) for layer in self.memory]
+        lengths = self.memory_lengths[start:stop]
+        return MemoryCache(own.layers, memory=memory, lengths=own.lengths, memory_lengths=lengths)
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Let row ``target`` hold what row ``source`` holds."""
+        super().copy_row(source, target)
+        length = int(self.memory_lengths[source])
+        for layer in self.memory:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+        self.memory_lengths[target] = length
+
+    def clear(self, row: int) -> None:
+        """Forget what a row holds."""
+        super().clear(row)
+        self.memory_lengths[row] = 0

@@ -25,19 +25,47 @@ def causal(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Ten
     return attend(queries, keys, values, is_causal=True, dropout=dropout)
 
 
-def packed(lengths: Sequence[int]) -> Mix:
+def full(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+    """Each position sees all of its row."""
+    return attend(queries, keys, values, dropout=dropout)
+
+
+def padded(lengths: Sequence[int]) -> Mix:
+    """Rows (B, H, T, D) that are filled up on the right: each position sees all real positions of its row.
+
+    The mask is made once, at the first layer; rows that are all of one length need none.
+
+    Args:
+        lengths: real positions of each of the B rows, at least one.
+    """
+    masks: list[Tensor] = []
+
+    def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+        n_keys = keys.shape[2]
+        if min(lengths) == n_keys:
+            return full(queries, keys, values, dropout)
+        if not masks:
+            real = torch.tensor(lengths, device=keys.device)[:, None]  # (B, 1)
+            masks.append((torch.arange(n_keys, device=keys.device) < real)[:, None, None, :])  # (B, 1, 1, K)
+        return attend(queries, keys, values, mask=masks[0], dropout=dropout)
+
+    return mix
+
+
+def packed(lengths: Sequence[int], *, inner: Mix = causal) -> Mix:
     """Rows that stand one after another in one row (1, H, N, D): each sees itself alone.
 
     Row by row it costs what the rows cost; a block-diagonal mask over all N would cost N squared.
 
     Args:
         lengths: positions of each row; their sum is N.
+        inner: what a position sees of its own row, ``causal`` or ``full``.
     """
 
     def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
         sizes = list(lengths)
         rows = zip(queries.split(sizes, dim=2), keys.split(sizes, dim=2), values.split(sizes, dim=2), strict=True)
-        return torch.cat([causal(*row, dropout=dropout) for row in rows], dim=2)
+        return torch.cat([inner(*row, dropout) for row in rows], dim=2)
 
     return mix
 

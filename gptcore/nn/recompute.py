@@ -9,10 +9,32 @@ The idea: "Training Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    """A block that knows best itself what of it is computed again."""
+
+    def checkpoint(self) -> None:
+        """From now on keep nothing but the input for the backward pass."""
+        ...
+
+
+def recompute(block: nn.Module) -> None:
+    """From now on keep nothing but a block's input for the backward pass, and compute the rest again there.
+
+    "Training Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs/1604.06174.
+    """
+    if isinstance(block, Recomputing):
+        block.checkpoint()
+    else:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def through(

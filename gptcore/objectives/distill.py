@@ -1,27 +1,26 @@
 """Distillation: a student learns from a teacher's probabilities beside the labels.
 
 "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531.
-
-Shapes: B rows, T positions, C width, V vocabulary, N target positions, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gptcore import checkpoint
 from gptcore.batch import Batch, Loss
+from gptcore.data.base import Source
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
-from gptcore.nn.distill_loss import Mixture, distilled, linear_distillation
+from gptcore.models.network import Network
+from gptcore.nn.distill_loss import Mixture
 from gptcore.objectives.base import Objective
-from gptcore.objectives.classify import Classify, class_logits
-from gptcore.objectives.next_token import NextToken, target_rows
+from gptcore.objectives.fitting import check_same_outputs, n_outputs_of
+from gptcore.objectives.next_token import NextToken
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Distill(Objective):
     teacher: Path
     """Checkpoint of the teacher, with the student's vocabulary or classes."""
     objective: Objective = field(default_factory=NextToken)
-    """The hard loss: ``NextToken`` or ``Classify``."""
+    """The hard loss; one that says how to learn from a teacher, such as ``NextToken`` or ``Classify``."""
     temperature: float = 2.0
     """T: both models' logits are divided by it."""
     soft: float = 0.5
@@ -46,14 +45,21 @@ class Distill(Objective):
             raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
         if not 0.0 <= self.soft <= 1.0:
             raise ConfigError(f"soft is {self.soft}; it must be from 0 to 1")
-        if not isinstance(self.objective, NextToken | Classify):
-            raise ConfigError(f"{type(self.objective).__name__} cannot be distilled; NextToken and Classify can")
+        if not self.objective.distillable:
+            raise ConfigError(
+                f"{type(self.objective).__name__} cannot be distilled: it does not say how to learn from a teacher; "
+                "choose NextToken or Classify"
+            )
 
-    def count(self, batch: Batch) -> int:
+    def weights(self) -> dict[str, float]:
+        """The parts of the hard loss."""
+        return self.objective.weights()
+
+    def counts(self, batch: Batch) -> dict[str, int]:
         """As the hard loss counts."""
-        return self.objective.count(batch)
+        return self.objective.counts(batch)
 
-    def __call__(self, model: Model, batch: Batch) -> Loss:
+    def __call__(self, model: Network, batch: Batch) -> Loss:
         """The summed loss.
 
         Raises:
@@ -62,51 +68,30 @@ class Distill(Objective):
         """
         if not model.training:
             return self.objective(model, batch)
-        teacher = _teacher(self.teacher, batch.inputs["tokens"].device)
-        mixture = Mixture(self.temperature, self.soft)
-        if isinstance(self.objective, Classify):
-            return self._classes(model, teacher, batch, mixture)
-        return self._words(model, teacher, batch, mixture)
+        teacher = _teacher(self.teacher, batch.device)
+        return self.objective.distilled(model, teacher, batch, Mixture(self.temperature, self.soft))
 
-    def _words(self, model: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
-        tokens, targets = batch.inputs["tokens"], batch.targets["labels"]
-        _same(teacher.config.vocab_size, model.config.vocab_size, what="words")
-        features, head = model.features_and_head(tokens, lengths=batch.lengths)
-        if head is None:
-            raise ConfigError("the student's head is quantized or adapted; only a plain head can be distilled into")
-        hidden, labels = target_rows(features, targets)
-        with torch.no_grad():
-            theirs, _ = target_rows(teacher.features(tokens, lengths=batch.lengths), targets)
+    def figures(
+        self, means: Mapping[str, float], sums: Mapping[str, float], counts: Mapping[str, int], source: Source
+    ) -> dict[str, float]:
+        """Those of the hard loss."""
+        return self.objective.figures(means, sums, counts, source)
 
-        def told(rows: slice) -> Tensor:
-            with torch.no_grad():
-                logits: Tensor = teacher.head(theirs[rows])
-            return logits
+    def fits(self, network: Network) -> None:
+        """Student and teacher fit the hard loss and have the same number of outputs.
 
-        total = linear_distillation(hidden, head, labels, teacher=told, mixture=mixture)
-        return Loss(total=total, count=len(labels), sums={})
-
-    def _classes(self, model: Model, teacher: Model, batch: Batch, mixture: Mixture) -> Loss:
-        logits, classes = class_logits(model, batch), batch.targets["classes"]
-        with torch.no_grad():
-            theirs = class_logits(teacher, batch)
-        _same(theirs.shape[1], logits.shape[1], what="classes")
-        with torch.no_grad():
-            loss, slope = distilled(logits, theirs, classes, mixture)
-        # the value of the loss with the gradient that belongs to it
-        total = (logits * slope).sum()
-        total = total + (loss - total).detach()
-        correct = int((logits.argmax(dim=1) == classes).sum())
-        return Loss(total=total, count=len(classes), sums={"correct": float(correct)})
-
-
-def _same(theirs: int, ours: int, *, what: str) -> None:
-    if theirs != ours:
-        raise ConfigError(f"the teacher has {theirs} {what}, the student {ours}; they must be the same ones")
+        Raises:
+            ConfigError: they do not.
+            CheckpointError: the teacher's checkpoint is missing or damaged.
+        """
+        self.objective.fits(network)
+        teacher = _teacher(self.teacher, next(network.parameters()).device)
+        self.objective.fits(teacher)
+        check_same_outputs(n_outputs_of(teacher), n_outputs_of(network), what="outputs")
 
 
 @lru_cache(maxsize=1)
-def _teacher(path: Path, device: torch.device) -> Model:
+def _teacher(path: Path, device: torch.device) -> Network:
     """The teacher, read once for all steps of a run."""
     model = checkpoint.load(path, device=device).model
     for parameter in model.parameters():

@@ -6,8 +6,9 @@ from gptcore.train.held_out import HeldOut, evaluate
 from gptcore.train.logger import JsonlLogger, MemoryLogger, RunLogger
 from gptcore.train.muon import Muon
 from gptcore.train.optim import OptimizerConfig
+from gptcore.train.result import Progress, TrainResult
 from gptcore.train.schedule import Constant, Cosine, Schedule
-from gptcore.train.trainer import Progress, Trainer, TrainResult
+from gptcore.train.trainer import Trainer
 
 __all__ = [
     "Constant",

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.train.config import Precision
 from gptcore.train.parallel import DTYPES, Kind, LossModule, LossOf, Parallel
@@ -63,7 +64,7 @@ class _Distributed(Parallel):
 class Replicated(_Distributed):
     """A copy of the model in each process; gradients are averaged while the backward pass goes on."""
 
-    def loss_of(self, model: Model, objective: Objective, *, precision: Precision) -> LossOf:
+    def loss_of(self, model: Network, objective: Objective, *, precision: Precision) -> LossOf:
         """DDP around the objective of the model."""
         ids = [self.device.index] if self.device.type == "cuda" else None
         module = LossModule(model, objective, self.autocast(precision))
@@ -80,7 +81,7 @@ class Sharded(_Distributed):
 
     sharded = True
 
-    def place(self, model: Model, *, precision: Precision) -> Model:
+    def place(self, model: Network, *, precision: Precision) -> Network:
         """Shard each block, then the rest.
 
         Raises:
@@ -92,14 +93,13 @@ class Sharded(_Distributed):
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         low = DTYPES.get(precision)
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
-        model.one_tied_gradient = False  # FSDP gathers parameters again for the backward pass, and would not this view
-        for block in model.blocks:
+        model.before_sharding()
+        for block in model.each_block():
             fully_shard(block, mesh=mesh, mp_policy=policy)
+            for method in filter(partial(hasattr, block), model.block_entry_points):
+                register_fsdp_forward_method(block, method)
         fully_shard(model, mesh=mesh, mp_policy=policy)
-        for block in model.blocks:
-            assert isinstance(block, FSDPModule)
-            register_fsdp_forward_method(block, "at")
-        for method in ("features", "features_at"):
+        for method in model.entry_points:
             register_fsdp_forward_method(model, method)
         return model
 

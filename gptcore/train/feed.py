@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptcore.batch import Batch
-from gptcore.data.base import Source
+from gptcore.data.base import Draw, Source
 from gptcore.objectives.base import Objective
+from gptcore.train.weighing import Weighing
 
 
 class Micro(NamedTuple):
@@ -32,8 +33,8 @@ class Share(NamedTuple):
     """What one process computes of one step."""
 
     micros: list[Micro]
-    n_items: int
-    """Items (target tokens, rows) of its loss."""
+    counts: list[int]
+    """Items (target tokens, rows) of each part of its loss."""
     n_tokens: int
     """Real input tokens."""
 
@@ -55,6 +56,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         """Start the thread."""
+        self._weighing = Weighing(self.objective)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
 
     @property
@@ -74,6 +76,10 @@ class Feed:
             self._order = (epoch, self.source.order(epoch=epoch, seed=self.seed, batch_size=self.batch_size))
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
+    def draw(self, step: int) -> Draw:
+        """Where the random choices of a step's samples come from; a step never spans two epochs."""
+        return Draw(self.seed, step // self.steps_per_epoch)
+
     def take(self, step: int) -> Share:
         """This process's share of a step; the next step's is begun."""
         if self._ahead is not None and self._ahead[0] == step:
@@ -92,10 +98,11 @@ class Feed:
         own = indices[self.rank :: self.world_size]
         largest = math.ceil(len(indices) / self.world_size)
         size = self.micro_batch_size or largest
+        draw = self.draw(step)
         micros = []
         for start in range(0, largest, size):
             chosen = own[start : start + size]
-            batch = self.source.batch(chosen if len(chosen) else indices[:1], packed=self.packed)
+            batch = self.source.batch(chosen if len(chosen) else indices[:1], packed=self.packed, draw=draw)
             micros.append(Micro(batch, real=bool(len(chosen))))
         real = [micro.batch for micro in micros if micro.real]
-        return Share(micros, sum(map(self.objective.count, real)), sum(batch.n_tokens for batch in real))
+        return Share(micros, self._weighing.counts(real), sum(batch.n_tokens for batch in real))

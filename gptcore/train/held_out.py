@@ -1,18 +1,18 @@
-"""Loss, perplexity, bits per byte and accuracy on data that is not trained on."""
+"""The loss, and what the objective measures, on data that is not trained on."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from gptcore.data.base import Source
-from gptcore.data.windows import WindowSource
-from gptcore.models.base import Model
+from gptcore.errors import DataError
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.train.parallel import Parallel
+from gptcore.train.weighing import Weighing
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class HeldOut:
     """The result of an evaluation pass."""
 
     loss: float
-    """Mean loss per item, nats."""
-    count: int
-    """Items (target tokens or rows)."""
+    """Mean loss per item, nats for a cross-entropy; of several parts, the weighted sum of their means."""
+    counts: dict[str, int]
+    """Items (target tokens or rows) of each part."""
     metrics: dict[str, float]
-    """``loss``, and where they mean something ``perplexity``, ``bits_per_byte``, ``accuracy``."""
+    """``loss``, ``loss/<part>`` where there is more than one, and the objective's figures."""
 
 
 @torch.no_grad()
 def evaluate(
-    model: Model,
+    model: Network,
     source: Source,
     objective: Objective,
     *,
@@ -41,33 +41,37 @@ def evaluate(
 
     Uses no random numbers, so that evaluating does not change how training goes on. Several processes share the
     batches; one that has none left computes another's without counting it, because all must take part in each pass.
+
+    Raises:
+        DataError: there is no target in all of it.
     """
-    parallel = parallel or Parallel(torch.device("cpu"))
+    parallel, weighing = parallel or Parallel(torch.device("cpu")), Weighing(objective)
     was_training = model.training
     model.eval()
     n_samples = min(source.n_samples, max_samples or source.n_samples)
-    total, count = 0.0, 0
-    sums: dict[str, float] = {}
+    n_parts = len(weighing.weights)
+    found = [0.0] * (2 * n_parts)  # sums, then counts
+    further: dict[str, float] = {}
     chosen = np.linspace(0, source.n_samples - 1, n_samples).astype(np.int64)  # evenly spaced: a fair sample
     starts = range(0, n_samples, batch_size)
     for turn in range(0, len(starts), parallel.world_size):
         own = turn + parallel.rank
         start = starts[min(own, len(starts) - 1)]
-        loss = objective(model, source.batch(chosen[start : start + batch_size]).to(parallel.device))
+        batch = source.batch(chosen[start : start + batch_size])
+        loss = objective(model, batch.to(parallel.device))
+        real = own < len(starts)
         for name, value in loss.sums.items():
-            sums[name] = sums.get(name, 0.0) + (value if own < len(starts) else 0.0)
-        if own < len(starts):
-            total += float(loss.total)
-            count += loss.count
-    total, n_items, *further = parallel.sum([total, count, *(sums[name] for name in sorted(sums))])
-    count, sums = int(n_items), dict(zip(sorted(sums), further, strict=True))
+            further[name] = further.get(name, 0.0) + (value if real else 0.0)
+        if real:
+            new = (*weighing.sums(loss), *weighing.counts([batch]))
+            found = [one + other for one, other in zip(found, new, strict=True)]
     model.train(was_training)
-    mean = total / max(1, count)
-    metrics = {"loss": mean}
-    if "correct" in sums:
-        metrics["accuracy"] = sums["correct"] / max(1, count)
-    else:
-        metrics["perplexity"] = math.exp(min(mean, 700.0))
-        if isinstance(source, WindowSource):
-            metrics["bits_per_byte"] = mean / math.log(2) * source.n_tokens / source.n_bytes
-    return HeldOut(mean, count, metrics)
+    names = sorted(further)
+    found = parallel.sum([*found, *(further[name] for name in names)])
+    sums, counts = found[:n_parts], [int(count) for count in found[n_parts : 2 * n_parts]]
+    if not any(counts):
+        raise DataError("the held-out data has no target at all; check the data's ledger")
+    means, by_name = weighing.means(sums, counts), dict(zip(weighing.weights, counts, strict=True))
+    figures = objective.figures(means, dict(zip(names, found[2 * n_parts :], strict=True)), by_name, source)
+    metrics = weighing.metrics(sums, counts)
+    return HeldOut(metrics["loss"], by_name, metrics | figures)

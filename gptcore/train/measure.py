@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
+from gptcore.models.work import Work
 from gptcore.train.logger import RunLogger
-from gptcore.train.utilization import Work
 
 
 def peak_rss_mb() -> float:

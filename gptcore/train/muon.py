@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.train.eager import EagerOptimizer
 from gptcore.train.optim import LR_SCALE, OptimizerConfig, trained_parameters
 
@@ -50,7 +50,7 @@ class Muon(OptimizerConfig):
         if not self.matrix_lr_scale > 0:
             raise ConfigError(f"matrix_lr_scale is {self.matrix_lr_scale}; it must be above 0")
 
-    def build(self, model: Model) -> torch.optim.Optimizer:
+    def build(self, model: Network) -> torch.optim.Optimizer:
         """Muon and AdamW as one optimizer; where the blocks have no trained matrix, AdamW alone.
 
         Raises:

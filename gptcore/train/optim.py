@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gptcore.config import Config
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.train.eager import AdamW
 
 LR_SCALE = "lr_scale"
@@ -40,7 +40,7 @@ class OptimizerConfig(Config):
         if not self.lr > 0:
             raise ConfigError(f"lr is {self.lr}; it must be above 0")
 
-    def build(self, model: Model) -> torch.optim.Optimizer:
+    def build(self, model: Network) -> torch.optim.Optimizer:
         """An optimizer of the trained parameters.
 
         Raises:

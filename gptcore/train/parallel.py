@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gptcore.batch import Batch, Loss
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.train.config import Precision
 
@@ -42,13 +42,13 @@ class Parallel:
         """Use ``device``, by default the first GPU if there is one."""
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def place(self, model: Model, *, precision: Precision) -> Model:
+    def place(self, model: Network, *, precision: Precision) -> Network:
         """The model on its device; called before the optimizer is built."""
         del precision
         model.to(self.device)
         return model
 
-    def loss_of(self, model: Model, objective: Objective, *, precision: Precision) -> LossOf:
+    def loss_of(self, model: Network, objective: Objective, *, precision: Precision) -> LossOf:
         """How a batch becomes a loss whose backward pass reaches every process."""
         return LossModule(model, objective, self.autocast(precision))
 
@@ -91,7 +91,9 @@ class Parallel:
 class LossModule(nn.Module):
     """Objective of a model as a module, since DDP watches a module's forward."""
 
-    def __init__(self, model: Model, objective: Objective, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self, model: Network, objective: Objective, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
         """Join them."""
         super().__init__()
         self.model = model

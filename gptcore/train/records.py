@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gptcore.files import disk_errors, sync
 from gptcore.generation import Generator, Request, Sampling
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.logger import JsonlLogger, RunLogger
 
@@ -69,8 +69,12 @@ class Records:
         if self.main:
             self.log.log_metrics(metrics, step=step)
 
-    def sample(self, model: Model, tokenizer: Tokenizer, prompts: Sequence[str], *, step: int) -> None:
-        """Continue each prompt greedily and keep the text."""
+    def sample(self, model: Network, tokenizer: Tokenizer, prompts: Sequence[str], *, step: int) -> None:
+        """Continue each prompt greedily and keep the text.
+
+        Raises:
+            ConfigError: there are prompts, but the model cannot generate.
+        """
         for prompt in prompts:
             prompt_ids = tokenizer.encode(prompt) or [tokenizer.end_of_text]
             request = Request(prompt_ids, Sampling(max_new_tokens=40), end_token=tokenizer.end_of_text)

@@ -15,7 +15,7 @@ import logging
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gptcore.data.base import Source
+from gptcore.data.base import Data, Source
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.files import clear_leftovers, remove_folder, verify_folder
 
@@ -46,10 +46,10 @@ class Position:
     """Updates skipped because loss or gradient was not finite."""
     skipped_in_row: int = 0
     """Of these, the last ones without a good update between."""
-    window_total: float = 0.0
-    """Sum of the losses since the last logged line."""
-    window_count: int = 0
-    """Items in that sum."""
+    window_sums: list[float] = field(default_factory=list)
+    """Sum of the losses since the last logged line, for each part; empty where there was none yet."""
+    window_counts: list[int] = field(default_factory=list)
+    """Items in these sums."""
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the last good steps, by which a spike is known."""
     data_offset: int = 0
@@ -62,6 +62,21 @@ class Position:
     """Bytes of the run's own history and samples until here, by file name."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What must not change between two starts: data, tokenizer, initial weights, configuration."""
+
+    @classmethod
+    def from_saved(cls, values: dict[str, Any]) -> Position:
+        """The position in a checkpoint; those written when a loss had one part alone hold one sum."""
+        if "window_total" in values:
+            values = dict(values)
+            values["window_sums"] = [values.pop("window_total")]
+            values["window_counts"] = [values.pop("window_count")]
+        return cls(**values)
+
+    def add_losses(self, sums: Sequence[float], counts: Sequence[int]) -> None:
+        """Add a step's losses to those since the last logged line."""
+        before = zip(self.window_sums or [0.0] * len(sums), self.window_counts or [0] * len(counts), strict=True)
+        pairs = [(a + total, b + count) for (a, b), total, count in zip(before, sums, counts, strict=True)]
+        self.window_sums, self.window_counts = [total for total, _ in pairs], [count for _, count in pairs]
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -76,11 +91,18 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(first << 31 ^ second)
 
 
-def told_of(source: Source | None) -> dict[str, Any] | None:
-    """What is remembered of data."""
+def told_of(source: Source | None, data: Data | None) -> dict[str, Any] | None:
+    """What is remembered of data: its content, and the settings of the configuration that it was opened from.
+
+    What is drawn anew for each sample, such as a mask, does not change the content; its settings tell it.
+    """
     if source is None:
         return None
-    return {"fingerprint": source.fingerprint, "samples": source.n_samples, "context_length": source.context_length}
+    content = {"fingerprint": source.fingerprint, "samples": source.n_samples, "context_length": source.context_length}
+    return content if data is None else {**content, _SETTINGS: data.settings()}
+
+
+_SETTINGS = "settings"
 
 
 def check_identity(saved: dict[str, Any], now: dict[str, Any], *, folder: Path) -> None:
@@ -89,6 +111,9 @@ def check_identity(saved: dict[str, Any], now: dict[str, Any], *, folder: Path) 
     Raises:
         ConfigError: names every value that differs, as it was and as it is.
     """
+    for part in ("data", "held_out"):
+        if saved.get(part) and now.get(part) and _SETTINGS not in saved[part]:  # written before they were remembered
+            now = {**now, part: {name: value for name, value in now[part].items() if name != _SETTINGS}}
     changed = list(_differences(saved, now))
     if changed:
         more = f"; and {len(changed) - _MAX_TOLD} more" if len(changed) > _MAX_TOLD else ""

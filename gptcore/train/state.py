@@ -23,7 +23,7 @@ from gptcore.files import (
     whole_folder,
     write_json,
 )
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import TrainConfig
 from gptcore.train.optim import optimizer_tensors, restore_optimizer
@@ -50,7 +50,7 @@ RESULT = "result.json"
 class RunState:
     """What a checkpoint holds; every process of a run has one, rank 0 writes."""
 
-    model: Model
+    model: Network
     spec: ModelSpec
     tokenizer: Tokenizer
     optimizer: torch.optim.Optimizer
@@ -186,7 +186,7 @@ class RunState:
         """
         state = checkpoint.load_training(path)
         check_identity(state.values["position"]["identity"], self.identity, folder=self.out)
-        self.position = Position(**state.values["position"])
+        self.position = Position.from_saved(state.values["position"])
         # copied out of the mapped file, which would stay on the disk, deleted, for as long as the run lives
         moments = {name: tensor.clone() for name, tensor in state.tensors.items()}
         parameters = dict(self.model.named_parameters())

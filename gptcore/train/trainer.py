@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from gptcore.checkpoint import ModelSpec
-from gptcore.data.base import Source
+from gptcore.data.base import Data, Source
 from gptcore.errors import DataError, DivergedError, InterruptedRun, OutOfDiskError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import RUNTIME, TrainConfig
@@ -33,36 +33,21 @@ from gptcore.train.measure import StepClock
 from gptcore.train.optim import set_rate
 from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
+from gptcore.train.result import Progress, TrainResult
 from gptcore.train.resume import Position, seed_step, told_of
 from gptcore.train.state import RunState
 from gptcore.train.update_size import copied_sample, update_ratio
-from gptcore.train.utilization import Work, ceiling
+from gptcore.train.utilization import ceiling
+from gptcore.train.weighing import Weighing
 
 logger = logging.getLogger(__name__)
-
-
-class Progress(NamedTuple):
-    """What a progress bar shows."""
-
-    step: int
-    n_steps: int
-    metrics: dict[str, float]
-
-
-class TrainResult(NamedTuple):
-    """What a finished run leaves."""
-
-    path: Path
-    """The checkpoint folder."""
-    metrics: dict[str, float]
-    """Summary metrics: final held-out figures, speed, memory."""
 
 
 @dataclass
 class Trainer:
     """One process of one run: built by ``Run.execute``, used once."""
 
-    model: Model
+    model: Network
     spec: ModelSpec
     tokenizer: Tokenizer
     objective: Objective
@@ -76,6 +61,10 @@ class Trainer:
     parallel: Parallel = field(default_factory=Parallel)
     init: str | None = None
     """Digest of the checkpoint that the weights are from."""
+    data: Data | None = None
+    """What ``source`` was opened from."""
+    held_out_data: Data | None = None
+    """What ``held_out`` was opened from."""
 
     def __post_init__(self) -> None:
         """Place the model, build the optimizer, begin to make batches."""
@@ -86,6 +75,7 @@ class Trainer:
         self.optimizer = config.optimizer.build(self.model)
         self._loss_of = parallel.loss_of(self.model, self.objective, precision=config.precision)
         self._scaler = torch.amp.GradScaler(parallel.device.type, enabled=config.precision == "fp16")
+        self.weighing = Weighing(self.objective)
         self.feed = Feed(
             self.source,
             self.objective,
@@ -100,7 +90,7 @@ class Trainer:
             self.model, self.spec, self.tokenizer, self.optimizer, config, parallel, self.out, self._identity
         )
         self.records = Records(self.out, self.log, main=parallel.rank == 0)
-        self.clock = StepClock(Work.of(self.model))
+        self.clock = StepClock(self.model.operations())
         self.stop = StopRequest()
         self._all_asked = self._in_update = False
         self._fault = ""
@@ -184,56 +174,57 @@ class Trainer:
         """One optimizer step.
 
         Returns:
-            The mean loss per item before the update (nats), and the gradient's norm before clipping.
+            The loss before the update (the parts' means per item, weighted; nats), and the gradient's norm before
+            clipping.
         """
         self.state.saver.check()
         position, parallel = self.position, self.parallel
         data_step = position.step + position.data_offset
         with self.clock.waiting():
             share = self.feed.take(data_step)
-        count = int(parallel.sum([share.n_items])[0])
-        if count == 0:
+        counts = [int(count) for count in parallel.sum(share.counts)]
+        if not any(counts):
             raise DataError(f"the batch of step {position.step} has no target at all; check the data's ledger")
         seed_step(self.seed, data_step, parallel.rank)
         with self.clock.computing():
-            own = self._backward(share, count)
+            own = self._backward(share, counts)
         with self.clock.computing():
             self._scaler.unscale_(self.optimizer)
             norm = parallel.clip(self._trained, self.config.clip)
         asked = float(self.stop.signal_name is not None)
-        total, n_tokens, stopped = parallel.sum([own, share.n_tokens, asked])
+        *sums, n_tokens, stopped = parallel.sum([*own, share.n_tokens, asked])
+        loss = self.weighing.mean(sums, counts)
         with undisturbed():
             self._in_update = True
-            self._update(total / count, norm)
+            self._update(loss, norm)
             self.optimizer.zero_grad(set_to_none=True)
-            if math.isfinite(total):
-                position.window_total += total
-                position.window_count += count
+            if math.isfinite(loss):
+                position.add_losses(sums, counts)
             position.n_tokens += int(n_tokens)
             position.step += 1
             self._in_update = self._is_unfinished(position.step)
         self._all_asked = stopped > 0
-        self.clock.add(n_tokens=int(n_tokens), n_items=count, n_rows=self.feed.n_rows)
-        return total / count, norm
+        self.clock.add(n_tokens=int(n_tokens), n_items=sum(counts), n_rows=self.feed.n_rows)
+        return loss, norm
 
     @cached_property
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def _backward(self, share: Share, count: int) -> float:
-        """The gradients of this process's micro-batches; the sum of its losses."""
-        parallel, total = self.parallel, 0.0
-        scale = parallel.world_size / count  # the processes' gradients are averaged
+    def _backward(self, share: Share, counts: list[int]) -> list[float]:
+        """The gradients of this process's micro-batches; the sum of its losses, for each part."""
+        parallel, weighing, sums = self.parallel, self.weighing, [0.0] * len(counts)
+        scales = weighing.scales(counts, world_size=parallel.world_size)
         micros = share.micros
         while micros:
             micro = micros.pop(0)
             batch = micro.batch if parallel.device.type == "cpu" else micro.batch.to(parallel.device)
             with parallel.synced(self._loss_of, last=not micros):
                 loss = self._loss_of(batch)
-                self._scaler.scale(loss.total * (scale if micro.real else 0.0)).backward()
+                self._scaler.scale(weighing.scaled(loss, scales if micro.real else [0.0] * len(scales))).backward()
             if micro.real:
-                total += float(loss.total.detach())
-        return total
+                sums = [total + own for total, own in zip(sums, weighing.sums(loss), strict=True)]
+        return sums
 
     def _update(self, loss: float, norm: float) -> None:
         position, policy = self.position, self.config.spikes
@@ -290,12 +281,12 @@ class Trainer:
         if step % config.log_every == 0 or last:  # as `_reports_next` foretold
             speed = self.clock.read()
             metrics |= {"train/lr": rate, "train/grad_norm": norm, "train/tokens": float(position.n_tokens)}
-            if position.window_count:
-                metrics["train/loss"] = position.window_total / position.window_count
+            if any(position.window_counts):
+                metrics |= self.weighing.metrics(position.window_sums, position.window_counts, place="train/")
             metrics["train/skipped_steps"] = float(position.skipped)
             if not position.skipped_in_row:
                 metrics["train/update_ratio"] = self._update_ratio
-            position.window_total, position.window_count = 0.0, 0
+            position.window_sums, position.window_counts = [], []
         if self._is_evaluated(step):
             with self.clock.paused():
                 metrics |= self._evaluate()
@@ -370,8 +361,8 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         spec, train = self.spec.to_dict(), self.config.to_dict()
         return {
-            "data": told_of(self.source),
-            "held_out": told_of(self.held_out),
+            "data": told_of(self.source, self.data),
+            "held_out": told_of(self.held_out, self.held_out_data),
             "tokenizer": {"name": self.tokenizer.name, "digest": self.tokenizer.digest},
             "init": self.init,
             **{name: spec[name] for name in ("model", "transforms", "template")},

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.surgery import freeze
 from gptcore.transforms.base import Transform
 
@@ -28,7 +28,7 @@ class Classifier(Transform):
     n_blocks: int = 1
     """How many of the last blocks are trained with ``last_blocks``."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Change the head and freeze the rest as told.
 
         Raises:
@@ -38,7 +38,7 @@ class Classifier(Transform):
             raise ConfigError(f"a classifier needs at least 2 classes, got {list(self.labels)}")
         if not 0 <= self.n_blocks <= len(model.blocks):
             raise ConfigError(f"n_blocks is {self.n_blocks}, but the model has {len(model.blocks)} blocks")
-        model.head = nn.Linear(model.config.width, len(self.labels))
+        model.head = nn.Linear(model.summary_width, len(self.labels))
         nn.init.normal_(model.head.weight, std=0.02)
         nn.init.zeros_(model.head.bias)
         if self.train == "all":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
+from gptcore.config import set_by_path
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, NetworkConfig
 from gptcore.nn.attention import CausalSelfAttention
 from gptcore.nn.block import FeedForward
 from gptcore.transforms.base import Transform
@@ -24,9 +25,9 @@ class Dropout(Transform):
         if not 0.0 <= self.probability < 1.0:
             raise ConfigError(f"probability is {self.probability}; it must be at least 0 and below 1")
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Set it everywhere."""
-        model.config = dataclasses.replace(model.config, dropout=self.probability)
+        model.config = cast(NetworkConfig, set_by_path(model.config, "dropout", self.probability))
         for part in model.modules():
             if isinstance(part, CausalSelfAttention | FeedForward):
                 part.dropout = self.probability

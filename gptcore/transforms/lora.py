@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.nf4 import NF4Linear
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform
@@ -100,7 +100,7 @@ class LoRA(Transform):
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Wrap the targets.
 
         Raises:
@@ -137,7 +137,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def merge_lora(model: Model) -> Model:
+def merge_lora(model: Network) -> Network:
     """Fold every low-rank update into its base layer, in place; a model without updates stays as it is."""
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         replace_modules(

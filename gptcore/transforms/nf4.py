@@ -8,7 +8,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.nf4 import NF4Embedding, NF4Linear, NF4Matrix
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform
@@ -34,7 +34,7 @@ class NF4(Transform):
         if self.block_size < 2 or self.block_size % 2:
             raise ConfigError(f"block_size is {self.block_size}; it must be even and at least 2")
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Merge any LoRA update, replace the layers and freeze what is left.
 
         Raises:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.nn.nibbles import packed_nibbles, unpacked_nibbles
 from gptcore.nn.surgery import freeze, replace_modules
 from gptcore.transforms.base import Transform
@@ -139,7 +139,7 @@ class Quantize(Transform):
         if self.activation_bits == 16 and self.bits != 8:
             raise ConfigError(f"activation_bits is 16, which goes with 8 bits a weight only, and bits is {self.bits}")
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Merge any LoRA update, then replace the layers."""
         merge_lora(model)
         embedding, head = model.get_submodule("token_embedding"), model.head

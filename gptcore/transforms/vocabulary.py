@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
+from gptcore.config import set_by_path
 from gptcore.errors import ConfigError
-from gptcore.models.base import Model
+from gptcore.models.network import Network, WordNetworkConfig, as_words
 from gptcore.transforms.base import Transform
 
 
@@ -24,26 +25,27 @@ class ExtendVocabulary(Transform):
     vocab_size: int = 0
     """Rows afterwards; at least as many as before."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Network) -> Network:
         """Replace the embedding, and the head with it.
 
         Raises:
-            ConfigError: the model would have to shrink, or its embedding is quantized.
+            ConfigError: the model reads no text, it would have to shrink, or its embedding is quantized.
         """
-        if not isinstance(model.token_embedding, nn.Embedding):
+        words = as_words(model, purpose="new tokens")
+        if not isinstance(words.token_embedding, nn.Embedding):
             raise ConfigError("the token embedding is quantized, and cannot be extended; extend the fp32 model")
-        old = model.token_embedding.weight
+        old = words.token_embedding.weight
         if self.vocab_size < old.shape[0]:
             raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")
         tied = isinstance(model.head, nn.Linear) and model.head.weight is old
-        model.token_embedding = nn.Embedding.from_pretrained(self._grown(old), freeze=False)
+        words.token_embedding = nn.Embedding.from_pretrained(self._grown(old), freeze=False)
         if tied:
-            model.tie_head()
+            words.tie_head()
         elif isinstance(model.head, nn.Linear) and model.head.weight.shape[0] == old.shape[0]:
             head = nn.Linear(old.shape[1], self.vocab_size, bias=False)
             head.weight = nn.Parameter(self._grown(model.head.weight))
             model.head = head
-        model.config = dataclasses.replace(model.config, vocab_size=self.vocab_size)
+        words.config = cast(WordNetworkConfig, set_by_path(words.config, "vocab_size", self.vocab_size))
         return model
 
     def _grown(self, old: torch.Tensor) -> torch.Tensor:

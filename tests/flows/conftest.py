@@ -1,7 +1,4 @@
-"""A whole pipeline run in small: real stage folders, written as the stages write them, for the report page's tests.
-
-And runs that were judged by the fake server.
-"""
+"""A whole pipeline run in small, as the stages write it, for the report page; and runs judged by the fake server."""
 
 from __future__ import annotations
 
@@ -29,7 +26,10 @@ from flows.sources.catalogue import DATA_SETS
 from flows.stages.context import Context, Inputs
 from flows.stages.evaluate import body as evaluation
 from flows.stages.evaluate.recipe import EvaluateStage
-from flows.stages.outcome import PipelineReport, StageReport
+from flows.stages.evaluate.result import EvaluateResult
+from flows.stages.every import STAGES
+from flows.stages.lora.result import LoraResult
+from flows.stages.outcome import Outcome, PipelineReport
 from flows.tracking.store import connect
 from gptcore.data.ledger import Ledger
 from gptcore.locking import hold
@@ -42,7 +42,7 @@ JUDGE_SKIPPED = {
     "reason": "no Ollama at http://127.0.0.1:11434 (refused); start it: ollama serve (or name another server)",
 }
 MakeReport = Callable[..., PipelineReport]
-Judged = tuple[dict[str, Any], Any, Path]
+Judged = tuple[EvaluateResult, Any, Path]
 Told = Callable[..., str]
 
 
@@ -110,10 +110,10 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def write_ledger(path: Path, split: str, *, kept: int, dropped: int, cut: int) -> None:
     ledger = Ledger()
-    ledger.count("encode", "in", n=kept + dropped, split=split)
-    ledger.count("encode", "kept", n=kept, split=split)
-    ledger.count("encode", "dropped", n=dropped, split=split, reason="fully_masked")
-    ledger.count("encode", "cut", n=cut, split=split, reason="longer than the context")
+    for outcome, n in (("in", kept + dropped), ("kept", kept)):
+        ledger.count("encode", outcome, n=n, split=split)
+    for outcome, n, reason in (("dropped", dropped, "fully_masked"), ("cut", cut, "longer than the context")):
+        ledger.count("encode", outcome, n=n, split=split, reason=reason)
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger.save(path)
 
@@ -167,12 +167,15 @@ def prepare(folder: Path) -> dict[str, Any]:
     ledger.save(folder / "ledger.json")
     rows = {"train": 7680, "val": 960, "test": 960}
     return {
-        "parts": ["classify", "instruct"],
+        "parts": {
+            "classify": {"rows": rows, "train_chars": 2_000_000, "leaks": 3, "labels": list(LABELS)},
+            "instruct": {"rows": rows, "train_chars": 1_000_000},
+        },
         "tokenizer": "bpe-4096",
+        "tokenizer_digest": "0" * 64,
         "vocab_size": 4096,
         "tokens": {"train": 1_234_567, "val": 150_001},
-        "classify": {"rows": rows, "leaks": 3, "labels": list(LABELS)},
-        "instruct": {"rows": rows, "leaks": 0},
+        "metrics": {},
     }
 
 
@@ -184,11 +187,8 @@ def pretrain(folder: Path) -> dict[str, Any]:
         for prompt in ("function numpy.", "Return the")
     ]
     model = {"n_parameters": 1_234_500, "n_layers": 4, "n_heads": 2, "width": 96, "context_length": 160}
-    return {
-        "model": model,
-        "samples": samples,
-        "metrics": {"val/loss": 3.412, "val/perplexity": 30.3, "val/bits_per_byte": 1.431},
-    }
+    metrics = {"val/loss": 3.412, "val/perplexity": 30.3, "val/bits_per_byte": 1.431}
+    return {"checkpoint": "run/checkpoint", "model": model, "samples": samples, "metrics": metrics}
 
 
 def classify(folder: Path) -> dict[str, Any]:
@@ -211,7 +211,8 @@ def instruct(folder: Path, n: int) -> dict[str, Any]:
     write_ledger(folder / "run/ledger.json", "train", kept=5000, dropped=2, cut=40)
     write_lines(folder / "responses.jsonl", answer_rows(n))
     weights(folder / "run/checkpoint", 3_400_000)
-    return {"checkpoint": "run/checkpoint", "metrics": {"val/loss": 1.24, "val/perplexity": 3.46}}
+    metrics = {"val/loss": 1.24, "val/perplexity": 3.46}
+    return {"checkpoint": "run/checkpoint", "responses": "responses.jsonl", "metrics": metrics}
 
 
 def lora(folder: Path) -> dict[str, Any]:
@@ -222,7 +223,8 @@ def lora(folder: Path) -> dict[str, Any]:
     ):
         write_history(folder / task / "metrics.jsonl", steps=500, start=2.5, end=0.9)
         weights(folder / task / "adapter", 84_000)
-        tasks[task] = {"metrics": measured, "trained_share": 0.0421, "adapter": f"{task}/adapter"}
+        places = {"checkpoint": f"{task}/checkpoint", "adapter": f"{task}/adapter"}
+        tasks[task] = {"metrics": measured, "trained_share": 0.0421, **places}
     metrics = {f"{task}/{name}": value for task, facts in tasks.items() for name, value in facts["metrics"].items()}
     return {"tasks": tasks, "metrics": metrics}
 
@@ -237,16 +239,14 @@ def compress() -> dict[str, Any]:
         {
             "name": name,
             "bytes": size,
-            "loss": 3.41 + increase,
-            "perplexity": 30.3 * (1 + increase),
+            **{"loss": 3.41 + increase, "perplexity": 30.3 * (1 + increase)},
             "increase": increase,
-            "gate": gate,
-            "passed": gate is None or increase <= gate,
-            "kl": increase,
+            **{"gate": gate, "passed": gate is None or increase <= gate},
+            **{"kl": increase, "kl_p99": 2 * increase},
             "same_top": 1 - (increase + 0.0005),
             "accuracy": accuracy,
-            "tokens_per_second": 812.4,
-            "tokens_per_second_32": 9120.0,
+            **{"tokens_per_second": 812.4, "tokens_per_second_32": 9120.0, "tokens_per_second_spread": 3.1},
+            **{"memory_bytes": size, "n_parameters": 850_000, "zeros": 0.0},
         }
         for name, size, increase, gate, accuracy in rows
     ]
@@ -257,10 +257,9 @@ def compress() -> dict[str, Any]:
 def evaluate(folder: Path, n: int, judge: dict[str, Any]) -> dict[str, Any]:
     write_lines(folder / "scores.jsonl", score_rows(answer_rows(n), judged=judge["state"] == "scored"))
     per_model = {"base/": 0.061, "": 0.412, "lora/": 0.397}
-    metrics = {f"{prefix}test/rouge_l": value for prefix, value in per_model.items()}
-    metrics |= {f"{prefix}test/exact_match": value / 10 for prefix, value in per_model.items()}
-    metrics |= {f"{prefix}test/chrf": value * 100 for prefix, value in per_model.items()}
-    return {"judge": judge, "metrics": metrics | {f"{prefix}test/empty": 0.0 for prefix in per_model}}
+    scales = {"rouge_l": 1.0, "exact_match": 0.1, "chrf": 100.0, "empty": 0.0}
+    metrics = {f"{p}test/{name}": value * by for p, value in per_model.items() for name, by in scales.items()}
+    return {"judge": judge, "metrics": metrics}
 
 
 @pytest.fixture(scope="session")
@@ -291,7 +290,8 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> MakeReport:
             folder.mkdir(parents=True)
             run_id = f"{i}b6c7d8e9f0a1b2c"
             url = f"http://127.0.0.1:5000/#/runs/{run_id}"
-            stages.append(StageReport(name, folder.name, folder, body(folder), 12.3 + 40 * i, i == 1, run_id, url))
+            result = STAGES[name].result.from_dict(body(folder))
+            stages.append(Outcome(name, folder.name, folder, result, 12.3 + 40 * i, i == 1, run_id, url))
         return PipelineReport(
             preset="demo",
             key="0123456789abcdef",
@@ -362,7 +362,8 @@ def judge_in(place: Path, judge_home: Path) -> Callable[..., Judged]:
         write_lines(folder / "finetune-instruct" / "responses.jsonl", responses_to_judge(n))
         folders = {"finetune-instruct": folder / "finetune-instruct"} | ({"lora": folder / "lora"} if lora else {})
         write_lines(folder / "lora" / "responses.jsonl", [{"response": told_of(i)[: 9 + i]} for i in range(n)])
-        inputs = Inputs(folders, {"finetune-instruct": {}, "lora": {"responses": True}})
+        adapted = LoraResult(tasks={}, responses="responses.jsonl", metrics={})
+        inputs = Inputs(folders, {"lora": adapted} if lora else {})
         config, told = EvaluateStage(**options), list[Progress]()
         with stage_run(
             settings, stage="evaluate", name="evaluate", key=f"{place.name}-{folder.name}", params={}

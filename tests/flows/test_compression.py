@@ -14,11 +14,12 @@ from flows.recipes.resolve import resolve
 from flows.sources.base import Places
 from flows.stages.compress.figures import tradeoff_svg
 from flows.stages.compress.recipe import CompressStage, beginnings
-from flows.stages.compress.rows import as_text, measured_words, told_classes
+from flows.stages.compress.result import CompressedForm
+from flows.stages.compress.rows import as_text, classified, measured_words
 from flows.stages.compress.steps import Subject, Workshop
 from flows.stages.context import Context
+from flows.stages.lora.body import _lora
 from flows.stages.lora.recipe import LoraStage
-from flows.stages.training import _lora
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.compress import resident_bytes, share_of_zeros
@@ -142,7 +143,7 @@ def test_every_form_is_a_checkpoint_of_its_sizes_that_does_its_task(
     assert FORMS[method](loaded.model.config)
     assert FORMS[method](loaded.spec.model)
     if classifier:
-        told = told_classes(loaded, shop.subject.held_out.open(), n_classes=2)
+        told = classified(loaded, shop.subject.held_out.open(), n_classes=2)
         assert 0.0 <= told["accuracy"] <= 1.0
         (head,) = [t for t in loaded.spec.transforms if isinstance(t, Classifier)]
         assert head.n_blocks == min(2, loaded.model.config.n_layers)
@@ -177,23 +178,23 @@ def test_a_row_tells_size_quality_and_speed(workshop: Callable[..., Workshop]) -
     original = checkpoint.load(shop.subject.checkpoint)
     held_out = shop.subject.held_out.open()
 
-    def row(loaded: Loaded, path: Path, name: str) -> dict[str, Any]:
+    def row(loaded: Loaded, path: Path, name: str) -> CompressedForm:
         found = measured_words(loaded, path, original=original, held_out=held_out, n_tokens=4, meter=None)
-        return {"name": name, "increase": 0.0, "gate": None, **found}
+        return CompressedForm(name=name, **found)
 
     same = row(checkpoint.load(shop.subject.checkpoint), shop.subject.checkpoint, "fp32")
-    assert (same["kl"], same["kl_p99"], same["same_top"]) == (0.0, 0.0, 1.0)
+    assert (same.kl, same.kl_p99, same.same_top) == (0.0, 0.0, 1.0)
     path = shop.made(("int8",))
     small = row(checkpoint.load(path), path, "int8")
-    assert small["memory_bytes"] < 0.45 * same["memory_bytes"]
-    assert small["n_parameters"] == same["n_parameters"] == count_parameters(original.model).total
-    assert 0.0 < small["kl"] < 0.05
-    assert small["perplexity"] == pytest.approx(same["perplexity"], rel=0.02)
-    assert small["tokens_per_second"] > 0
+    assert small.memory_bytes < 0.45 * same.memory_bytes
+    assert small.n_parameters == same.n_parameters == count_parameters(original.model).total
+    assert 0.0 < small.kl < 0.05
+    assert small.perplexity == pytest.approx(same.perplexity, rel=0.02)
+    assert small.tokens_per_second > 0
     assert [line.split()[0] for line in as_text([same, small]).splitlines()] == ["method", "fp32", "int8"]
     path = shop.made(("int8-dynamic",))
     assert checkpoint.load(path).spec.transforms[-1] == Quantize(bits=8, activation_bits=16)
-    assert row(checkpoint.load(path), path, "int8-dynamic")["kl"] == pytest.approx(small["kl"], rel=0.1)
+    assert row(checkpoint.load(path), path, "int8-dynamic").kl == pytest.approx(small.kl, rel=0.1)
     svg = tradeoff_svg([same, small], name="one")
     assert "int8" in svg
     assert svg == tradeoff_svg([same, small], name="one")

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from eval.errors import JudgeUnavailable
-from flows.chain.engine import Chain, Outcome
+from flows.chain.engine import Chain
 from flows.progress import progress_bar
 from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import Settings, read_settings
 from flows.stages.compress.body import QualityGateError
+from flows.stages.every import STAGES
+from flows.stages.outcome import Outcome
 from flows.stages.pipeline import Pipeline
-from flows.stages.registry import STAGES
 from flows.tracking.runs import connect
 from gptcore import checkpoint
 from gptcore.data.ledger import Ledger
@@ -81,8 +82,8 @@ def runs(client: MlflowClient, stage: str, key: str) -> list[Run]:
 def test_stages_whose_rows_are_not_given_are_left_out(whole: dict[str, Outcome | None], client: MlflowClient) -> None:
     assert {name for name, outcome in whole.items() if outcome is None} == {"finetune-classifier"}
     assert client.get_experiment_by_name("gptworks/finetune-classifier") is None
-    assert set(made(whole, "lora").result["tasks"]) == {"instruct"}
-    assert made(whole, "compress").result["parent"] == "finetune-instruct"
+    assert set(made(whole, "lora").result.tasks) == {"instruct"}
+    assert made(whole, "compress").result.parent == "finetune-instruct"
 
 
 def test_a_corpus_alone_gives_no_stage_that_needs_rows(config: Pipeline, settings: Settings, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_each_run_tells_its_inputs_figures_and_ancestors(
     assert (run.info.run_id, run.info.status) == (outcome.run_id, "FINISHED")
     tags = run.data.tags
     assert tags["gptworks.data"] == prepared.key
-    assert tags["gptworks.tokenizer"] == prepared.result["tokenizer_digest"]
+    assert tags["gptworks.tokenizer"] == prepared.result.tokenizer_digest
     assert tags["gptworks.parent_checkpoint"] == f"pretrain/{made(whole, 'pretrain').key}"
     assert tags["gptworks.run.pretrain"] == made(whole, "pretrain").run_id
     assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"prepare-data", "pretrain"}
@@ -140,7 +141,7 @@ def test_what_exists_is_not_made_again_and_what_is_forced_is(
 
 def scores(outcome: Outcome) -> dict[str, float]:
     """The metrics without those of time and memory."""
-    return {name: value for name, value in outcome.result["metrics"].items() if not name.startswith("perf/")}
+    return {name: value for name, value in outcome.result.metrics.items() if not name.startswith("perf/")}
 
 
 def test_every_run_has_its_time_and_memory_the_same_in_result_and_tracking(
@@ -148,7 +149,7 @@ def test_every_run_has_its_time_and_memory_the_same_in_result_and_tracking(
 ) -> None:
     for name, outcome in whole.items():
         if outcome is not None and outcome.run_id is not None:
-            tracked, kept = client.get_run(outcome.run_id).data.metrics, outcome.result["metrics"]
+            tracked, kept = client.get_run(outcome.run_id).data.metrics, outcome.result.metrics
             assert tracked["perf/seconds"] == kept["perf/seconds"] > 0, name
             assert tracked["perf/peak_rss_mb"] == kept["perf/peak_rss_mb"] > 10, name
 
@@ -161,7 +162,7 @@ def test_the_judge_is_no_data_set(whole: dict[str, Outcome | None], client: Mlfl
 
 def test_answered_and_unanswered_prompts_are_in_the_ledger(whole: dict[str, Outcome | None]) -> None:
     ledger = Ledger.load(made(whole, "finetune-instruct").path / "answers/ledger.json")
-    there = made(whole, "prepare-data").result["instruct"]["rows"]["test"]
+    there = made(whole, "prepare-data").result.parts["instruct"].rows["test"]
     assert ledger.total("in", stage="answer", split="test") == there
     assert ledger.total("kept", stage="answer") == 4
     assert ledger.total("dropped", stage="answer", reason="beyond instruct.max_responses") == there - 4
@@ -181,8 +182,8 @@ def test_without_a_judge_the_scores_say_so_in_result_and_tracked_run(
     whole: dict[str, Outcome | None], settings: Settings, client: MlflowClient
 ) -> None:
     outcome = made(whole, "evaluate")
-    assert outcome.result["judge"]["state"] == "skipped"
-    assert not any(name.startswith("judge/") for name in outcome.result["metrics"])
+    assert outcome.result.judge["state"] == "skipped"
+    assert not any(name.startswith("judge/") for name in outcome.result.metrics)
     assert outcome.run_id is not None
     tag = client.get_run(outcome.run_id).data.tags["gptworks.judge"]
     assert tag.startswith(f"skipped no Ollama at {settings.ollama_host}")
@@ -228,7 +229,7 @@ def test_any_fine_tuning_starts_from_what_transformers_wrote(
     base = chain.ensure("pretrain")
     assert base is not None
     assert base.run_id is not None
-    loaded = checkpoint.load(base.path / base.result["checkpoint"])
+    loaded = checkpoint.load(base.path / base.result.checkpoint)
     assert loaded.tokenizer.digest == tokenizer.digest
     assert loaded.model.config.context_length == 48
     weights = theirs.state_dict()["transformer.wpe.weight"]

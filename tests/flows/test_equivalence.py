@@ -46,17 +46,17 @@ def test_every_form_is_compared_and_what_must_be_equal_is(config: ModelConfig, t
     checkpoint.save(tmp_path / "int4", model=small, spec=spec, tokenizer=loaded.tokenizer)
     tokens = torch.randint(260, (37,)).tolist()
     rows = same_model(loaded, source, tokens, variants={"int4": tmp_path / "int4"})
-    equal = {row["form"]: row["equal"] for row in rows}
+    equal = {row.form: row.equal for row in rows}
     assert [*equal.values()] == [True, True, True, True, True, False]
-    assert rows[-1]["largest_difference"] > 0.01
-    assert 0 < rows[-1]["same_top"] <= 1
-    assert rows[-1]["kl_divergence"] > 0
+    assert rows[-1].largest_difference > 0.01
+    assert 0 < rows[-1].same_top <= 1
+    assert rows[-1].kl_divergence > 0
 
 
 def test_a_merged_update_is_equal_and_a_form_that_there_is_not_says_why(tmp_path: Path) -> None:
-    (row,) = merged_model(checkpoint.load(saved(GPTConfig(260, **SIZES), tmp_path / "a", adapted=True)), [1, 2, 3])
-    assert row["equal"]
+    row = merged_model(checkpoint.load(saved(GPTConfig(260, **SIZES), tmp_path / "a", adapted=True)), [1, 2, 3])
+    assert row.equal
     pruned = saved(GPTConfig(260, **SIZES, head_width=12), tmp_path / "b")
     rows = same_model(checkpoint.load(pruned), pruned, [5, 6, 7], variants={})
-    assert [bool(row["reason"]) for row in rows] == [False, False, False, True, True]
-    assert "do not fit a width of 32" in rows[3]["reason"]
+    assert [bool(row.reason) for row in rows] == [False, False, False, True, True]
+    assert "do not fit a width of 32" in rows[3].reason

@@ -22,7 +22,7 @@ from flows.launch.fan_out import fan_out
 from flows.launch.launch import Launch
 from flows.recipes.resolve import resolve, with_own_data
 from flows.sources.base import Places
-from flows.stages.context import Context
+from flows.stages.context import Context, Inputs
 from flows.stages.prepare import body as prepare
 from gptcore.data import batches as batches_module
 from gptcore.errors import ConfigError, DataError
@@ -136,7 +136,7 @@ def prepared(folder: Path, corpus: Path, rows: Path, launch: Launch) -> dict[str
     folder.mkdir()
     nobody = cast("MlflowLogger", None)  # data preparation logs nothing by itself
     context = Context(folder, Places(None, folder / "cache"), nobody, lambda _: None, 1, "", launch=launch)
-    prepare.run(config.prepare, context)
+    prepare.run(config, Inputs({}, {}), context)
     return {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 

@@ -33,7 +33,7 @@ def strict_score(answer: str, reference: str) -> int:
 def test_a_panel_scores_the_same_items_and_tells_how_far_it_agrees(judged: Any) -> None:
     with FakeOllama(others={"phi3:mini": strict_score}) as server:
         result, run, folder = judged(server, judge_panel=("phi3:mini",))
-    judge, metrics = result["judge"], run.data.metrics
+    judge, metrics = result.judge, run.data.metrics
     assert (judge["state"], judge["valid"]) == ("scored", True)
     agreement = judge["panel"]["agreement"]["instruct"]
     assert 0 < metrics["judge/panel/alpha_low"] <= metrics["judge/panel/alpha"] == agreement["alpha"]["mean"] < 1
@@ -69,7 +69,7 @@ def test_a_panel_is_asked_whole_or_not_at_all() -> None:
 def test_models_are_shown_side_by_side_and_ranked(judged: Any) -> None:
     with FakeOllama() as server:
         result, run, folder = judged(server, lora=True, judge_models=("instruct", "base", "lora"), pairwise=True)
-    pairs, metrics = result["judge"]["pairs"], run.data.metrics
+    pairs, metrics = result.judge["pairs"], run.data.metrics
     assert [(one["candidate"], one["baseline"]) for one in pairs["matches"]] == [
         ("instruct", "base"),
         ("lora", "base"),
@@ -90,7 +90,7 @@ def test_models_are_shown_side_by_side_and_ranked(judged: Any) -> None:
 def test_models_that_are_all_tied_have_no_strengths_and_it_is_said(judged: Any) -> None:
     with FakeOllama(prefer=lambda _: "TIE") as server:
         result, run, _ = judged(server, lora=True, judge_models=("instruct", "base", "lora"), pairwise=True)
-    pairs = result["judge"]["pairs"]
+    pairs = result.judge["pairs"]
     assert pairs["strengths"] is None
     assert "items came out alike" in pairs["no_strengths"]
     assert run.data.metrics["judge/pairs/valid"] == 0  # nor does it prefer the reference to a wrong answer
@@ -111,9 +111,9 @@ def test_a_judge_that_is_lost_before_the_stage_is_skipped_unless_it_is_required(
         state = evaluation.judge_state(EvaluateStage(), server.url)
     assert state["state"] == "scored"
     result, run, _ = judged(server, state=state)
-    assert result["judge"]["state"] == "skipped"
-    assert result["judge"]["reason"].startswith("the judge was lost: no Ollama at ")
-    assert result["judge"]["reason"].endswith("run the same command with --force once it is back")
+    assert result.judge["state"] == "skipped"
+    assert result.judge["reason"].startswith("the judge was lost: no Ollama at ")
+    assert result.judge["reason"].endswith("run the same command with --force once it is back")
     assert run.data.tags["gptworks.judge"].startswith("skipped the judge was lost")
     assert run.data.metrics["test/rouge_l"] > 0
     with pytest.raises(JudgeUnavailable, match="no Ollama at"):
@@ -123,8 +123,8 @@ def test_a_judge_that_is_lost_before_the_stage_is_skipped_unless_it_is_required(
 def test_a_judge_whose_weights_change_in_the_stage_is_skipped(judged: Any) -> None:
     with FakeOllama(scenario=lambda call: "digest_moves" if call.index == 20 else "score") as server:
         result, _, _ = judged(server)
-    assert result["judge"]["state"] == "skipped"
-    assert "the judge was lost" in result["judge"]["reason"]
+    assert result.judge["state"] == "skipped"
+    assert "the judge was lost" in result.judge["reason"]
 
 
 def test_a_judge_that_dies_in_the_stage_ends_as_not_validated_with_its_failures_counted(judged: Any) -> None:
@@ -133,7 +133,7 @@ def test_a_judge_that_dies_in_the_stage_ends_as_not_validated_with_its_failures_
 
     with FakeOllama(scenario=choose) as server:
         result, run, _ = judged(server, judge_panel=(), pairwise=True)
-    judge = result["judge"]
+    judge = result.judge
     assert judge["state"] == "judge not validated"
     assert "too many items have no score" in judge["reason"]
     assert run.data.metrics["judge/unscored_http_4xx"] == judge["unscored"] > 0

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.flows
 
 def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged_well: Any) -> None:
     result, run, folder = judged_well()
-    judge, metrics = result["judge"], run.data.metrics
+    judge, metrics = result.judge, run.data.metrics
     assert (judge["state"], judge["valid"], judge["reason"]) == ("scored", True, "")
     assert metrics["judge/valid"] == metrics["base/judge/valid"] == 1
     assert metrics["judge/ci_low"] < metrics["judge/mean"] < metrics["judge/ci_high"]
@@ -57,7 +57,7 @@ def test_a_sound_judge_is_valid_and_tells_the_tuned_model_from_its_base(judged_w
 def test_a_judge_that_gives_all_answers_the_same_is_published_as_not_validated(judged: Any) -> None:
     with FakeOllama(score=lambda *_: 70) as server:
         result, run, _ = judged(server)
-    judge = result["judge"]
+    judge = result.judge
     assert (judge["state"], judge["valid"]) == ("judge not validated", False)
     assert "identity_mean 70, must be >= 90: right answers are marked down" in judge["reason"]
     assert run.data.tags["gptworks.judge"].startswith("judge not validated identity_mean 70")
@@ -74,7 +74,7 @@ def test_what_the_judge_could_not_score_is_counted_by_reason_and_bounded(judged:
     assert metrics["judge/bound_high"] - metrics["judge/bound_low"] == pytest.approx(
         100 * metrics["judge/unscored"] / 24
     )
-    assert result["judge"]["comparisons"] == {}
+    assert result.judge["comparisons"] == {}
     rows = read_json_lines(folder / "scores.jsonl")
     assert [row["judge_reason"] for row in rows].count("bad_json") == metrics["judge/unscored"]
 
@@ -86,10 +86,10 @@ def test_a_second_evaluation_asks_nothing_twice(judged: Any) -> None:
         second, _, _ = judged(server)
     assert len(server.calls) == n_asked
     same = {"cached", "load_seconds"}
-    assert {k: v for k, v in second["judge"].items() if k not in same | {"models"}} == {
-        k: v for k, v in first["judge"].items() if k not in same | {"models"}
+    assert {k: v for k, v in second.judge.items() if k not in same | {"models"}} == {
+        k: v for k, v in first.judge.items() if k not in same | {"models"}
     }
-    assert not any(isinstance(value, float) and math.isnan(value) for value in first["judge"].values())
+    assert not any(isinstance(value, float) and math.isnan(value) for value in first.judge.values())
 
 
 def test_settings_of_the_judge_that_cannot_be_are_refused_before_anything_runs() -> None:
@@ -109,7 +109,7 @@ def evaluated(judged: Any, make_report: Callable[..., PipelineReport]) -> Callab
         result, _, folder = judged(server)
         report = make_report(only=("evaluate",))
         (stage,) = report.stages
-        return replace(report, stages=(replace(stage, folder=folder, result=result),))
+        return replace(report, stages=(replace(stage, path=folder, result=result),))
 
     return make
 
@@ -118,7 +118,7 @@ def test_the_page_tells_validity_and_verdict_before_any_figure(evaluated: Any, t
     with FakeOllama() as server:
         report = evaluated(server)
     page = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
-    part = page[page.index('id="evaluation"') : page.index('id="lora"')]
+    part = page[page.index('id="evaluation"') : page.index('id="ledger"')]
     order = ["Valid.", "is <b>better</b> than the base model", "95% interval", "Controls", "<svg", "Best by the judge"]
     places = [part.index(words) for words in order]
     assert places == sorted(places)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import read_settings
-from flows.stages.registry import STAGES
+from flows.stages.every import STAGES
 from flows.tracking.runs import connect
 
 pytestmark = [pytest.mark.flows, pytest.mark.slow, pytest.mark.timeout(600)]

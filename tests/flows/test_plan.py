@@ -13,8 +13,8 @@ from flows.chain.plan import duration, plan
 from flows.progress import progress_bar
 from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import read_settings
+from flows.stages.every import STAGES
 from flows.stages.pipeline import Pipeline
-from flows.stages.registry import STAGES
 from flows.store import StageStore
 from gptcore.errors import CheckpointError
 
@@ -62,8 +62,11 @@ def test_what_exists_what_was_begun_and_what_training_costs_is_told(home: Path, 
     chain = Chain(config, read_settings(), None, progress_bar)
     store = StageStore(home / "store")
     facts = {
-        "parts": ["classify"],
+        "parts": ["classify"],  # as earlier versions wrote it
         "classify": {"rows": {"train": 5_000, "val": 600, "test": 600}, "train_chars": 5_000 * 38},
+        "tokenizer": "bpe-512",
+        "tokenizer_digest": "0" * 64,
+        "metrics": {},
         "tokens": {"train": 960_000, "val": 1_000},
         "vocab_size": 512,
     }

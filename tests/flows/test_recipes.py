@@ -13,8 +13,8 @@ from flows.recipes.resolve import OPTIMIZERS, optimizer_overrides, resolve, with
 from flows.sources.book import Book
 from flows.sources.demo import Demo
 from flows.sources.files import Files
-from flows.stages.pipeline import TRAININGS, Pipeline
-from flows.stages.registry import STAGES
+from flows.stages.every import STAGES
+from flows.stages.pipeline import Pipeline, training_paths
 from gptcore.config import Config
 from gptcore.errors import ConfigError
 from gptcore.train import Muon, OptimizerConfig, TrainConfig
@@ -119,7 +119,7 @@ def trainings(config: Config, path: str = "") -> dict[str, TrainConfig]:
 def test_an_optimizer_is_chosen_for_every_training_and_the_rates_stay() -> None:
     before = trainings(resolve("book"))
     after = trainings(resolve("book", overrides=optimizer_overrides("muon")))
-    assert set(before) == set(after) == set(TRAININGS)
+    assert set(before) == set(after) == set(training_paths(Pipeline()))
     for path, train in after.items():
         assert train.optimizer == Muon(lr=before[path].optimizer.lr), path
         assert train.schedule == before[path].schedule, path

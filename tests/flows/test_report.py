@@ -13,7 +13,11 @@ import pytest
 
 from flows.figures.svg import MAX_POINTS, confusion_svg, loss_svg
 from flows.report.page import summary_rows, write_report
+from flows.stages.classify.result import ClassifyResult
+from flows.stages.compress.result import CompressResult
+from flows.stages.lora.result import LoraResult
 from flows.stages.outcome import PipelineReport
+from flows.stages.prepare.result import PrepareResult
 from gptcore.errors import DataError
 from gptcore.files import read_json_lines
 
@@ -94,13 +98,11 @@ def test_headlines_fall_back_where_a_figure_is_missing(make_report: MakeReport) 
     report = make_report(without=("evaluate", "finetune-classifier"))
     lora = report.stage("lora")
     assert lora is not None
-    bare = replace(lora, result={"tasks": {}, "metrics": {"instruct/val/loss": 1.31}})
-    odd = replace(lora, stage="something-new", result={})
+    bare = replace(lora, result=LoraResult(tasks={}, metrics={"instruct/val/loss": 1.31}))
     stages = tuple(bare if stage is lora else stage for stage in report.stages)
-    rows = {row.stage: row for row in summary_rows(replace(report, stages=(*stages, odd)))}
+    rows = {row.stage: row for row in summary_rows(replace(report, stages=stages))}
     assert rows["finetune-instruct"][1:3] == ("val/loss", 1.24)
     assert rows["lora"][1:3] == ("instruct/val/loss", 1.31)
-    assert rows["something-new"][1:3] == ("-", "-")
     assert rows["pretrain"].cached
     assert not rows["lora"].cached
 
@@ -135,12 +137,12 @@ def test_the_page_has_its_parts_in_order(page: str) -> None:
         "summary",
         "data",
         "loss",
-        "classification",
         "samples",
+        "classification",
         "responses",
+        "lora",
         "compression",
         "evaluation",
-        "lora",
         "ledger",
         "configuration",
         "environment",
@@ -188,7 +190,7 @@ def test_a_lone_surrogate_does_not_cost_the_page(make_report: MakeReport, tmp_pa
     instruct = report.stage("finetune-instruct")
     assert instruct is not None
     row = '{"instruction": "a", "input": "", "output": "b", "base": "c", "response": "half \\ud83d emoji"}\n'
-    (instruct.folder / "responses.jsonl").write_text(row, encoding="utf-8")
+    (instruct.path / "responses.jsonl").write_text(row, encoding="utf-8")
     assert "half ? emoji" in written(report, tmp_path)[1].text
 
 
@@ -243,7 +245,9 @@ def test_too_many_classes_give_the_mistakes_instead_of_a_matrix(make_report: Mak
     assert stage is not None
     labels = [f"class {i}" for i in range(40)]
     confusion = [[7 if i == j else int(j == i + 1) * (i + 1) for j in range(40)] for i in range(40)]
-    many = replace(stage, result={**stage.result, "labels": labels, "confusion": confusion})
+    assert isinstance(stage.result, ClassifyResult)
+    result = replace(stage.result, labels=tuple(labels), confusion=tuple(map(tuple, confusion)))
+    many = replace(stage, result=result)
     changed = replace(report, stages=tuple(many if one is stage else one for one in report.stages))
     text = part(written(changed, tmp_path)[0], "classification")
     assert "40 classes are too many for a readable matrix" in text
@@ -309,8 +313,9 @@ def test_the_size_of_the_model_stands_beside_its_data(page: str) -> None:
 def test_large_figures_are_written_out(make_report: MakeReport, tmp_path: Path) -> None:
     report = make_report(only=("compress",))
     (stage,) = report.stages
-    fast = [{**variant, "tokens_per_second": 26_268.5} for variant in stage.result["variants"]]
-    quick = replace(report, stages=(replace(stage, result={**stage.result, "variants": fast}),))
+    assert isinstance(stage.result, CompressResult)
+    fast = tuple(replace(variant, tokens_per_second=26_268.5) for variant in stage.result.variants)
+    quick = replace(report, stages=(replace(stage, result=replace(stage.result, variants=fast)),))
     assert "26,268 9,120 passed" in part(written(quick, tmp_path)[0], "compression")
 
 
@@ -330,13 +335,16 @@ def test_configuration_and_environment_are_complete(page: str) -> None:
 def test_stages_that_the_data_has_nothing_for_are_told(make_report: MakeReport, tmp_path: Path) -> None:
     report = make_report(without=("finetune-classifier", "finetune-instruct", "lora", "compress", "evaluate"))
     prepared = report.stages[0]
-    facts = {k: v for k, v in prepared.result.items() if k not in ("classify", "instruct")} | {"parts": []}
-    corpus_only = replace(report, stages=(replace(prepared, result=facts), *report.stages[1:]))
+    assert isinstance(prepared.result, PrepareResult)
+    bare = replace(prepared, result=replace(prepared.result, parts={}))
+    corpus_only = replace(report, stages=(bare, *report.stages[1:]))
     page, _ = written(corpus_only, tmp_path)
-    assert "finetune-classifier (the data has no labelled rows)" in part(page, "summary")
-    assert part(page, "classification").endswith("Left out: the data has no labelled rows.")
-    assert part(page, "responses").endswith("Left out: the data has no instruction rows.")
-    assert part(page, "lora").endswith("Left out: the data has no labelled rows and no instruction rows.")
+    assert "finetune-classifier (the data has no labelled rows (--labelled))" in part(page, "summary")
+    assert part(page, "classification").endswith("Left out: the data has no labelled rows (--labelled).")
+    assert part(page, "responses").endswith("Left out: the data has no instruction rows (--instructions).")
+    assert part(page, "lora").endswith(
+        "Left out: the data has no labelled rows (--labelled) and no instruction rows (--instructions)."
+    )
     assert part(page, "compression").endswith("Left out: it was not part of this run.")
 
 
@@ -353,7 +361,7 @@ def test_a_broken_line_is_named_and_the_old_page_stays(make_report: MakeReport, 
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     evaluate = report.stage("evaluate")
     assert evaluate is not None
-    scores = evaluate.folder / "scores.jsonl"
+    scores = evaluate.path / "scores.jsonl"
     lines = scores.read_text(encoding="utf-8").split("\n")
     scores.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]), encoding="utf-8")
     with pytest.raises(DataError, match=r"scores\.jsonl, line 2 is not JSON .*; make the stage again with --force"):

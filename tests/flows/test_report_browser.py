@@ -90,7 +90,7 @@ def test_the_judges_part_tells_validity_first_and_can_be_read_in_both_schemes(
         options = {"judge_models": ("instruct", "base", "lora"), "judge_panel": ("phi3:mini",), "pairwise": True}
         result, _, folder = judged(server, lora=True, **options)
     report = make_report(only=("evaluate",))
-    report = replace(report, stages=(replace(report.stages[0], folder=folder, result=result),))
+    report = replace(report, stages=(replace(report.stages[0], path=folder, result=result),))
     path = write_report(report, tmp_path / "report.html")
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:

@@ -22,9 +22,10 @@ from flows.stages.baseline import tfidf_accuracy
 from flows.stages.context import Context, Inputs
 from flows.stages.evaluate import body as evaluation
 from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.every import STAGES
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare import body as prepare
-from flows.stages.registry import STAGES
+from flows.stages.prepare.result import PartFacts, PrepareResult
 from flows.tracking.journal import new_run_id, open_journal
 from flows.tracking.logger import MlflowLogger
 from flows.tracking.shipper import Shipper
@@ -35,6 +36,8 @@ from gptcore.files import read_json_lines
 from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 from gptcore.train import Progress
 
+NOTHING = Inputs({}, {})
+"""Data preparation needs no other stage."""
 WORDS = ("red", "green", "blue", "round", "flat", "heavy", "light", "old", "new", "small", "large", "warm", "cold")
 
 
@@ -89,15 +92,15 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 def test_preparation_writes_tokenizer_shards_rows_and_a_ledger_that_adds_up(rows: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
-    facts = prepare.run(own(rows).prepare, context(tmp_path, told))
-    assert facts["parts"] == ["classify"]
-    assert facts["classify"]["labels"] == ["a", "b"]
-    assert sum(facts["classify"]["rows"].values()) == 116
+    facts = prepare.run(own(rows), NOTHING, context(tmp_path, told))
+    assert list(facts.parts) == ["classify"]
+    assert facts.parts["classify"].labels == ("a", "b")
+    assert sum(facts.parts["classify"].rows.values()) == 116
     tokenizer = Tokenizer.load(tmp_path / "tokenizer")
-    assert (tokenizer.vocab_size, tokenizer.digest) == (facts["vocab_size"], facts["tokenizer_digest"])
+    assert (tokenizer.vocab_size, tokenizer.digest) == (facts.vocab_size, facts.tokenizer_digest)
     for split in ("train", "val"):
         manifest = read_manifest(tmp_path / "corpus" / split)
-        assert manifest.n_tokens == facts["tokens"][split] > 0
+        assert manifest.n_tokens == facts.tokens[split] > 0
         assert manifest.tokenizer_digest == tokenizer.digest
     ledger = Ledger.load(tmp_path / "ledger.json")
     ledger.check()
@@ -116,7 +119,7 @@ def test_preparation_writes_tokenizer_shards_rows_and_a_ledger_that_adds_up(rows
 @pytest.mark.usefixtures("gpt2_cache")
 def test_rows_without_a_corpus_are_one_but_for_those_of_the_tests(rows: Path, tmp_path: Path) -> None:
     """What a model is asked in the end must not stand in the texts that its base was trained on."""
-    prepare.run(own(rows, "prepare.tokenizer=gpt2").prepare, context(tmp_path, []))
+    prepare.run(own(rows, "prepare.tokenizer=gpt2"), NOTHING, context(tmp_path, []))
     tokenizer = Tokenizer.load(tmp_path / "tokenizer")
     texts: dict[str, list[str]] = {}
     for split in ("train", "val"):
@@ -132,9 +135,9 @@ def test_rows_without_a_corpus_are_one_but_for_those_of_the_tests(rows: Path, tm
 def test_one_file_of_text_is_enough_for_a_corpus(tmp_path: Path) -> None:
     text = tmp_path / "novel.txt"
     text.write_text("\n".join(f"{WORDS[i % 13]} {WORDS[i * 5 % 11]} {i} {hex(i * 7919)}" for i in range(9_000)))
-    facts = prepare.run(with_own_data(resolve("tiny"), corpus=[text]).prepare, context(tmp_path, []))
-    assert facts["parts"] == []
-    assert 0.03 < facts["tokens"]["val"] / facts["tokens"]["train"] < 0.3
+    facts = prepare.run(with_own_data(resolve("tiny"), corpus=[text]), NOTHING, context(tmp_path, []))
+    assert facts.parts == {}
+    assert 0.03 < facts.tokens["val"] / facts.tokens["train"] < 0.3
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_too_few_rows_are_told_with_what_became_of_them(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = with_own_data(resolve("tiny", overrides=overrides), rows={"classify": path})
     with pytest.raises(DataError, match=message):
-        prepare.run(config.prepare, context(tmp_path, []))
+        prepare.run(config, NOTHING, context(tmp_path, []))
 
 
 def texts_of(path: Path, n: int) -> Path:
@@ -165,7 +168,7 @@ def test_the_tokenizer_of_a_large_corpus_learns_from_a_part_of_it(tmp_path: Path
     corpus = texts_of(tmp_path / "texts.jsonl", 400)
     limit = corpus.stat().st_size // 4
     config = with_own_data(resolve("tiny", overrides=[f"prepare.tokenizer_bytes={limit}"]), corpus=[corpus])
-    prepare.run(config.prepare, context(tmp_path, []))
+    prepare.run(config, NOTHING, context(tmp_path, []))
     ledger = Ledger.load(tmp_path / "ledger.json")
     there = ledger.total("kept", stage="corpus: split", split="train")
     assert ledger.total("in", stage="tokenizer") == there
@@ -180,7 +183,7 @@ def test_a_larger_corpus_needs_no_more_memory(tmp_path: Path, monkeypatch: pytes
         (folder := tmp_path / str(n)).mkdir()
         config = with_own_data(resolve("tiny"), corpus=[texts_of(tmp_path / f"{n}.jsonl", n)])
         tracemalloc.start()
-        prepare.run(config.prepare, context(folder, []))
+        prepare.run(config, NOTHING, context(folder, []))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 200_000
@@ -190,15 +193,22 @@ def test_preparation_is_the_same_each_time(rows: Path, tmp_path: Path) -> None:
     results = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        prepare.run(own(rows).prepare, context(tmp_path / name, []))
+        prepare.run(own(rows), NOTHING, context(tmp_path / name, []))
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         results.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert results[0] == results[1]
 
 
-def test_a_part_that_the_data_does_not_have_is_asked_for_by_its_option() -> None:
-    with pytest.raises(ConfigError, match="the data has no rows for instruct; give some by --instructions"):
-        Inputs({}, {"prepare-data": {}}).prepared("instruct")
+def test_a_part_that_the_data_does_not_have_is_named_beside_those_it_has() -> None:
+    facts = PartFacts(rows={"train": 2}, train_chars=9)
+    made = PrepareResult(
+        tokenizer="t", tokenizer_digest="0", vocab_size=300, tokens={}, parts={"classify": facts}, metrics={}
+    )
+    assert made.part("classify") is facts
+    with pytest.raises(
+        ConfigError, match=r"the data has no rows for instruct \(it has classify\); give some by --instructions"
+    ):
+        made.part("instruct")
 
 
 def test_a_key_changes_with_whatever_decides_the_output_and_with_nothing_else(rows: Path, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.chain.engine import Chain, Outcome
+from flows.chain.engine import Chain
 from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import Settings, environment, read_settings
+from flows.stages.outcome import Outcome
 from flows.stages.pipeline import Pipeline
 from flows.tracking.runs import TrackingError, connect
 from flows.tracking.sync import sync, tracked_id, waiting

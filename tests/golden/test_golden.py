@@ -26,7 +26,7 @@ from flows.progress import progress_bar
 from flows.recipes.presets import PIPELINES
 from flows.recipes.resolve import resolve
 from flows.settings import read_settings
-from flows.stages.registry import STAGES
+from flows.stages.every import STAGES
 from gptcore import checkpoint
 from gptcore.config import KINDS, Config
 from gptcore.data import Instructions, LabelledText, TokenWindows, write_shards

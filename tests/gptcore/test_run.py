@@ -144,7 +144,7 @@ def test_a_context_longer_than_the_models_is_refused(prepared: Any, tmp_path: Pa
 
 def test_a_vocabulary_smaller_than_the_datas_is_refused(prepared: Any, tmp_path: Path) -> None:
     model = GPTConfig(vocab_size=299, context_length=16, width=16, n_layers=1, n_heads=1)
-    message = r"token ids up to 299, the model only 299 words; set model\.vocab_size to the tokenizer's"
+    message = r"up to 299, the model's vocabulary has only 299 tokens; set model\.vocab_size to the tokenizer's"
     with pytest.raises(ConfigError, match=message):
         prepared.run(model=model).execute(tmp_path / "out", MemoryLogger())
 

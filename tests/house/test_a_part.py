@@ -33,10 +33,12 @@ from flows.sources.base import Places, Row, SourceConfig
 from flows.sources.files import Files
 from flows.sources.parts import Part, list_parts, register_part, registered
 from flows.stages.context import Inputs
-from flows.stages.outcome import PipelineReport, StageReport
+from flows.stages.every import STAGES
+from flows.stages.outcome import Outcome, PipelineReport
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare import body as preparation
-from flows.stages.registry import STAGES, Stage
+from flows.stages.prepare.result import PrepareResult
+from flows.stages.registry import registered as registered_stage
 from flows.stages.unread import describe_unread
 from gptcore.data import Document
 from gptcore.data.ledger import Ledger
@@ -102,28 +104,30 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def prepared(source: SourceConfig, folder: Path, *overrides: str) -> dict[str, Any]:
-    """The facts of a source's preparation, whose files are in ``folder``."""
-    config = replace(resolve("tiny", overrides=["prepare.vocab_size=300", *overrides]).prepare, source=source)
+def prepared(source: SourceConfig, folder: Path, *overrides: str) -> PrepareResult:
+    """What a source's preparation hands on, whose files are in ``folder``."""
+    config = resolve("tiny", overrides=["prepare.vocab_size=300", *overrides])
+    config = replace(config, prepare=replace(config.prepare, source=source))
     context: Any = SimpleNamespace(
         folder=folder, places=Places(None, folder), on_progress=lambda _: None, launch=Launch()
     )
-    return preparation.run(config, context)
+    return preparation.run(config, Inputs({}, {}), context)
 
 
 def test_its_rows_are_prepared_split_checked_and_counted(part: Part, file: Path, tmp_path: Path) -> None:
-    facts = prepared(Files.of([], {"pairs": file}), tmp_path / "out", "prepare.rows_split=0.6,0.2,0.2")
-    assert facts["parts"] == ["pairs"]
-    assert facts["pairs"]["labels"] == ["n", "y"]
-    assert sum(facts["pairs"]["rows"].values()) + facts["pairs"]["leaks"] == N_PAIRS
-    assert facts["metrics"]["data/pairs_train_rows"] == facts["pairs"]["rows"]["train"] > N_PAIRS / 3
+    result = prepared(Files.of([], {"pairs": file}), tmp_path / "out", "prepare.rows_split=0.6,0.2,0.2")
+    facts = result.part("pairs")
+    assert list(result.parts) == ["pairs"]
+    assert facts.labels == ("n", "y")
+    assert sum(facts.rows.values()) + facts.leaks == N_PAIRS
+    assert result.metrics["data/pairs_train_rows"] == facts.rows["train"] > N_PAIRS / 3
     ledger = Ledger.load(tmp_path / "out/ledger.json")
     assert ledger.total("in", stage="pairs: clean") == N_PAIRS + N_NEAR + N_EQUAL
     assert ledger.total("dropped", stage="pairs: clean", reason="near duplicate") == N_NEAR
     assert ledger.total("dropped", stage="pairs: clean", reason="duplicate") == N_EQUAL
     for split in preparation.SPLITS:
         rows = read_json_lines(tmp_path / f"out/pairs/{split}.jsonl")
-        assert [list(row) for row in rows] == [list(part.keys)] * facts["pairs"]["rows"][split]
+        assert [list(row) for row in rows] == [list(part.keys)] * facts.rows[split]
         assert ledger.total("kept", stage="pairs: split", split=split) >= len(rows) > 3
 
 
@@ -214,29 +218,30 @@ def test_an_option_that_a_command_has_already_is_refused(told: Told) -> None:
     assert "ConfigError: the part 'pairs' has the option --seed, which is taken; choose another" in text
 
 
-def test_a_stage_that_wants_it_is_left_out_with_the_sentence_that_gives_it(
-    part: Part, home: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage("compare-pairs", "1", ("prepare-data",), ("classify",), lambda *_: {}, parts=("pairs",))
+def test_a_stage_that_wants_it_is_left_out_with_the_sentence_that_gives_it(part: Part, home: Path, file: Path) -> None:
+    stage = replace(STAGES["finetune-classifier"], name="compare-pairs", parts=("pairs",))
     without = Chain(resolve("tiny"), read_settings(), None, progress_bar)
     assert not without.applies(stage)
     assert without.wanting(stage) == "the data has no pairs of texts (--pairs-of-texts)"
     given = Chain(configuration("tiny", [], OwnData(rows={"pairs": file})), read_settings(), None, progress_bar)
     assert given.applies(stage)
-    with pytest.raises(ConfigError, match="the data has no rows for pairs; give some by --pairs-of-texts"):
-        Inputs({}, {"prepare-data": {}}).prepared("pairs")
+    nothing = PrepareResult(tokenizer="t", tokenizer_digest="", vocab_size=1, tokens={}, parts={}, metrics={})
+    with pytest.raises(
+        ConfigError, match=r"no rows for pairs \(it has a corpus alone\); give some by --pairs-of-texts"
+    ):
+        nothing.part("pairs")
     assert describe_unread(["classify", "pairs"]) == [UNREAD]
-    monkeypatch.setitem(STAGES, stage.name, stage)
-    assert describe_unread(["classify", "pairs"]) == []
+    with registered_stage(stage):
+        assert describe_unread(["classify", "pairs"]) == []
 
 
 def test_the_page_shows_its_rows_and_that_no_stage_reads_them(part: Part, file: Path, tmp_path: Path) -> None:
-    facts = prepared(Files.of([], {"pairs": file}), tmp_path / "out")
-    made = StageReport("prepare-data", "k", tmp_path / "out", facts, 1.0, False, None, "")
+    result = prepared(Files.of([], {"pairs": file}), tmp_path / "out")
+    made = Outcome("prepare-data", "k", tmp_path / "out", result, 1.0, cached=False, run_id=None)
     when = datetime(2025, 3, 1, tzinfo=UTC)
     report = PipelineReport("tiny", "k", when, 1.0, resolve("tiny").to_dict(), {}, (made,), {})
     page = write_report(report, tmp_path / "report.html").read_text()
-    assert re.search(rf'pairs of texts</td><td class="n">{facts["pairs"]["rows"]["train"]}</td>', page)
+    assert re.search(rf'pairs of texts</td><td class="n">{result.part("pairs").rows["train"]}</td>', page)
     assert f"Not used: {UNREAD}." in page
     assert "the data has no labelled rows" in page
 
@@ -315,22 +320,11 @@ def test_a_part_that_cannot_be_is_refused_where_it_is_made(wrong: dict[str, Any]
         replace(PAIRS, **wrong)
 
 
-@pytest.mark.parametrize(
-    ("module", "code", "shown"),
-    [
-        (
-            "from flows.sources.parts import Part, register_part\n"
-            "register_part(Part('tags', '--tags', 'tagged words', ('words', 'tags'), ('words',), ('words',)))\n",
-            0,
-            "Own tagged words:",
-        ),
-        ("raise RuntimeError('no licence')\n", 2, "error: ConfigError: the component 'outside' (outside_part)"),
-    ],
-)
-def test_an_installed_package_brings_a_part_by_its_entry_point(
-    tmp_path: Path, module: str, code: int, shown: str
-) -> None:
-    (tmp_path / "outside_part.py").write_text(module)
+def test_an_installed_package_brings_a_part_by_its_entry_point(tmp_path: Path) -> None:
+    (tmp_path / "outside_part.py").write_text(
+        "from flows.sources.parts import Part, register_part\n"
+        "register_part(Part('tags', '--tags', 'tagged words', ('words', 'tags'), ('words',), ('words',)))\n"
+    )
     (info := tmp_path / "outside-1.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[gptworks.components]\noutside = outside_part\n")
@@ -343,5 +337,5 @@ def test_an_installed_package_brings_a_part_by_its_entry_point(
         text=True,
         env={**os.environ, "COLUMNS": "200", "GPTWORKS_HOME": str(tmp_path)},
     )
-    assert done.returncode == code, done.stderr
-    assert shown in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Own tagged words:" in done.stdout

@@ -4,5 +4,7 @@ from flows.recipes.presets.book import book
 from flows.recipes.presets.demo import demo
 from flows.recipes.presets.tiny import tiny
 
+__all__ = ["PIPELINES", "book", "demo", "tiny"]
+
 PIPELINES = {"demo": demo, "book": book, "tiny": tiny}
 """The presets by name."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.launch.energy import energy_meter
 from flows.stages.classify.recipe import ClassifyStage
 from flows.stages.compress.figures import tradeoff_svg
 from flows.stages.compress.recipe import CompressStage, beginnings
-from flows.stages.compress.rows import METRICS, as_text, measured_words, told_classes
+from flows.stages.compress.result import CompressedForm, CompressResult
+from flows.stages.compress.rows import as_text, classified, measured_words, tracked
 from flows.stages.compress.steps import Subject, Workshop
 from flows.stages.context import Context, Inputs
 from flows.stages.equivalence import held_out_tokens, same_model
 from flows.stages.instruct.recipe import InstructStage
 from flows.stages.judge.drawings import standalone
+from flows.stages.pipeline import Pipeline
+from flows.stages.prepare.result import PrepareResult
 from flows.stages.training import CHECKPOINT
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
@@ -34,48 +37,53 @@ class QualityGateError(GptcoreError):
     exit_code = 10
 
 
-def compress(
-    config: CompressStage, instruct: InstructStage, classify: ClassifyStage, inputs: Inputs, context: Context
-) -> dict[str, Any]:
+def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> CompressResult:
     """Each method's size, quality against the original, accuracy and speed.
 
     Raises:
         QualityGateError: a method's perplexity rose by more than its gate; the table is in the message and tracked.
         ConfigError: a method cannot be applied to this model.
     """
-    words, held_out, measured_on = _language_model(config, instruct, inputs)
+    config = pipeline.compress
+    words, held_out, measured_on = _language_model(config, pipeline.instruct, inputs)
     rows = _Steps(config, context, n_subjects=1 + _has_classifier(config, inputs))
-    variants = rows.made(words, _measure_words(words, held_out, config))
+    table = rows.made(words, _measure_words(words, held_out, config))
     if _has_classifier(config, inputs):
-        subject, test, n_classes = _classifier(classify, inputs)
-        told = rows.made(subject, lambda loaded, _: told_classes(loaded, test, n_classes=n_classes))
-        variants = [row | {"accuracy": other["accuracy"]} for row, other in zip(variants, told, strict=True)]
-    for row in variants:
-        row["increase"] = row["perplexity"] / variants[0]["perplexity"] - 1
-        row["gate"] = None if row is variants[0] else config.gate(row["name"])
-        row["passed"] = row["gate"] is None or row["increase"] <= row["gate"]
-    there = [(row, key) for row in variants for key in METRICS if row.get(key) is not None]
-    metrics = {f"{row['name'].replace('+', '-')}/{key}": float(row[key]) for row, key in there}  # MLflow takes no +
-    _tell(variants, metrics, context)
-    failed = [row["name"] for row in variants if not row["passed"]]
+        subject, test, n_classes = _classifier(pipeline.classify, inputs)
+        accuracies = rows.made(subject, lambda loaded, _: classified(loaded, test, n_classes=n_classes))
+        table = [row | {"accuracy": other["accuracy"]} for row, other in zip(table, accuracies, strict=True)]
+    variants = _gated(table, config)
+    metrics = tracked(variants)
+    _log(variants, metrics, context)
+    _hold_against_gate(variants)
+    paths = {one.name: context.folder / one.checkpoint for one in variants if one.checkpoint}
+    original = checkpoint.load(words.checkpoint)
+    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.decoder), variants=paths)
+    context.log.log_table([one.to_dict() for one in equivalence], "equivalence.json")
+    parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
+    return CompressResult(
+        parent=parent, measured_on=measured_on, variants=variants, metrics=metrics, equivalence=tuple(equivalence)
+    )
+
+
+def _gated(table: list[dict[str, Any]], config: CompressStage) -> tuple[CompressedForm, ...]:
+    """The rows as values, each with its increase over the first and its gate."""
+    forms = []
+    for row in table:
+        increase = row["perplexity"] / table[0]["perplexity"] - 1
+        gate = None if row is table[0] else config.gate(row["name"])
+        forms.append(CompressedForm(**row, increase=increase, gate=gate, passed=gate is None or increase <= gate))
+    return tuple(forms)
+
+
+def _hold_against_gate(variants: Sequence[CompressedForm]) -> None:
+    failed = [one.name for one in variants if not one.passed]
     if failed:
         raise QualityGateError(
             f"{', '.join(failed)} lost too much quality\n{as_text(variants)}\n"
             "raise compress.max_increase_int8, _int4, _gptq or _other, lower compress.group_size, or leave the method "
             "out of compress.methods"
         )
-    forms = {row["name"]: context.folder / row["checkpoint"] for row in variants if "checkpoint" in row}
-    original = checkpoint.load(words.checkpoint)
-    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.model), variants=forms)
-    context.log.log_table(equivalence, "equivalence.json")
-    parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
-    return {
-        "parent": parent,
-        "measured_on": measured_on,
-        "variants": variants,
-        "metrics": metrics,
-        "equivalence": equivalence,
-    }
 
 
 class _Steps:
@@ -116,14 +124,14 @@ def _language_model(config: CompressStage, instruct: InstructStage, inputs: Inpu
         spec = checkpoint.read_spec(path)
 
         def rows(split: str) -> Instructions:
-            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.model.context_length
+            file, length = inputs.path("prepare-data", f"instruct/{split}.jsonl"), spec.words.context_length
             template = spec.template or instruct.template
             return Instructions(file, path / "tokenizer", template, length, instruct.mask_prompt, split=split)
 
         subject = Subject("language", path, rows("train"), rows("val"), NextToken())
         return subject, rows("test").open(), "the answers to the held-out instructions"
     path = inputs.path("pretrain", CHECKPOINT)
-    length = checkpoint.read_spec(path).model.context_length
+    length = checkpoint.read_spec(path).words.context_length
     train, val = (TokenWindows(inputs.path("prepare-data", f"corpus/{name}"), length) for name in ("train", "val"))
     return Subject("language", path, train, val, NextToken()), val.open(), "the held-out part of the corpus"
 
@@ -135,8 +143,8 @@ def _has_classifier(config: CompressStage, inputs: Inputs) -> bool:
 def _classifier(config: ClassifyStage, inputs: Inputs) -> tuple[Subject, Source, int]:
     """What is compressed, the rows it is measured on, and the number of classes."""
     path = inputs.path("finetune-classifier", CHECKPOINT)
-    labels = tuple(inputs.prepared("classify")["labels"])
-    length = checkpoint.read_spec(path).model.context_length
+    labels = inputs.get(PrepareResult).part("classify").labels
+    length = checkpoint.read_spec(path).words.context_length
 
     def rows(split: str) -> LabelledText:
         file = inputs.path("prepare-data", f"classify/{split}.jsonl")
@@ -159,8 +167,9 @@ def _measure_words(
     return measure
 
 
-def _tell(variants: list[dict[str, Any]], metrics: dict[str, float], context: Context) -> None:
-    context.log.log_table(variants, "compression.json")
-    (context.folder / "variants.json").write_text(json.dumps(variants, indent=1), encoding="utf-8")
+def _log(variants: Sequence[CompressedForm], metrics: dict[str, float], context: Context) -> None:
+    rows = [one.to_dict() for one in variants]
+    context.log.log_table(rows, "compression.json")
+    (context.folder / "variants.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     context.log.log_text(standalone(tradeoff_svg(variants, name="tradeoff")), "figures/compression.svg")
     context.log.log_metrics(metrics)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.stages.compress.result import CompressedForm
 from gptcore.checkpoint import Loaded
 from gptcore.compress import compare, resident_bytes, share_of_zeros
 from gptcore.data import Source
@@ -73,7 +75,7 @@ def measured_words(
     }
 
 
-def told_classes(loaded: Loaded, test: Source, *, n_classes: int) -> dict[str, Any]:
+def classified(loaded: Loaded, test: Source, *, n_classes: int) -> dict[str, Any]:
     """The accuracy of a classifier on its test rows."""
     return {"accuracy": classify_rows(loaded.model, test, n_classes=n_classes).accuracy}
 
@@ -104,18 +106,24 @@ def _joules(loaded: Loaded, n_tokens: int, meter: EnergyMeter | None) -> float |
     return None if not kwh else kwh * _JOULES_PER_KWH / n
 
 
-def as_text(variants: list[dict[str, Any]]) -> str:
+def tracked(variants: Sequence[CompressedForm]) -> dict[str, float]:
+    """The figures of every form by ``<method>/<figure>``; MLflow takes no + in a name."""
+    there = [(one, key, getattr(one, key)) for one in variants for key in METRICS]
+    return {f"{one.name.replace('+', '-')}/{key}": float(value) for one, key, value in there if value is not None}
+
+
+def as_text(variants: Sequence[CompressedForm]) -> str:
     """The table for a terminal."""
-    wide = max(len("method"), *(len(row["name"]) for row in variants))
+    wide = max(len("method"), *(len(one.name) for one in variants))
     head = (
         f"{'method':{wide}} {'MB':>8} {'perplexity':>11} {'increase':>9} {'gate':>7} {'KL':>8} {'same top':>8} "
         f"{'accuracy':>8} {'tokens/s':>9} {'at 32':>9}"
     )
     lines = [
-        f"{row['name']:{wide}} {row['bytes'] / 1e6:8.2f} {row['perplexity']:11.3f} {row['increase']:9.2%} "
-        f"{_share(row['gate']):>7} {row['kl']:8.4f} {row['same_top']:8.1%} {_share(row.get('accuracy')):>8} "
-        f"{row['tokens_per_second']:9.1f} {row['tokens_per_second_32']:9.1f}"
-        for row in variants
+        f"{one.name:{wide}} {one.bytes / 1e6:8.2f} {one.perplexity:11.3f} {one.increase:9.2%} "
+        f"{_share(one.gate):>7} {one.kl:8.4f} {one.same_top:8.1%} {_share(one.accuracy):>8} "
+        f"{one.tokens_per_second:9.1f} {one.tokens_per_second_32:9.1f}"
+        for one in variants
     ]
     return "\n".join([head, *lines])
 

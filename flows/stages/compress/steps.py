@@ -32,7 +32,7 @@ from gptcore.data import Data
 from gptcore.errors import ConfigError
 from gptcore.files import MANIFEST
 from gptcore.models import GPT, GPTConfig
-from gptcore.models.base import Model
+from gptcore.models.network import Network
 from gptcore.objectives import Distill, Objective
 from gptcore.run import Run, seed_everything
 from gptcore.train.logger import PrefixedLogger
@@ -94,7 +94,7 @@ class Workshop:
         if step in _DTYPES:
             checkpoint.save(path, model=loaded.model, spec=loaded.spec, tokenizer=loaded.tokenizer, dtype=_DTYPES[step])
             return
-        model: Model
+        model: Network
         if step in ("magnitude", "wanda"):
             model = self._with_zeros(loaded, step)
         elif step == "student":

@@ -12,8 +12,11 @@ from eval.types import Report, Sample
 from flows.launch.fan_out import fan_out
 from flows.stages.context import Context, Inputs
 from flows.stages.evaluate.recipe import EvaluateStage
+from flows.stages.evaluate.result import EvaluateResult
 from flows.stages.judge import items as judged
 from flows.stages.judge import sitting as judging
+from flows.stages.lora.result import LoraResult
+from flows.stages.pipeline import Pipeline
 from gptcore.files import read_json_lines, write_json_lines
 
 _ASK_AGAIN = "what it has answered is kept: run the same command with --force once it is back"
@@ -44,7 +47,12 @@ def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
     return {"state": "scored", "reason": "", "model": models[0].model, "digest": digests}
 
 
-def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, context: Context) -> dict[str, Any]:
+def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> EvaluateResult:
+    """Ask whether a judge answers, and score."""
+    return evaluate(pipeline.evaluate, judge_state(pipeline.evaluate, context.ollama_host), inputs, context)
+
+
+def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, context: Context) -> EvaluateResult:
     """Overlap for the base, the fine-tuned and the LoRA-adapted model; the judge for those of ``judge_models``.
 
     A judge that answered before the stage and is lost in it ends a required evaluation only.
@@ -56,8 +64,9 @@ def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, conte
     rows = read_json_lines(inputs.path("finetune-instruct", "responses.jsonl"))
     samples = [Sample(str(i), row["instruction"], row.get("input", ""), row["output"]) for i, row in enumerate(rows)]
     responses = {"instruct": [row["response"] for row in rows], "base": [row["base"] for row in rows]}
-    if "lora" in inputs.folders and inputs.results["lora"].get("responses"):
-        responses["lora"] = [row["response"] for row in read_json_lines(inputs.path("lora", "responses.jsonl"))]
+    adapted = inputs.find(LoraResult)
+    if adapted is not None and adapted.responses:
+        responses["lora"] = [row["response"] for row in read_json_lines(inputs.path("lora", adapted.responses))]
     metrics: dict[str, float] = {}
     with fan_out(context.launch) as spread:
         overlap = dict(zip(responses, spread(partial(score_responses, samples), responses.values()), strict=True))
@@ -86,7 +95,7 @@ def evaluate(config: EvaluateStage, judge: dict[str, str], inputs: Inputs, conte
     context.log.log_table(scores, "scores.json")
     context.log.set_tags({"gptworks.judge": f"{facts['state']} {facts['reason']}".strip()})
     context.log.log_metrics(metrics)
-    return {"judge": facts, "metrics": metrics}
+    return EvaluateResult(judge=facts, metrics=metrics)
 
 
 def _log_figures(found: judging.Judged, context: Context) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
 from flows.stages.judge.drawings import controls_svg, distribution_svg, length_svg, paired_svg
 from flows.stages.judge.sitting import FOLDER, MAIN, differences, unscored_reasons
 from gptcore.files import read_json_lines
-
-if TYPE_CHECKING:
-    from flows.stages.outcome import StageReport
 
 N_ITEMS: Final = 5
 """Best and worst items shown in full, of each."""
@@ -32,19 +30,22 @@ class Figure(NamedTuple):
     """As ``flows.figures.svg`` draws."""
 
 
-def judge_part(stage: StageReport | None) -> dict[str, Any] | None:
-    """The judge's part of the page; None if the stage was left out or nobody was judged.
+def judge_part(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The judge's part of the page; None if nobody was judged.
+
+    Args:
+        folder: output of the evaluation.
+        facts: what it hands on about the judge.
 
     Raises:
         DataError: a file that the stage left cannot be read.
     """
-    if stage is None or not (stage.folder / FOLDER / "items.jsonl").is_file():
+    if not (folder / FOLDER / "items.jsonl").is_file():
         return None
-    facts = stage.result["judge"]
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in read_json_lines(stage.folder / FOLDER / "items.jsonl"):
+    for row in read_json_lines(folder / FOLDER / "items.jsonl"):
         rows.setdefault(row["model"], []).append(row)
-    controls = read_json_lines(stage.folder / FOLDER / "controls.jsonl")
+    controls = read_json_lines(folder / FOLDER / "controls.jsonl")
     figures = judge_figures(rows, controls, baseline=facts["baseline"])
     return {
         "facts": facts,

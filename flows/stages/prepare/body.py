@@ -22,8 +22,10 @@ from flows.launch.fan_out import fan_out
 from flows.sources.base import Row
 from flows.sources.hub import local_checkpoint
 from flows.sources.parts import Part, find_part
-from flows.stages.context import Context
+from flows.stages.context import Context, Inputs
+from flows.stages.pipeline import Pipeline
 from flows.stages.prepare.recipe import PrepareStage
+from flows.stages.prepare.result import PartFacts, PrepareResult
 from gptcore.data import (
     Document,
     TrainingTexts,
@@ -44,21 +46,19 @@ from gptcore.train import Progress
 SPLITS = ("train", "val", "test")
 
 
-def run(config: PrepareStage, context: Context) -> dict[str, Any]:
+def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> PrepareResult:
     """Prepare everything the source offers; normal forms, signatures and tokens by the workers of ``context.launch``.
-
-    Returns:
-        Small values: the parts that exist, class labels, counts, leaks found, the tokenizer's digest.
 
     Raises:
         ConfigError: the source has rows of a part that is not registered.
         DataError: nothing usable is left, or a row lacks a key.
     """
+    del inputs
     with fan_out(context.launch) as spread:
-        return _run(config, context, spread)
+        return _run(pipeline.prepare, context, spread)
 
 
-def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, Any]:
+def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResult:
     ledger = Ledger()
     offered = [find_part(name) for name in config.source.parts]
     n_steps = 3 + len(offered)
@@ -73,7 +73,7 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, An
     if documents is not None:
         _split_corpus(documents, config, texts, ledger, spread)
     tell(1)
-    parts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, PartFacts] = {}
     for step, part in enumerate(offered, 2):
         rows = config.source.rows(part, context.places)
         if rows is not None:
@@ -95,20 +95,19 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> dict[str, An
     ledger.check()
     ledger.save(context.folder / "ledger.json")
     tell(n_steps)
-    return {
-        "parts": sorted(parts),
-        "tokenizer": tokenizer.name,
-        "tokenizer_digest": tokenizer.digest,
-        "vocab_size": tokenizer.vocab_size,
-        "tokens": tokens,
-        **parts,
-        "metrics": {
+    return PrepareResult(
+        tokenizer=tokenizer.name,
+        tokenizer_digest=tokenizer.digest,
+        vocab_size=tokenizer.vocab_size,
+        tokens=tokens,
+        parts=parts,
+        metrics={
             "data/train_tokens": float(tokens["train"]),
             "data/val_tokens": float(tokens["val"]),
-            **{f"data/{part}_train_rows": float(facts["rows"]["train"]) for part, facts in parts.items()},
-            **{f"data/{part}_leaks": float(facts["leaks"]) for part, facts in parts.items()},
+            **{f"data/{part}_train_rows": float(facts.rows["train"]) for part, facts in parts.items()},
+            **{f"data/{part}_leaks": float(facts.leaks) for part, facts in parts.items()},
         },
-    }
+    )
 
 
 def _split_corpus(
@@ -184,7 +183,7 @@ def _read_texts(path: Path) -> Iterator[str]:
 
 def _prepare_part(
     part: Part, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger, spread: Spread
-) -> dict[str, Any]:
+) -> PartFacts:
     near = config.near_duplicates
     clean = prepare_rows(
         _complete(part, rows, type(config.source).__name__),
@@ -214,14 +213,12 @@ def _prepare_part(
                 f"prepare.{config.split_setting(part.name)} or prepare.near_duplicates"
             )
         _write_rows(folder / f"{name}.jsonl", kept, keys=part.keys)
-    facts: dict[str, Any] = {
-        "rows": {name: len(kept) for name, kept in split.items()},
-        "train_chars": sum(len(_join(row, part.content)) for row in split["train"]),
-        "leaks": leaks,
-    }
-    if part.label:
-        facts["labels"] = _labels(split, part.label)
-    return facts
+    return PartFacts(
+        rows={name: len(kept) for name, kept in split.items()},
+        train_chars=sum(len(_join(row, part.content)) for row in split["train"]),
+        leaks=leaks,
+        labels=tuple(_labels(split, part.label)) if part.label else (),
+    )
 
 
 def _complete(part: Part, rows: Iterable[Row], source: str) -> Iterator[Row]:

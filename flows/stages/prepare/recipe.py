@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flows.sources.base import SourceConfig
-from flows.sources.demo import Demo
+from flows.sources.every import SOURCES
 from gptcore.config import Config, at_least, later
 from gptcore.errors import ConfigError
 
@@ -17,7 +17,7 @@ _OWN_SPLITS = {"classify": "classify_split", "instruct": "instruct_split"}
 class PrepareStage(Config):
     """From sources to token shards and row files."""
 
-    source: SourceConfig = field(default_factory=Demo)
+    source: SourceConfig = field(default_factory=SOURCES[0])
     """Where texts and rows come from."""
     tokenizer: str = "bpe"
     """``bpe`` (byte-level, trained on the training texts), ``gpt2``, or what ``pretrain.init`` takes: its tokenizer."""

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model, ModelConfig
+from gptcore.nn import mixing
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import causal, continued, packed
+from gptcore.nn.mixing import causal, continued
+from gptcore.nn.rows import row_positions
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class GPT(Model):
     """The GPT-2 decoder."""
 
     config: GPTConfig
+    block_entry_points = ("at",)
 
     def __init__(self, config: GPTConfig) -> None:
         """Build all layers and draw their weights."""
@@ -131,29 +134,35 @@ class GPT(Model):
             self.tie_head()
         initialise(self, n_layers=config.n_layers)
 
-    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        x = self._placed(looked_up, lengths)
-        mix = causal if lengths is None else packed(lengths)
+    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
+        rows = self._packed(looked_up, lengths, packed)
+        x = self._placed(looked_up, rows)
+        mix = causal if rows is None else mixing.packed(rows)
         for block in self.blocks:
             x = block(x, mix=mix)
         y: Tensor = self.norm(x)
         return y
 
-    def features_at(self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None) -> Tensor:
-        """Features (B, C) at one position of each row; arguments as of ``Model.features_at``.
+    def features_at(
+        self, tokens: Tensor, positions: Tensor, *, lengths: Sequence[int] | None = None, packed: bool = False
+    ) -> Tensor:
+        """Features (B, C) at one position of each row; arguments as of ``WordNetwork.features_at``.
 
-        The last block is computed at those positions alone: with few blocks that is nearly half of the work.
+        The last block is computed at those positions alone: with few blocks that is nearly half of the work. Packed,
+        they are the rows' last ones.
 
         Raises:
-            ConfigError: more positions than ``context_length``.
+            ConfigError: more positions than ``context_length``, or lengths that are not those of the rows.
         """
-        x = self._placed(self.token_embedding(tokens), lengths)
-        mix = causal if lengths is None else packed(lengths)
+        looked_up = self.token_embedding(tokens)
+        rows = self._packed(looked_up, lengths, packed)
+        x = self._placed(looked_up, rows)
+        mix = causal if rows is None else mixing.packed(rows)
         *below, last = self.blocks
         for block in below:
             x = block(x, mix=mix)
         assert isinstance(last, Block)
-        y: Tensor = self.norm(last.at(x, positions, lengths=lengths)).squeeze(1)
+        y: Tensor = self.norm(last.at(x, positions, lengths=rows)).squeeze(1)
         return y
 
     def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -164,14 +173,10 @@ class GPT(Model):
             x = block(x, mix=mix)
         return x
 
-    def _placed(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        """The tokens' embeddings (B, T, C) with those of their positions."""
-        table, length = self.position_embedding.weight, looked_up.shape[1]
-        self._check_length(max(lengths) if lengths else length, self.config.context_length)
-        if lengths is None:
-            placed = table[:length]
-        else:
-            placed = table[torch.cat([torch.arange(n, device=table.device) for n in lengths])]
+    def _placed(self, looked_up: Tensor, rows: Sequence[int] | None) -> Tensor:
+        """The tokens' embeddings (B, T, C) with those of their positions, which begin anew in each packed row."""
+        table = self.position_embedding.weight
+        placed = table[: looked_up.shape[1]] if rows is None else table[row_positions(rows, device=table.device)]
         return F.dropout(looked_up + placed, self.config.dropout, self.training)
 
     def new_cache(self, n_rows: int, *, capacity: int | None = None) -> KVCache:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from gptcore.errors import ConfigError
 from gptcore.models.base import Model, ModelConfig
 from gptcore.models.gpt.model import initialise
+from gptcore.nn import mixing
 from gptcore.nn.block import Block
 from gptcore.nn.gated import GatedFeedForward
 from gptcore.nn.grouped import GroupedSelfAttention
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import causal, continued, packed
+from gptcore.nn.mixing import causal, continued
 from gptcore.nn.rotary import Turns, turned
+from gptcore.nn.rows import row_positions
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,10 @@ class Llama(Model):
             self.tie_head()
         initialise(self, n_layers=config.n_layers)
 
-    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        length, device = looked_up.shape[1], looked_up.device
-        self._check_length(max(lengths) if lengths else length, self.config.context_length)
-        rows = [length] if lengths is None else lengths
-        turns = self._turns(torch.cat([torch.arange(n, device=device) for n in rows]))
-        mix = turned(causal if lengths is None else packed(lengths), turns)
+    def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
+        rows = self._packed(looked_up, lengths, packed)
+        turns = self._turns(row_positions(rows or [looked_up.shape[1]], device=looked_up.device))
+        mix = turned(causal if rows is None else mixing.packed(rows), turns)
         x = F.dropout(looked_up, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, mix=mix)

@@ -33,7 +33,7 @@ def trained(page: str, tokenizer: Tokenizer) -> GPT:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(40):
         loss = NextToken()(model, batch)
-        (loss.total / loss.count).backward()
+        (loss.total / ids[1:].numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
     model.requires_grad_(False)

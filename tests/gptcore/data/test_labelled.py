@@ -39,7 +39,7 @@ def test_rows_become_tokens_and_class_ids(tmp_path: Path, end_token: bool) -> No
     end = [TOKENIZER.end_of_text] if end_token else []
     first, second = [*TOKENIZER.encode("see you"), *end], [*TOKENIZER.encode("lunch"), *end]
     assert batch.inputs["tokens"][0, : len(first)].tolist() == first
-    assert batch.inputs["last"].tolist() == [len(first) - 1, len(second) - 1]
+    assert batch.lengths == (len(first), len(second))
     assert batch.targets["classes"].tolist() == [0, 0]
     assert source.batch([1]).targets["classes"].tolist() == [1]
     assert (source.n_samples, source.tokenizer_digest) == (3, TOKENIZER.digest)

@@ -70,7 +70,7 @@ def test_rows_are_padded_on_the_right_to_the_longest_of_the_batch() -> None:
     batch = _classed([3, 1, 2, 9]).batch([0, 1, 2])
     end = TOKENIZER.end_of_text
     assert batch.inputs["tokens"].tolist() == [[1, 2, 3], [1, end, end], [1, 2, end]]
-    assert batch.inputs["last"].tolist() == [2, 0, 1]
+    assert (batch.lengths, batch.packed) == ((3, 1, 2), False)
     assert batch.targets["classes"].tolist() == [0, 1, 2]
     assert batch.n_tokens == 6
 
@@ -78,8 +78,7 @@ def test_rows_are_padded_on_the_right_to_the_longest_of_the_batch() -> None:
 def test_packed_rows_stand_one_after_another_without_padding() -> None:
     batch = _classed([3, 1, 2, 9]).batch([0, 1, 2], packed=True)
     assert batch.inputs["tokens"].tolist() == [[1, 2, 3, 1, 1, 2]]
-    assert batch.lengths == (3, 1, 2)
-    assert batch.inputs["last"].tolist() == [2, 3, 5]
+    assert (batch.lengths, batch.packed) == ((3, 1, 2), True)
     assert batch.targets["classes"].tolist() == [0, 1, 2]
     labelled = PaddedRows(
         [np.array([1, 2]), np.array([4])],

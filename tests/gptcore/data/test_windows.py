@@ -35,8 +35,8 @@ def test_windows_tile_the_corpus_across_shards(tmp_path: Path, shard_tokens: int
 def test_the_source_knows_its_tokenizer_and_its_bytes(tmp_path: Path) -> None:
     write_shards([TEXT, "é"], tokenizer=TOKENIZER, folder=tmp_path / "s")
     source = TokenWindows(folder=tmp_path / "s", context_length=8).open()
-    assert (source.tokenizer_digest, source.vocab_size) == (TOKENIZER.digest, TOKENIZER.vocab_size)
-    assert (source.n_tokens, source.n_bytes) == (N_TOKENS + 3, len(TEXT) + 2)
+    assert (source.tokenizer_digest, source.limits["vocab_size"]) == (TOKENIZER.digest, TOKENIZER.vocab_size)
+    assert source.text_size == (N_TOKENS + 3, len(TEXT) + 2)
     assert source.fingerprint == open_shards(tmp_path / "s").fingerprint
     assert source.context_length == 8
 

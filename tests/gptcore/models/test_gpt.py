@@ -125,11 +125,11 @@ def test_a_packed_row_sees_itself_alone_and_begins_at_position_zero(gpt: Build, 
     rows = [torch.randint(0, 300, (1, n)) for n in lengths]
     packed = torch.cat(rows, dim=1)
     apart = torch.cat([model.features(row) for row in rows], dim=1)
-    assert torch.allclose(model.features(packed, lengths=lengths), apart, atol=1e-6)
+    assert torch.allclose(model.features(packed, lengths=lengths, packed=True), apart, atol=1e-6)
     ends = torch.tensor(lengths).cumsum(0) - 1
-    assert torch.allclose(model.features_at(packed, ends, lengths=lengths), apart[0, ends], atol=1e-6)
+    assert torch.allclose(model.features_at(packed, ends, lengths=lengths, packed=True), apart[0, ends], atol=1e-6)
     gradients = []
-    for features in (apart, model.features(packed, lengths=lengths)):
+    for features in (apart, model.features(packed, lengths=lengths, packed=True)):
         model.zero_grad()
         features.square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
@@ -137,6 +137,6 @@ def test_a_packed_row_sees_itself_alone_and_begins_at_position_zero(gpt: Build, 
 
 
 def test_a_packed_row_longer_than_the_context_is_refused(gpt: Build) -> None:
-    assert gpt().features(torch.zeros(1, 60, dtype=torch.int64), lengths=(30, 30)).shape == (1, 60, 16)
+    assert gpt().features(torch.zeros(1, 60, dtype=torch.int64), lengths=(30, 30), packed=True).shape == (1, 60, 16)
     with pytest.raises(ConfigError, match="33 positions do not fit"):
-        gpt().features(torch.zeros(1, 35, dtype=torch.int64), lengths=(33, 2))
+        gpt().features(torch.zeros(1, 35, dtype=torch.int64), lengths=(33, 2), packed=True)

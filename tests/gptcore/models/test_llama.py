@@ -68,10 +68,12 @@ def test_cached_and_packed_rows_equal_the_plain_ones(llama: Build) -> None:
             pieces.append(model(piece, cache=cache))
             cache.advance(piece.shape[1])
         assert torch.allclose(torch.cat(pieces, dim=1), model(first), atol=1e-5)
-        both = model.features(torch.cat([first, second], dim=1), lengths=[11, 7])
+        both = model.features(torch.cat([first, second], dim=1), lengths=[11, 7], packed=True)
         assert torch.allclose(both[:, :11], model.features(first), atol=1e-5)
         assert torch.allclose(both[:, 11:], model.features(second), atol=1e-5)
-        at_ends = model.features_at(torch.cat([first, second], dim=1), torch.tensor([10, 17]), lengths=[11, 7])
+        at_ends = model.features_at(
+            torch.cat([first, second], dim=1), torch.tensor([10, 17]), lengths=[11, 7], packed=True
+        )
         assert torch.allclose(at_ends[1], model.features(second)[0, -1], atol=1e-5)
 
 

@@ -1,8 +1,9 @@
-"""Classification from the last real token."""
+"""Classification from the last real token of each row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,9 @@ def classifier(gpt: Build) -> GPT:
 
 def ragged_batch(pad: int) -> Batch:
     tokens = torch.randint(300, (3, 8), generator=torch.Generator().manual_seed(1))
-    last = torch.tensor([7, 2, 4])
-    tokens[torch.arange(8) > last[:, None]] = pad
-    return Batch({"tokens": tokens, "last": last}, {"classes": torch.tensor([2, 0, 1])}, n_tokens=16)
+    lengths = (8, 3, 5)
+    tokens[torch.arange(8) >= torch.tensor(lengths)[:, None]] = pad
+    return Batch({"tokens": tokens}, {"classes": torch.tensor([2, 0, 1])}, n_tokens=16, lengths=lengths)
 
 
 def test_padding_behind_the_last_token_does_not_matter(gpt: Build) -> None:
@@ -42,10 +43,10 @@ def test_the_loss_is_a_sum_over_rows_with_the_correct_ones_counted(gpt: Build) -
     model, batch = classifier(gpt), ragged_batch(pad=0)
     logits, classes = class_logits(model, batch), batch.targets["classes"]
     loss = Classify()(model, batch)
-    assert loss.count == Classify().count(batch) == 3
+    assert Classify().counts(batch) == dict.fromkeys(loss.parts, 3)
     assert torch.allclose(loss.total, F.cross_entropy(logits, classes, reduction="sum"))
-    right = Batch(batch.inputs, {"classes": logits.argmax(dim=1)})
-    wrong = Batch(batch.inputs, {"classes": (logits.argmax(dim=1) + 1) % 3})
+    right = replace(batch, targets={"classes": logits.argmax(dim=1)})
+    wrong = replace(batch, targets={"classes": (logits.argmax(dim=1) + 1) % 3})
     assert Classify()(model, right).sums == {"correct": 3.0}
     assert Classify()(model, wrong).sums == {"correct": 0.0}
 

@@ -29,7 +29,7 @@ def test_the_loss_is_the_sum_of_cross_entropies_at_the_labels(gpt: Build, tied_h
     logits = model(batch.inputs["tokens"]).flatten(0, 1)
     expected = F.cross_entropy(logits, batch.targets["labels"].flatten(), ignore_index=IGNORED, reduction="sum")
     loss = NextToken()(model, batch)
-    assert loss.count == NextToken().count(batch) == 3 + 2 + 8
+    assert NextToken().counts(batch) == dict.fromkeys(loss.parts, 3 + 2 + 8)
     assert torch.allclose(loss.total, expected, rtol=1e-5)
 
 
@@ -74,4 +74,5 @@ def test_a_quantized_head_gives_the_same_loss_as_its_logits(gpt: Build) -> None:
 def test_no_label_at_all_gives_a_zero_sum_of_nothing(gpt: Build) -> None:
     batch = Batch({"tokens": torch.zeros(1, 4, dtype=torch.int64)}, {"labels": torch.full((1, 4), IGNORED)})
     loss = NextToken()(gpt(), batch)
-    assert (loss.count, loss.total.item()) == (0, 0.0)
+    assert (loss.total.item(), loss.total.requires_grad) == (0.0, True)
+    assert NextToken().counts(batch) == dict.fromkeys(loss.parts, 0)

@@ -29,10 +29,10 @@ def test_loss_perplexity_and_bits_per_byte_follow_from_all_targets(gpt: Build, p
     logits = model(batch.inputs["tokens"]).flatten(0, 1)
     mean = F.cross_entropy(logits, batch.targets["labels"].flatten()).item()
     found = evaluate(model, source, NextToken(), batch_size=batch_size)
-    assert found.count == source.n_samples * 16
+    assert found.counts == {"next_token": source.n_samples * 16}
     assert found.loss == found.metrics["loss"] == pytest.approx(mean, rel=1e-5)
     assert found.metrics["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
-    bits = mean / math.log(2) * source.n_tokens / source.n_bytes
+    bits = mean / math.log(2) * source.text_size.n_tokens / source.text_size.n_bytes
     assert found.metrics["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
@@ -44,7 +44,7 @@ def test_accuracy_is_told_instead_of_perplexity_for_classes(gpt: Build, tokenize
     source = PaddedRows(rows, RowClasses(classes), tokenizer=tokenizer, ledger=Ledger())
     found = evaluate(model, source, Classify(), batch_size=3)
     assert found.metrics == {"loss": found.loss, "accuracy": pytest.approx(5 / 7)}
-    assert found.count == 7
+    assert found.counts == {"class": 7}
 
 
 def test_a_sample_is_spread_evenly_and_does_not_depend_on_chance(gpt: Build, prepared: Any) -> None:
@@ -52,15 +52,16 @@ def test_a_sample_is_spread_evenly_and_does_not_depend_on_chance(gpt: Build, pre
     chosen = np.linspace(0, source.n_samples - 1, 5).astype(int)
     losses = [evaluate_one(model, source, int(i)) for i in chosen]
     found = evaluate(model, source, NextToken(), batch_size=2, max_samples=5)
-    assert found.count == 5 * 16
+    assert found.counts == {"next_token": 5 * 16}
     assert found.loss == pytest.approx(sum(losses) / 5, rel=1e-5)
-    assert evaluate(model, source, NextToken(), batch_size=2, max_samples=10**6).count == source.n_samples * 16
+    every = evaluate(model, source, NextToken(), batch_size=2, max_samples=10**6)
+    assert every.counts == {"next_token": source.n_samples * 16}
 
 
 def evaluate_one(model: GPT, source: Any, i: int) -> float:
     batch = source.batch([i])
     loss = NextToken()(model, batch)
-    return loss.total.item() / loss.count
+    return loss.total.item() / sum(NextToken().counts(batch).values())
 
 
 def test_evaluating_uses_no_random_numbers_and_puts_the_mode_back(gpt: Build, prepared: Any) -> None:

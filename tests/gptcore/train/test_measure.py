@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 
 from gptcore.errors import InterruptedRun
+from gptcore.models.work import Work
 from gptcore.train import MemoryLogger, Progress
 from gptcore.train.measure import StepClock
-from gptcore.train.utilization import Work
 
 
 class Seconds:

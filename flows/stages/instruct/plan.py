@@ -1,0 +1,12 @@
+"""What fine-tuning for instructions costs."""
+
+from __future__ import annotations
+
+from flows.stages.estimate import Cost, Estimate
+
+
+def cost(estimate: Estimate) -> Cost:
+    """From the rows and the size of the model."""
+    if estimate.model is None:
+        return Cost(f"not known for {estimate.pipeline.pretrain.init}")
+    return estimate.cost(estimate.training("instruct", estimate.pipeline.instruct.train, estimate.whole))
