@@ -22,6 +22,7 @@ from flows.stage_flows import FLOWS
 from flows.stages.evaluate.result import EvaluateResult
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome, PipelineReport
+from flows.stages.unread import describe_unread
 from flows.store import stage_key
 from flows.tracking.logger import MlflowLogger
 from flows.tracking.provenance import environment_tags
@@ -49,7 +50,8 @@ def pipeline(
 
     Returns:
         ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
-        ``left_out``: stages that the data has no rows for, and the option that gives some.
+        ``left_out``: stages that the data has no rows for, and the option that gives some; ``unread``: what is told of
+        rows that no stage reads.
     """
     overrides = overrides or []
     config = configuration(preset, overrides, data)
@@ -84,6 +86,7 @@ def pipeline(
         "seconds": report.seconds,
         "stages": rows,
         "left_out": left_out,
+        "unread": describe_unread(config.prepare.source.parts),
     }
 
 

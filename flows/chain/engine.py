@@ -18,6 +18,7 @@ from flows.orchestrator.flow_run import prefect_tags
 from flows.settings import Settings
 from flows.sources.base import Places
 from flows.sources.catalogue import origin
+from flows.sources.parts import describe_lack
 from flows.stages.context import Context, Inputs
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome
@@ -253,5 +254,4 @@ def handed_on(stage: Stage, entry: Entry) -> StageResult:
 
 def wanting(stage: Stage) -> str:
     """What the data lacks for a stage that does not apply."""
-    rows = {"classify": "labelled rows (--labelled)", "instruct": "instruction rows (--instructions)"}
-    return f"the data has no {' and no '.join(rows[part] for part in stage.parts)}"
+    return describe_lack(stage.parts)

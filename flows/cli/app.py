@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import atexit
 import gc
-import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,10 +20,12 @@ from rich.table import Table
 
 from flows.cli import compare, judge, models, plan, retrain, serve, services, sweep, talk
 from flows.cli.examples import epilog
+from flows.cli.part_options import WithParts
 from flows.cli.stopping import stoppable
 from flows.orchestrator.temporary_server import begin_server
 from flows.services.state import running_addresses
 from flows.settings import apply_environment, read_settings
+from flows.sources.parts import list_options
 from flows.stages.every import STAGES
 from gptcore.allocator import restart_with_huge_pages
 from gptcore.errors import ConfigError, GptcoreError
@@ -47,12 +48,6 @@ DataDirOption = Annotated[
 CorpusOption = Annotated[
     list[Path] | None,
     typer.Option("--corpus", help="Own texts: files or folders of txt, md, jsonl, json, csv, tsv, parquet."),
-]
-LabelledOption = Annotated[
-    Path | None, typer.Option("--labelled", help="Own jsonl, json, csv, tsv or parquet with text and label.")
-]
-InstructionsOption = Annotated[
-    Path | None, typer.Option("--instructions", help="Own rows, as above, with instruction, output and perhaps input.")
 ]
 InitOption = Annotated[
     str | None,
@@ -91,14 +86,14 @@ WorkersOption = Annotated[
 LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
 
 
-def _flow_command(name: str) -> Any:
+def _flow_command(name: str) -> WithParts:
     def command(
+        *,
         preset: PresetOption = "demo",
         sets: SetOption = None,
         data_dir: DataDirOption = None,
         corpus: CorpusOption = None,
-        labelled: LabelledOption = None,
-        instructions: InstructionsOption = None,
+        rows: Mapping[str, Path],
         init: InitOption = None,
         judge: JudgeOption = None,
         judge_model: JudgeModelOption = None,
@@ -122,8 +117,7 @@ def _flow_command(name: str) -> Any:
         kinds = [] if optimizer is None else optimizer_overrides(optimizer)  # before --set, which may set their fields
         given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
         overrides = [*kinds, *(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
-        own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
-        data = own if (corpus or labelled or instructions) else None
+        data = OwnData.of(corpus or [], rows)
         # refuse what cannot be before the flow begins
         config = configuration(preset, overrides, data)
         launch = Launch(
@@ -143,11 +137,7 @@ def _flow_command(name: str) -> Any:
             return
         _run_flow(name, preset, overrides, data, data_dir, force, launch, server_answers)
 
-    if not _trains(name):
-        signature = inspect.signature(command, eval_str=True)
-        kept = [value for key, value in signature.parameters.items() if key not in LAUNCH]
-        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    return command
+    return WithParts(command, without=() if _trains(name) else LAUNCH)
 
 
 def _trains(name: str) -> bool:
@@ -178,7 +168,7 @@ def _run_flow(
         _print_summary(summary)
         return
     if summary is None:
-        raise ConfigError(f"the data has no rows for {name}; give some by --labelled or --instructions")
+        raise ConfigError(f"the data has no rows for {name}; give some by {list_options()}")
     note = "unchanged" if summary["cached"] else f"{summary['seconds']:.1f} s"
     Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
 
@@ -209,6 +199,8 @@ def _print_summary(result: dict[str, Any]) -> None:
     console.print(table)
     for stage, reason in result["left_out"].items():
         console.print(f"left out:   {stage}, {reason}", soft_wrap=True)
+    for sentence in result["unread"]:
+        console.print(f"not used:   {sentence}", soft_wrap=True)
     program = Path(sys.argv[0]).parent / "mlflow"
     command = settings.mlflow_ui_command
     local = f"{program} {command.removeprefix('mlflow ')}" if program.is_file() else command
@@ -233,7 +225,9 @@ app.command("runs", help="List tracked runs with their headline figures, or send
     models.runs
 )
 app.command("compare", help="Say in what two tracked runs differ.", epilog=epilog("compare"))(compare.compare)
-app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(sweep.sweep)
+app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(
+    WithParts(sweep.sweep)
+)
 app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
     plan.plan
 )

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from flows.cli.examples import DATA_EXAMPLES, epilog
+from flows.cli.part_options import WithParts
 from flows.cli.stopping import stoppable
 from flows.orchestrator.temporary_server import begin_server
 from flows.settings import read_settings
@@ -137,13 +138,9 @@ def _told(link: Link) -> str:
     return f"[bold]{escape(link.name)}[/]{facts}"
 
 
-@data.command("add", epilog=epilog("add", DATA_EXAMPLES))
 def add(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders with files.")],
-    kind: Annotated[
-        Literal["corpus", "labelled", "instructions"] | None,
-        typer.Option(help="What they are; by default the columns of each tell."),
-    ] = None,
+    kind: str | None = None,
     link: Annotated[bool, typer.Option(help="Link instead of copying; the originals must never change again.")] = False,
 ) -> None:
     """Take in data for the next retraining, after reading it through; a Prefect server is told."""
@@ -159,6 +156,9 @@ def add(
     if taken.new:
         read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
         console.print(tell_added(taken), soft_wrap=True)
+
+
+data.command("add", epilog=epilog("add", DATA_EXAMPLES))(WithParts(add))
 
 
 @data.command("remove", epilog=epilog("remove", DATA_EXAMPLES))

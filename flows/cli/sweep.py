@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ RunnerOption = Annotated[
 def sweep(
     stage: Annotated[str, typer.Argument(help="The stage that is made in each trial.")],
     vary: VaryOption,
+    *,
     trials: TrialsOption = None,
     objective: ObjectiveOption = "val/loss",
     maximize: Annotated[bool, typer.Option("--maximize", help="More of the objective is better.")] = False,
@@ -36,8 +38,7 @@ def sweep(
     sets: Annotated[list[str] | None, typer.Option("--set", help="A setting of every trial; repeatable.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the catalogued data sets.")] = None,
     corpus: Annotated[list[Path] | None, typer.Option(help="Own texts, as for pipeline.")] = None,
-    labelled: Annotated[Path | None, typer.Option(help="Own rows with text and label.")] = None,
-    instructions: Annotated[Path | None, typer.Option(help="Own rows with instruction and output.")] = None,
+    rows: Mapping[str, Path],
 ) -> None:
     """Make one stage with many settings, and compare what came of it."""
     server_answers = begin_server(read_settings())
@@ -55,8 +56,7 @@ def sweep(
         workers=workers,
         runner=runner,
     )
-    own = OwnData(corpus=corpus or [], labelled=labelled, instructions=instructions)
-    data = own if (corpus or labelled or instructions) else None
+    data = OwnData.of(corpus or [], rows)
     server_answers()
     given: Any = preset  # the flow refuses what it does not know
     _print(run(plan, given, sets or [], data, None if data_dir is None else data_dir.absolute()), objective)

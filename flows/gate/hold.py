@@ -102,7 +102,7 @@ class Gate:
     def _instrument(self, items: EvaluationSet) -> Instrument:
         config = self.chain.pipeline
         state = {"state": "off", "reason": ""}
-        if items.answers:
+        if items.rows("instruct"):
             state = evaluation.judge_state(config.evaluate, self.chain.settings.ollama_host)
         return Instrument(items, config.evaluate, state, config.instruct.max_new_tokens, self.policy)
 

@@ -14,43 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from eval.digest import digest
+from flows.sources.parts import list_parts
 from gptcore.data import read_texts
 from gptcore.files import read_json_lines, write_json_lines
 from gptcore.tokenizer import Tokenizer
 
 TEXT_CHARS = 4096
 """Characters that are read of a held-out text."""
-_IDENTITY = {"answers": ("instruction", "input"), "classes": ("text",), "texts": ("text",)}
-"""What makes an item known to a model that was trained on it."""
-_PARTS = {"answers": "instruct", "classes": "classify"}
+Items = tuple[dict[str, str], ...]
+_TEXTS = "texts"
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Items by kind, each with an ``id`` that its content decides."""
+    """Held-out texts, and held-out rows of each part of the data, each with an ``id`` that its content decides."""
 
-    answers: tuple[dict[str, str], ...]
-    """``instruction``, ``input``, ``output``."""
-    classes: tuple[dict[str, str], ...]
-    """``text``, ``label``."""
-    texts: tuple[dict[str, str], ...]
-    """``text``."""
+    items: dict[str, Items]
+    """``texts`` and the names of the parts -> their items: ``text``, or the keys of the part."""
     left_out: dict[str, int]
-    """Kind -> items that the champion was trained on."""
+    """The same -> items that the champion was trained on."""
+
+    @property
+    def texts(self) -> Items:
+        """The texts."""
+        return self.items[_TEXTS]
+
+    def rows(self, part: str) -> Items:
+        """The rows of a part; none where it was not registered when the items were chosen."""
+        return self.items.get(part, ())
 
     @property
     def digest(self) -> str:
         """Of all items."""
-        return digest({"answers": self.answers, "classes": self.classes, "texts": self.texts})
+        return digest(self.items)
 
     def sizes(self) -> dict[str, int]:
-        """Kind -> items."""
-        return {"answers": len(self.answers), "classes": len(self.classes), "texts": len(self.texts)}
+        """``texts`` and parts -> how many items."""
+        return {kind: len(items) for kind, items in self.items.items()}
 
     def save(self, folder: Path) -> None:
-        """Write one file per kind."""
-        for kind in self.sizes():
-            write_json_lines(folder / f"{kind}.jsonl", getattr(self, kind))
+        """Write one file for the texts and one for each part."""
+        for kind, items in self.items.items():
+            write_json_lines(folder / f"{kind}.jsonl", items)
 
 
 def evaluation_set(prepared: Path, *, champion: Path | None, max_items: int) -> EvaluationSet:
@@ -61,31 +66,32 @@ def evaluation_set(prepared: Path, *, champion: Path | None, max_items: int) -> 
         champion: that of the champion; None if there is none, or it is the same data.
         max_items: the most of each kind; a choice that the contents alone decide.
     """
-    kinds: dict[str, tuple[dict[str, str], ...]] = {}
+    kinds: dict[str, Items] = {}
     left_out: dict[str, int] = {}
-    for kind, identity in _IDENTITY.items():
+    # what makes an item known to a model that was trained on it
+    for kind, identity in {_TEXTS: ("text",), **{part.name: part.identity for part in list_parts()}}.items():
         known = set() if champion is None else {_identity(item, identity) for item in _trained_on(champion, kind)}
         items = {_identity(item, tuple(item)): item for item in _held_out(prepared, kind)}
         fresh = {name: item for name, item in items.items() if _identity(item, identity) not in known}
         left_out[kind] = len(items) - len(fresh)
         kinds[kind] = tuple({"id": name, **fresh[name]} for name in sorted(fresh)[:max_items])
-    return EvaluationSet(**kinds, left_out=left_out)
+    return EvaluationSet(kinds, left_out)
 
 
 def _held_out(prepared: Path, kind: str) -> Iterator[dict[str, str]]:
-    if kind == "texts":
+    if kind == _TEXTS:
         return _texts(prepared, "val")
     return _rows(prepared, kind, "test")
 
 
 def _trained_on(prepared: Path, kind: str) -> Iterator[dict[str, str]]:
     """What a model was trained on, and what chose among its states."""
-    for split in ("train", "val") if kind != "texts" else ("train",):
-        yield from _texts(prepared, split) if kind == "texts" else _rows(prepared, kind, split)
+    for split in ("train", "val") if kind != _TEXTS else ("train",):
+        yield from _texts(prepared, split) if kind == _TEXTS else _rows(prepared, kind, split)
 
 
-def _rows(prepared: Path, kind: str, split: str) -> Iterator[dict[str, str]]:
-    path = prepared / _PARTS[kind] / f"{split}.jsonl"
+def _rows(prepared: Path, part: str, split: str) -> Iterator[dict[str, str]]:
+    path = prepared / part / f"{split}.jsonl"
     return iter(read_json_lines(path) if path.is_file() else ())
 
 

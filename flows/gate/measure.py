@@ -78,7 +78,7 @@ class Instrument:
         return {
             "items": self.items.digest,
             "decoding": {"max_new_tokens": self.max_new_tokens, "temperature": 0.0},
-            "responses": min(self.policy.max_responses, len(self.items.answers)),
+            "responses": min(self.policy.max_responses, len(self.items.rows("instruct"))),
             "judge": judge,
         }
 
@@ -102,14 +102,14 @@ def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evid
     if files.base is not None and items.texts:
         values["text"] = _text(files.base, items.texts)
     context.on_progress(Progress(1, 4, {}))
-    if files.classifier is not None and len({row["label"] for row in items.classes}) > 1:
-        values["accuracy"] = _accuracy(files.classifier, items)
+    if files.classifier is not None and len({row["label"] for row in items.rows("classify")}) > 1:
+        values["accuracy"] = _accuracy(files.classifier, items.rows("classify"))
     context.on_progress(Progress(2, 4, {}))
-    if files.instruct is not None and items.answers:
+    if files.instruct is not None and items.rows("instruct"):
         model = TextModel.load(files.instruct)
-        values["answers"] = _answers(model, items.answers)
+        values["answers"] = _answers(model, items.rows("instruct"))
         context.on_progress(Progress(3, 4, {}))
-        asked = items.answers[: instrument.policy.max_responses]
+        asked = items.rows("instruct")[: instrument.policy.max_responses]
         samples = [Sample(row["id"], row["instruction"], row["input"], row["output"]) for row in asked]
         responses = model.respond(
             [(row["instruction"], row["input"]) for row in asked],
@@ -145,10 +145,10 @@ def _answers(model: TextModel, rows: Sequence[Mapping[str, str]]) -> Values:
     return {row["id"]: bits_per_byte(each, row["output"]) for row, each in zip(rows, nats, strict=True)}
 
 
-def _accuracy(path: Path, items: EvaluationSet) -> Values:
+def _accuracy(path: Path, rows: Sequence[Mapping[str, str]]) -> Values:
     """1 for the right class and 0 for another; a class that the model was never told of counts against it."""
-    answers = TextClassifier.load(path).classify([row["text"] for row in items.classes])
-    return {row["id"]: float(answer == row["label"]) for row, answer in zip(items.classes, answers, strict=True)}
+    answers = TextClassifier.load(path).classify([row["text"] for row in rows])
+    return {row["id"]: float(answer == row["label"]) for row, answer in zip(rows, answers, strict=True)}
 
 
 def _judged(

@@ -8,15 +8,14 @@ from itertools import chain
 from typing import cast
 
 from flows.recipes.resolve import with_own_data
-from flows.sources.added import Added, DataFolder, DataKind, added_documents, added_rows
+from flows.sources.added import Added, DataFolder, added_documents, added_rows
 from flows.sources.base import Expected, Places, Row, SourceConfig
+from flows.sources.parts import CORPUS, Part, find_kind, list_parts
 from flows.stages.pipeline import Pipeline
 from gptcore.config import set_by_path
 from gptcore.data import Document
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError
-
-_PARTS: dict[str, DataKind] = {"classify": "labelled", "instruct": "instructions"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,16 @@ class Grown(SourceConfig):
     kinds: tuple[str, ...] = ()
     """The kinds of data in it."""
 
+    def __post_init__(self) -> None:
+        """Refuse a kind that nobody knows: its rows would be left out in silence."""
+        for kind in self.kinds:
+            find_kind(kind)
+
     @property
     def parts(self) -> tuple[str, ...]:
-        """The kinds of rows that either has."""
+        """The parts that either has."""
         had = self.base.parts if self.base else ()
-        return tuple(part for part, kind in _PARTS.items() if part in had or kind in self.kinds)
+        return tuple(part.name for part in list_parts() if part.name in had or part.kind in self.kinds)
 
     def digests(self, places: Places) -> dict[str, str]:
         """Those of the source, and the sha256 of every added file."""
@@ -45,37 +49,31 @@ class Grown(SourceConfig):
         """From the base's own, and what was counted when files were added."""
         base = self.base.expected(places) if self.base else Expected(0, {}, {})
         rows, row_chars = dict(base.rows), dict(base.row_chars)
-        for part, kind in _PARTS.items():
-            own = self._entries(places, kind)
+        for part in list_parts():
+            own = self._entries(places, part.kind)
             if own:
-                rows[part] = rows.get(part, 0) + sum(entry.n_items for entry in own)
-                row_chars[part] = row_chars.get(part, 0) + sum(entry.n_chars for entry in own)
-        corpus = base.corpus_chars + sum(entry.n_chars for entry in self._entries(places, "corpus"))
+                rows[part.name] = rows.get(part.name, 0) + sum(entry.n_items for entry in own)
+                row_chars[part.name] = row_chars.get(part.name, 0) + sum(entry.n_chars for entry in own)
+        corpus = base.corpus_chars + sum(entry.n_chars for entry in self._entries(places, CORPUS))
         return Expected(corpus or sum(row_chars.values()), rows, row_chars, base.seconds)
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document] | None:
         """The base's texts, then the added ones; a near duplicate of an earlier text is dropped as everywhere."""
         base = self.base.documents(places, ledger) if self.base else None
-        own = self._entries(places, "corpus")
+        own = self._entries(places, CORPUS)
         if not own:
             return base
         return chain(base or (), added_documents(_folder(places), own))
 
-    def labelled(self, places: Places) -> Iterator[Row] | None:
+    def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
         """The base's rows, then the added ones."""
-        return self._rows(self.base.labelled(places) if self.base else None, places, "labelled")
-
-    def instructions(self, places: Places) -> Iterator[Row] | None:
-        """The base's rows, then the added ones."""
-        return self._rows(self.base.instructions(places) if self.base else None, places, "instructions")
-
-    def _rows(self, base: Iterator[Row] | None, places: Places, kind: DataKind) -> Iterator[Row] | None:
-        own = self._entries(places, kind)
+        base = self.base.rows(part, places) if self.base else None
+        own = self._entries(places, part.kind)
         if not own:
             return base
         return chain(base or (), added_rows(_folder(places), own))
 
-    def _entries(self, places: Places, kind: DataKind | None = None) -> list[Added]:
+    def _entries(self, places: Places, kind: str | None = None) -> list[Added]:
         entries = _folder(places).snapshot(self.snapshot)
         # by content: the order in which files were added changes nothing
         return sorted((e for e in entries if kind in (None, e.kind)), key=lambda entry: entry.sha256)
@@ -100,7 +98,7 @@ def with_added_data(config: Pipeline, folder: DataFolder, *, snapshot: str | Non
         return config
     entries = folder.snapshot(snapshot)
     if alone:  # the shares of the corpus become those of own data
-        config = with_own_data(config, corpus=[folder.path(entry) for entry in entries if entry.kind == "corpus"])
+        config = with_own_data(config, corpus=[folder.path(entry) for entry in entries if entry.kind == CORPUS])
     kinds = tuple(sorted({entry.kind for entry in entries}))
     source = Grown(base=None if alone else config.prepare.source, snapshot=snapshot, kinds=kinds)
     return cast(Pipeline, set_by_path(config, "prepare.source", source))

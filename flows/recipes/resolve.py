@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -49,17 +49,20 @@ def optimizer_overrides(name: str) -> list[str]:
     return [f"{training}.optimizer={OPTIMIZERS[name]}" for training in training_paths(Pipeline())]
 
 
-def with_own_data(
-    config: Pipeline,
-    *,
-    corpus: Sequence[Path] = (),
-    labelled: Path | None = None,
-    instructions: Path | None = None,
-) -> Pipeline:
-    """The same chain on the user's own files; what is not given is left out of the chain."""
-    if not (corpus or labelled or instructions):
+def with_own_data(config: Pipeline, *, corpus: Sequence[Path] = (), rows: Mapping[str, Path] | None = None) -> Pipeline:
+    """The same chain on the user's own files; what is not given is left out of the chain.
+
+    Args:
+        config: the chain.
+        corpus: files or folders of texts.
+        rows: name of a part of the data -> its file.
+
+    Raises:
+        ConfigError: a part is unknown.
+    """
+    if not (corpus or rows):
         return config
-    files = Files(corpus=tuple(corpus), labelled_rows=labelled, instruction_rows=instructions)
+    files = Files.of(corpus, rows or {})
     prepare, preset = replace(config.prepare, source=files), PIPELINES[config.preset]().prepare
     if corpus and prepare.corpus_split == preset.corpus_split:
         # a preset whose rows are made from its corpus leaves a part of that to their tests; own rows need none

@@ -18,6 +18,7 @@ from flows.retraining.drift import Drift, Sample, drift
 from flows.retraining.policy import RetrainPolicy
 from flows.retraining.situation import Situation, Tried
 from flows.sources.added import Added, DataFolder, added_documents, added_rows
+from flows.sources.parts import CORPUS, Part, find_kind, list_parts
 from flows.stages.every import STAGES
 from flows.store import stage_key
 from flows.tracking.runs import PREFIX
@@ -94,9 +95,9 @@ class Look:
             if not name.startswith(_ADDED) and before.get(name) != now.get(name)
         }
         rows = {
-            kind: n
-            for kind in ("labelled", "instructions")
-            if (n := sum(entry.n_items for entry in new if entry.kind == kind))
+            part.kind: n
+            for part in list_parts()
+            if (n := sum(entry.n_items for entry in new if entry.kind == part.kind))
         }
         return replace(
             found,
@@ -168,10 +169,10 @@ def _days(created: datetime) -> float:
 
 
 def _fresh_texts(folder: DataFolder, entries: Sequence[Added]) -> list[str]:
-    texts = [document.text for document in added_documents(folder, (e for e in entries if e.kind == "corpus"))]
+    texts = [document.text for document in added_documents(folder, (e for e in entries if e.kind == CORPUS))]
     for entry in entries:
-        if entry.kind != "corpus":
-            texts += [_row_text(row) for row in added_rows(folder, [entry])]
+        if part := find_kind(entry.kind):
+            texts += [_row_text(part, row) for row in added_rows(folder, [entry])]
     return _some(texts)
 
 
@@ -179,17 +180,16 @@ def _known_texts(prepared: Path, kinds: set[str]) -> list[str]:
     """Held-out texts of the champion's data, of the same kinds."""
     items = evaluation_set(prepared, champion=None, max_items=_MOST_TEXTS)
     texts: list[str] = []
-    if "corpus" in kinds:
+    if CORPUS in kinds:
         texts += [row["text"] for row in items.texts]
-    if "labelled" in kinds:
-        texts += [_row_text(row) for row in items.classes]
-    if "instructions" in kinds:
-        texts += [_row_text(row) for row in items.answers]
+    for part in list_parts():
+        if part.kind in kinds:
+            texts += [_row_text(part, row) for row in items.rows(part.name)]
     return _some(texts)
 
 
-def _row_text(row: dict[str, str]) -> str:
-    return "\n".join(row[key] for key in ("text", "instruction", "input", "output") if row.get(key))
+def _row_text(part: Part, row: dict[str, str]) -> str:
+    return "\n".join(row[key] for key in part.content if row.get(key))
 
 
 def _some(texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ class RetrainPolicy(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     min_new_characters: int = Field(default=20_000, ge=1, description="Of added texts and rows, since the last version")
-    min_new_rows: int = Field(default=100, ge=1, description="Of added labelled or instruction rows; either suffices")
+    min_new_rows: int = Field(default=100, ge=1, description="Of added rows, whatever their part; either suffices")
     max_age_days: float | None = Field(
         default=30.0, gt=0, description="A champion older than this is replaced by less new data, too; None: never"
     )

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
+from flows.sources.parts import CORPUS, find_kind, join_words, list_parts
 from gptcore.config import canonical_json
 from gptcore.data import Document, read_documents
 from gptcore.data.readers import MAX_DOCUMENT_BYTES, ROW_SUFFIXES, TEXT_SUFFIXES, numbered_rows
@@ -27,17 +28,9 @@ from gptcore.errors import DataError
 from gptcore.files import disk_errors, file_sha256, sync, write_json
 from gptcore.locking import hold
 
-DataKind = Literal["corpus", "labelled", "instructions"]
-"""What a file is used for."""
-KINDS: tuple[DataKind, ...] = get_args(DataKind)
 PASSAGE_BYTES = 4096
 """The shortest passage that an added text is cut into."""
 _FEWEST_PASSAGES = 200
-_REQUIRED: dict[DataKind, tuple[str, ...]] = {
-    "corpus": ("text",),
-    "labelled": ("text", "label"),
-    "instructions": ("instruction", "output"),
-}
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +40,8 @@ class Added:
     """One file that was taken in."""
 
     sha256: str
-    kind: DataKind
+    kind: str
+    """What it is used for: ``corpus``, or the kind of a part of the data."""
     suffix: str
     n_bytes: int
     n_items: int
@@ -133,7 +127,7 @@ class DataFolder:
             )
         return path
 
-    def add(self, paths: Sequence[Path], *, kind: DataKind | None = None, link: bool = False) -> Taken:
+    def add(self, paths: Sequence[Path], *, kind: str | None = None, link: bool = False) -> Taken:
         """Take in files, and the files of folders, after reading all of them through.
 
         Args:
@@ -143,6 +137,7 @@ class DataFolder:
                 be written to again.
 
         Raises:
+            ConfigError: there is no such kind.
             DataError: a file cannot be read as what it is; nothing was added.
             OutOfDiskError: there is no room; nothing was added.
         """
@@ -228,8 +223,8 @@ def added_rows(folder: DataFolder, entries: Iterable[Added]) -> Iterator[dict[st
         DataError: a file is missing or was changed.
     """
     for entry in entries:
-        optional = ("input",) if entry.kind == "instructions" else ()
-        for _, row in numbered_rows(folder.verified(entry), required=_REQUIRED[entry.kind], optional=optional):
+        required, optional = _columns(entry.kind)
+        for _, row in numbered_rows(folder.verified(entry), required=required, optional=optional):
             yield row
 
 
@@ -267,17 +262,18 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from usable
 
 
-def _described(path: Path, sha256: str, kind: DataKind | None) -> Added:
+def _described(path: Path, sha256: str, kind: str | None) -> Added:
     """What a file holds; reading it to its end is what finds a broken one."""
     kind = kind or _kind(path)
+    required, optional = _columns(kind)
     suffix = path.suffix.lower()
     n_items = n_chars = 0
     if suffix in TEXT_SUFFIXES:
-        if kind != "corpus":
-            raise DataError(f"{path} is a text without columns, and {kind} needs {', '.join(_REQUIRED[kind])}")
+        if kind != CORPUS:
+            raise DataError(f"{path} is a text without columns, and {kind} needs {', '.join(required)}")
         texts: Iterable[str] = (document.text for document in read_documents(path))
     else:
-        rows = numbered_rows(path, required=_REQUIRED[kind], optional=("input",) if kind == "instructions" else ())
+        rows = numbered_rows(path, required=required, optional=optional)
         texts = ("".join(row.values()) for _, row in rows)
     for text in texts:
         n_items, n_chars = n_items + 1, n_chars + len(text)
@@ -295,16 +291,27 @@ def _described(path: Path, sha256: str, kind: DataKind | None) -> Added:
     )
 
 
-def _kind(path: Path) -> DataKind:
+def _columns(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that a file of a kind has, and those that it may have."""
+    part = find_kind(kind)
+    return (part.required, part.optional) if part else (("text",), ())
+
+
+def _kind(path: Path) -> str:
+    """What the columns of a file tell it to be: of what fits, that which needs the most of them."""
     if path.suffix.lower() in TEXT_SUFFIXES:
-        return "corpus"
-    columns = ("instruction", "output", "text", "label")
+        return CORPUS
+    needed = {**{part.kind: part.required for part in list_parts()}, CORPUS: _columns(CORPUS)[0]}
+    columns = tuple(dict.fromkeys(name for names in needed.values() for name in names))
     _, first = next(numbered_rows(path, required=(), optional=columns))
-    there = {name for name in columns if first[name]}
-    for kind in ("instructions", "labelled", "corpus"):
-        if set(_REQUIRED[kind]) <= there:
-            return kind
+    fitting = {kind: len(names) for kind, names in needed.items() if all(first[name] for name in names)}
+    best = [kind for kind, n in fitting.items() if n == max(fitting.values())]
+    if len(best) == 1:
+        return best[0]
+    if best:
+        raise DataError(f"{path}: its first row fits {join_words(best, 'and')}; say which it is by --kind")
+    known = "; ".join(join_words(names, "and") for names in needed.values())
     raise DataError(
-        f"{path}: its first row has none of: instruction and output; text and label; text. Rename the columns, or say "
-        "what the file is by --kind, and the message names what is missing"
+        f"{path}: its first row has none of: {known}. Rename the columns, or say what the file is by --kind, and the "
+        "message names what is missing"
     )

@@ -1,8 +1,8 @@
 """Where texts and rows come from: the demo's docstrings, the book's data sets, or anyone's own files.
 
-A source says what it is (``digests``, part of every key downstream) and gives up to three streams: documents for
-pretraining, rows ``text, label`` for classification, rows ``instruction, input, output`` for instructions. A row may
-name the ``document`` it was made from; rows of one document never end up in different splits.
+A source says what it is (``digests``, part of every key downstream) and gives streams: documents for pretraining, and
+rows for each part of the data that it has (``flows.sources.parts``). A row may name the ``document`` it was made from;
+rows of one document never end up in different splits.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.sources.parts import Part
 from gptcore.config import Config
 from gptcore.data import Document
 from gptcore.data.ledger import Ledger
 
 Row = dict[str, str]
-
-
-INSTRUCTION_KEYS = ("instruction", "output")
-
-
+"""A row's columns, and perhaps ``document``."""
 PASSAGE_BYTES = 4096
 """The shortest passage that a text is cut into."""
 
@@ -56,7 +53,7 @@ class SourceConfig(Config):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The kinds of rows it has: ``classify``, ``instruct``."""
+        """Names of the parts that it has rows for, in the order in which they are prepared."""
         return ("classify", "instruct")
 
     def digests(self, places: Places) -> dict[str, str]:
@@ -71,10 +68,6 @@ class SourceConfig(Config):
         """Texts for pretraining; ``Document.source`` is the identity that decides the split. None: only rows."""
         raise NotImplementedError
 
-    def labelled(self, places: Places) -> Iterator[Row] | None:
-        """Rows ``text, label`` and perhaps ``document``; None if the source has none."""
-        raise NotImplementedError
-
-    def instructions(self, places: Places) -> Iterator[Row] | None:
-        """Rows ``instruction, input, output`` and perhaps ``document``; None if the source has none."""
+    def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
+        """The rows of a part, with its keys and perhaps ``document``; None if the source has none."""
         raise NotImplementedError

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.sources.base import INSTRUCTION_KEYS, PASSAGE_BYTES, Expected, Places, Row, SourceConfig
+from flows.sources.base import PASSAGE_BYTES, Expected, Places, Row, SourceConfig
 from flows.sources.catalogue import DATA_SETS, fetch
+from flows.sources.parts import CLASSIFY, INSTRUCT, Part
 from gptcore.data import Document, read_documents, read_labelled_tsv, read_rows
 from gptcore.data.ledger import Ledger
 
@@ -35,13 +36,14 @@ class Book(SourceConfig):
         paths = [self._fetch(name, places) for name in ("the-verdict", "tiny-shakespeare")]
         return read_documents(paths, max_document_bytes=PASSAGE_BYTES, ledger=ledger)
 
-    def labelled(self, places: Places) -> Iterator[Row]:
-        """All 5,574 messages."""
-        return read_labelled_tsv(self._fetch("sms-spam", places))
-
-    def instructions(self, places: Places) -> Iterator[Row]:
-        """All 1,100 rows."""
-        return read_rows(self._fetch("book-instructions", places), required=INSTRUCTION_KEYS, optional=("input",))
+    def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
+        """All 5,574 messages; all 1,100 instructions."""
+        if part == CLASSIFY:
+            return read_labelled_tsv(self._fetch("sms-spam", places))
+        if part == INSTRUCT:
+            path = self._fetch("book-instructions", places)
+            return read_rows(path, required=part.required, optional=part.optional)
+        return None
 
     @staticmethod
     def _fetch(name: str, places: Places) -> Path:

@@ -13,6 +13,7 @@ from functools import cached_property
 from flows.sources.base import Expected, Places, Row, SourceConfig
 from flows.sources.docstring_tasks import instruction_rows, masked_text
 from flows.sources.docstrings import LIBRARIES, Docstring, demo_documents
+from flows.sources.parts import CLASSIFY, INSTRUCT, Part
 from gptcore.data import Document, near_duplicate_groups
 from gptcore.data.ledger import Ledger
 
@@ -56,16 +57,20 @@ class Demo(SourceConfig):
         for docstring in docstrings:
             yield Document(docstring.page, self._groups[docstring.document])
 
-    def labelled(self, places: Places) -> Iterator[Row]:
-        """Which library a docstring comes from, its names masked."""
+    def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
+        """Which library a docstring comes from; questions that it answers."""
         del places
+        made = {CLASSIFY: self._labelled, INSTRUCT: self._asked}.get(part)
+        return made() if made else None
+
+    def _labelled(self) -> Iterator[Row]:
+        """Which library a docstring comes from, its names masked."""
         for docstring in self._read[0]:
             document = self._groups[docstring.document]
             yield {"text": masked_text(docstring), "label": docstring.library, "document": document}
 
-    def instructions(self, places: Places) -> Iterator[Row]:
+    def _asked(self) -> Iterator[Row]:
         """Questions that a docstring or a signature answers."""
-        del places
         rows = sorted(instruction_rows(self._read[0]), key=_order)
         for row in rows[: self.instruction_rows]:
             asked = {key: row[key] for key in ("instruction", "input", "output")}

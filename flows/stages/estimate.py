@@ -87,12 +87,11 @@ class Estimate:
                 known=True,
             )
         config, there = self.pipeline.prepare, self.pipeline.prepare.source.expected(self.places)
-        shares = {"classify": config.classify_split, "instruct": config.instruct_split}
         vocab_size = config.vocab_size if config.tokenizer == "bpe" else PRESETS["gpt2-small"].vocab_size
         return Amounts(
             tokens=there.corpus_chars * config.corpus_split[0] / _chars_per_token(vocab_size),
-            rows={part: n * shares[part][0] for part, n in there.rows.items()},
-            test={part: n * shares[part][2] for part, n in there.rows.items()},
+            rows={part: n * config.split(part)[0] for part, n in there.rows.items()},
+            test={part: n * config.split(part)[2] for part, n in there.rows.items()},
             row_chars={part: there.row_chars[part] / max(1, n) for part, n in there.rows.items()},
             vocab_size=vocab_size,
             known=False,

@@ -18,6 +18,7 @@ from typing import Any
 from flows.launch.events import as_event
 from flows.launch.worker import end_with_the_pipe
 from flows.settings import apply_environment, read_settings
+from flows.sources.parts import list_options
 from gptcore.errors import ConfigError, GptcoreError
 from gptcore.files import write_json
 from gptcore.train import Progress
@@ -51,7 +52,7 @@ def make(job: dict[str, Any]) -> dict[str, Any]:
     chain = Chain(configuration(job["preset"], job["overrides"], data), read_settings(), folder, _silent)
     outcome = chain.ensure(job["stage"])
     if outcome is None:
-        raise ConfigError(f"the data has no rows for {job['stage']}; give some by --labelled or --instructions")
+        raise ConfigError(f"the data has no rows for {job['stage']}; give some by {list_options()}")
     return {"key": outcome.key, "run_id": outcome.run_id, "metrics": outcome.result.metrics}
 
 

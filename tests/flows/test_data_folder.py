@@ -14,6 +14,7 @@ from flows.sources.added import DataFolder, added_documents, added_rows
 from flows.sources.added_events import tell_added
 from flows.sources.base import Places
 from flows.sources.files import Files
+from flows.sources.parts import CLASSIFY, INSTRUCT
 from flows.stages.pipeline import Pipeline
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError
@@ -72,7 +73,7 @@ def test_the_same_content_is_added_once_and_the_order_of_addition_is_no_input(
     [
         ("q.jsonl", rows(2) + '{"instruction": "x"}\n', "line 3: the key 'output' is missing"),
         ("q.jsonl", rows(2) + "{broken\n", "line 3"),
-        ("q.csv", "a,b\n1,2\n", "its first row has none of: instruction and output; text and label; text"),
+        ("q.csv", "a,b\n1,2\n", "its first row has none of: text and label; instruction and output; text"),
         ("q.docx", "text", "data is read from .txt"),
         ("q.txt", "", "empty"),
     ],
@@ -140,7 +141,7 @@ def test_passages_keep_their_identity_whatever_is_added_and_wherever_the_folder_
 def test_a_chain_with_added_data_reads_both_and_has_a_key_of_its_own(
     folder: DataFolder, write: Write, tmp_path: Path
 ) -> None:
-    base = with_own_data(resolve("tiny"), instructions=write("own.jsonl", rows(5)))
+    base = with_own_data(resolve("tiny"), rows={"instruct": write("own.jsonl", rows(5))})
     assert with_added_data(base, folder, snapshot=folder.freeze()) == base
     folder.add([write("q.jsonl", rows(3, start=10)), write("l.csv", "text,label\ngood,yes\nbad,no\n")])
     grown = with_added_data(base, folder, snapshot=folder.freeze())
@@ -148,10 +149,10 @@ def test_a_chain_with_added_data_reads_both_and_has_a_key_of_its_own(
     assert isinstance(source, Grown)
     assert source.parts == ("classify", "instruct")
     assert source.documents(places, Ledger()) is None
-    assert [row["output"] for row in source.instructions(places) or ()] == [
+    assert [row["output"] for row in source.rows(INSTRUCT, places) or ()] == [
         f"It is {i}." for i in (0, 1, 2, 3, 4, 10, 11, 12)
     ]
-    assert len(list(source.labelled(places) or ())) == 2
+    assert len(list(source.rows(CLASSIFY, places) or ())) == 2
     assert source.expected(places).rows == {"classify": 2, "instruct": 8}
     assert set(source.digests(places)) > {str(tmp_path / "given/own.jsonl")}
     assert without_added_data(source) == base.prepare.source

@@ -56,7 +56,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         for i in range(150)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return with_own_data(resolve("tiny"), instructions=path)
+    return with_own_data(resolve("tiny"), rows={"instruct": path})
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,9 @@ def test_any_fine_tuning_starts_from_what_transformers_wrote(
     lines = [{"text": f"a row about {i} and {i * 7919}", "label": "ab"[i % 2]} for i in range(120)]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     overrides = [f"pretrain.init={folder}", "pretrain.train.steps=0", "prepare.near_duplicates=none"]
-    chain = Chain(with_own_data(resolve("tiny", overrides=overrides), labelled=rows), settings, None, progress_bar)
+    chain = Chain(
+        with_own_data(resolve("tiny", overrides=overrides), rows={"classify": rows}), settings, None, progress_bar
+    )
 
     base = chain.ensure("pretrain")
     assert base is not None

@@ -130,7 +130,9 @@ def rows(tmp_path: Path) -> Path:
 
 def prepared(folder: Path, corpus: Path, rows: Path, launch: Launch) -> dict[str, str]:
     """Every file that data preparation writes, and its hash."""
-    config = with_own_data(resolve("tiny", overrides=["prepare.near_duplicates=0.9"]), corpus=[corpus], labelled=rows)
+    config = with_own_data(
+        resolve("tiny", overrides=["prepare.near_duplicates=0.9"]), corpus=[corpus], rows={"classify": rows}
+    )
     folder.mkdir()
     nobody = cast("MlflowLogger", None)  # data preparation logs nothing by itself
     context = Context(folder, Places(None, folder / "cache"), nobody, lambda _: None, 1, "", launch=launch)

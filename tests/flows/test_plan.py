@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def labelled_only(folder: Path) -> Pipeline:
     rows = folder / "rows.jsonl"
     rows.write_text(json.dumps({"text": "good", "label": "a"}) + "\n")
-    return with_own_data(resolve("tiny"), labelled=rows)
+    return with_own_data(resolve("tiny"), rows={"classify": rows})
 
 
 def test_before_anything_is_made_everything_will_run_and_nothing_is_created(home: Path) -> None:
@@ -82,12 +82,14 @@ def test_what_exists_what_was_begun_and_what_training_costs_is_told(home: Path, 
     assert lines["pretrain"].cost == "0.00 M tokens, 0.0 TFLOP"
     assert lines["prepare-data"].seconds == 0
     whole = resolve("tiny", overrides=["pretrain.train.steps=none", "pretrain.train.epochs=3"])
-    full = with_own_data(whole, labelled=tmp_path / "rows.jsonl")
+    full = with_own_data(whole, rows={"classify": tmp_path / "rows.jsonl"})
     costs = {line.stage: line.cost for line in plan(full, "pretrain", data_dir=None)}
     # the data did not change: 3 epochs of 960,000 tokens
     assert costs["pretrain"].startswith("2.88 M tokens, ")
     twice = resolve("tiny", overrides=["classify.train.steps=none", "classify.train.epochs=2"])
-    lines_of = plan(with_own_data(twice, labelled=tmp_path / "rows.jsonl"), "finetune-classifier", data_dir=None)
+    lines_of = plan(
+        with_own_data(twice, rows={"classify": tmp_path / "rows.jsonl"}), "finetune-classifier", data_dir=None
+    )
     # 2 epochs of 5,000 rows of 38 characters, 20 tokens
     assert lines_of[-1].cost.startswith("0.20 M tokens, ")
 

@@ -146,13 +146,13 @@ def test_own_texts_leave_nothing_to_tests_that_are_not_made_from_them() -> None:
     texts, rows = Path("texts"), Path("rows.jsonl")
     assert resolve("demo").prepare.corpus_split == (0.8, 0.03, 0.17)
     assert with_own_data(resolve("demo"), corpus=[texts]).prepare.corpus_split == (0.97, 0.03, 0.0)
-    assert with_own_data(resolve("demo"), labelled=rows).prepare.corpus_split == (0.8, 0.03, 0.17)
+    assert with_own_data(resolve("demo"), rows={"classify": rows}).prepare.corpus_split == (0.8, 0.03, 0.17)
     chosen = resolve("demo", overrides=["prepare.corpus_split=0.5,0.25,0.25"])
     assert with_own_data(chosen, corpus=[texts]).prepare.corpus_split == (0.5, 0.25, 0.25)
 
 
 def test_own_data_without_any_path_is_refused() -> None:
-    with pytest.raises(ConfigError, match="own data needs at least one of --corpus, --labelled and --instructions"):
+    with pytest.raises(ConfigError, match="own data needs at least one of --corpus, --labelled or --instructions"):
         Files()
 
 

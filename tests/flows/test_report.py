@@ -200,7 +200,7 @@ def test_the_licence_is_told_for_catalogued_bytes_alone(page: str) -> None:
     assert f"the-verdict {'0' * 64} –" in data  # the catalogue's name with other bytes
     assert "numpy 2.3.1 –" in data
     assert "1,234,567 tokens, train" in data
-    assert "classification 7,680 960 960 3 matplotlib, numpy" in data
+    assert "labelled rows 7,680 960 960 3 matplotlib, numpy" in data
 
 
 def test_loss_curves_of_every_training_are_drawn(page: str) -> None:

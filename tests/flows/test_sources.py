@@ -14,6 +14,7 @@ from flows.sources.catalogue import DATA_SETS
 from flows.sources.demo import Demo
 from flows.sources.docstrings import LIBRARIES
 from flows.sources.files import Files
+from flows.sources.parts import CLASSIFY, INSTRUCT
 from gptcore.data import TextIndex
 from gptcore.data.ledger import Ledger
 from gptcore.errors import DataError
@@ -37,11 +38,11 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
 def test_the_demo_is_the_same_documents_under_three_views(demo: Demo, places: Places) -> None:
     ledger = Ledger()
     documents = [document.source for document in demo.documents(places, ledger)]
-    rows = list(demo.labelled(places))
+    rows = list(demo.rows(CLASSIFY, places) or ())
     assert [row["document"] for row in rows] == documents
     assert ledger.total("kept", stage="read") == len(documents)
     assert {label for label, n in Counter(row["label"] for row in rows).items() if n >= 20} == set(LIBRARIES)
-    questions = list(demo.instructions(places))
+    questions = list(demo.rows(INSTRUCT, places) or ())
     assert 0 < len(questions) <= 40
     assert {row["document"] for row in questions} <= set(documents)
     assert all(row["instruction"] and row["output"] for row in questions)
@@ -57,13 +58,13 @@ def test_the_demo_is_named_by_the_versions_of_the_libraries_and_chosen_the_same_
     assert set(demo.digests(places)) == set(LIBRARIES)
     assert demo.digests(places)["numpy"] == numpy.__version__
     again = Demo(docstrings_per_library=25, instruction_rows=40)
-    assert list(again.instructions(places)) == list(demo.instructions(places))
+    assert list(again.rows(INSTRUCT, places) or ()) == list(demo.rows(INSTRUCT, places) or ())
 
 
 def test_masked_rows_do_not_name_their_library(demo: Demo, places: Places) -> None:
     named = [
         row
-        for row in demo.labelled(places)
+        for row in demo.rows(CLASSIFY, places) or ()
         if row["label"] not in ("stdlib", "torch") and row["label"] in row["text"].lower().split()
     ]
     assert named == []
@@ -74,8 +75,8 @@ def test_the_book_reads_its_four_sets_from_the_folder(shared_data: Path, tmp_pat
     assert book.digests(places) == {
         name: DATA_SETS[name].sha256 for name in ("the-verdict", "tiny-shakespeare", "sms-spam", "book-instructions")
     }
-    assert Counter(row["label"] for row in book.labelled(places)) == {"ham": 4_827, "spam": 747}
-    assert len(list(book.instructions(places))) == 1_100
+    assert Counter(row["label"] for row in book.rows(CLASSIFY, places) or ()) == {"ham": 4_827, "spam": 747}
+    assert len(list(book.rows(INSTRUCT, places) or ())) == 1_100
     ledger = Ledger()
     sizes = Counter[str]()
     for document in book.documents(places, ledger):
@@ -136,12 +137,15 @@ def test_what_is_expected_is_near_what_there_is(shared_data: Path, demo: Demo, p
         told = source.expected(where)
         corpus = sum(len(document.text) for document in source.documents(where, Ledger()) or ())
         assert told.corpus_chars == pytest.approx(corpus, rel=0.3)
-        for part, rows in (("classify", source.labelled(where)), ("instruct", source.instructions(where))):
-            if part == "classify" and isinstance(source, Book):
+        for part in (CLASSIFY, INSTRUCT):
+            if part == CLASSIFY and isinstance(source, Book):
                 continue  # most of the messages are dropped to balance the classes
-            found = [[text for key, text in row.items() if key not in ("document", "label")] for row in rows or ()]
-            assert told.rows[part] == pytest.approx(len(found), rel=0.1)
-            assert told.row_chars[part] == pytest.approx(sum(len(text) for row in found for text in row), rel=0.4)
+            found = [
+                [text for key, text in row.items() if key not in ("document", "label")]
+                for row in source.rows(part, where) or ()
+            ]
+            assert told.rows[part.name] == pytest.approx(len(found), rel=0.1)
+            assert told.row_chars[part.name] == pytest.approx(sum(len(text) for row in found for text in row), rel=0.4)
     rows = write_rows(tmp_path / "l.jsonl", [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}])
     assert Files(labelled_rows=rows).expected(places) == (9, {"classify": 2}, {"classify": 9}, 0.0)
 
@@ -152,6 +156,6 @@ def test_without_a_corpus_there_are_only_rows(places: Places, tmp_path: Path) ->
     source = Files(labelled_rows=labelled, instruction_rows=asked)
     assert source.parts == ("classify", "instruct")
     assert source.documents(places, Ledger()) is None
-    assert Files(labelled_rows=labelled).instructions(places) is None
-    assert Files(instruction_rows=asked).labelled(places) is None
+    assert Files(labelled_rows=labelled).rows(INSTRUCT, places) is None
+    assert Files(instruction_rows=asked).rows(CLASSIFY, places) is None
     assert Files(instruction_rows=asked).parts == ("instruct",)

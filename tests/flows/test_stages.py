@@ -71,7 +71,9 @@ def context(folder: Path, told: list[Progress]) -> Context:
 
 
 def own(rows: Path, *overrides: str) -> Pipeline:
-    return with_own_data(resolve("tiny", overrides=["prepare.near_duplicates=none", *overrides]), labelled=rows)
+    return with_own_data(
+        resolve("tiny", overrides=["prepare.near_duplicates=none", *overrides]), rows={"classify": rows}
+    )
 
 
 def chain(config: Pipeline, home: Path, host: str = "127.0.0.1:9") -> Chain:
@@ -151,7 +153,7 @@ def test_too_few_rows_are_told_with_what_became_of_them(
     path = tmp_path / "rows.jsonl"
     lines = [{"text": f"one row like any other, number {i} of these", "label": "ab"[i % 2]} for i in range(n)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = with_own_data(resolve("tiny", overrides=overrides), labelled=path)
+    config = with_own_data(resolve("tiny", overrides=overrides), rows={"classify": path})
     with pytest.raises(DataError, match=message):
         prepare.run(config, NOTHING, context(tmp_path, []))
 
@@ -203,7 +205,9 @@ def test_a_part_that_the_data_does_not_have_is_named_beside_those_it_has() -> No
         tokenizer="t", tokenizer_digest="0", vocab_size=300, tokens={}, parts={"classify": facts}, metrics={}
     )
     assert made.part("classify") is facts
-    with pytest.raises(ConfigError, match="the data has no rows for instruct; it has classify"):
+    with pytest.raises(
+        ConfigError, match=r"the data has no rows for instruct \(it has classify\); give some by --instructions"
+    ):
         made.part("instruct")
 
 

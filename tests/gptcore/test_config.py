@@ -30,7 +30,7 @@ from gptcore.objectives import Classify, Distill, NextToken, Objective
 from gptcore.readers import TextReader
 from gptcore.run import Run
 from gptcore.train import Constant, Cosine, Muon, OptimizerConfig, Schedule, SpikePolicy, TrainConfig
-from gptcore.transforms import NF4, Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
+from gptcore.transforms import NF4, Adapter, Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
 
 LORA = LoRA(rank=4, targets=("qkv",), also_train=("head",))
 VALUES: list[Config] = [
@@ -67,7 +67,7 @@ VALUES: list[Config] = [
         data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), init=Path("c"), transforms=(LORA,)
     ),
 ]
-ABSTRACT = {Config, NetworkConfig, WordNetworkConfig, ModelConfig, Data, Objective, Transform, Schedule}
+ABSTRACT = {Config, Adapter, NetworkConfig, WordNetworkConfig, ModelConfig, Data, Objective, Transform, Schedule}
 
 
 @dataclass(frozen=True)

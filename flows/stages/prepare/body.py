@@ -2,8 +2,7 @@
 
 tokenizer/                       the tokenizer
 corpus/train, corpus/val         token shards
-classify/{train,val,test}.jsonl  rows text, label
-instruct/{train,val,test}.jsonl  rows instruction, input, output
+<part>/{train,val,test}.jsonl    rows of a part of the data, with its keys: classify, instruct
 ledger.json                      what became of every document and row
 """
 
@@ -22,6 +21,7 @@ from typing import Any
 from flows.launch.fan_out import fan_out
 from flows.sources.base import Row
 from flows.sources.hub import local_checkpoint
+from flows.sources.parts import Part, find_part
 from flows.stages.context import Context, Inputs
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare.recipe import PrepareStage
@@ -44,20 +44,14 @@ from gptcore.tokenizer import Tokenizer, gpt2_tokenizer, train_bpe
 from gptcore.train import Progress
 
 SPLITS = ("train", "val", "test")
-_ROW_KEYS = {"classify": ("text", "label"), "instruct": ("instruction", "input", "output")}
-_IDENTITY = {"classify": ("text",), "instruct": ("instruction", "input")}
-"""What makes two rows equal."""
-_CONTENT = {"classify": ("text",), "instruct": ("instruction", "input", "output")}
-"""What makes two rows nearly equal: questions about different things are alike in their words, their answers differ."""
-_TEXT = ("text", "instruction", "input", "output")
-"""The keys whose values a base model may be trained on."""
 
 
 def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> PrepareResult:
     """Prepare everything the source offers; normal forms, signatures and tokens by the workers of ``context.launch``.
 
     Raises:
-        DataError: nothing usable is left.
+        ConfigError: the source has rows of a part that is not registered.
+        DataError: nothing usable is left, or a row lacks a key.
     """
     del inputs
     with fan_out(context.launch) as spread:
@@ -66,7 +60,8 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> PrepareResult:
 
 def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResult:
     ledger = Ledger()
-    n_steps = 5
+    offered = [find_part(name) for name in config.source.parts]
+    n_steps = 3 + len(offered)
 
     def tell(step: int) -> None:
         context.on_progress(Progress(step, n_steps, {}))
@@ -79,18 +74,16 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResul
         _split_corpus(documents, config, texts, ledger, spread)
     tell(1)
     parts: dict[str, PartFacts] = {}
-    for part, rows in (
-        ("classify", config.source.labelled(context.places)),
-        ("instruct", config.source.instructions(context.places)),
-    ):
+    for step, part in enumerate(offered, 2):
+        rows = config.source.rows(part, context.places)
         if rows is not None:
-            parts[part] = _prepare_part(part, rows, config, context.folder / part, ledger, spread)
-        tell(2 if part == "classify" else 3)
+            parts[part.name] = _prepare_part(part, rows, config, context.folder / part.name, ledger, spread)
+        tell(step)
     if documents is None:
         _rows_as_corpus(config, context.folder, parts, texts, ledger, spread)
     tokenizer = _tokenizer(config, context, texts, parts, ledger)
     tokenizer.save(context.folder / "tokenizer")
-    tell(4)
+    tell(n_steps - 1)
     tokens = {}
     for split in ("train", "val"):
         folder = context.folder / "corpus" / split
@@ -101,7 +94,7 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResul
     shutil.rmtree(texts)
     ledger.check()
     ledger.save(context.folder / "ledger.json")
-    tell(5)
+    tell(n_steps)
     return PrepareResult(
         tokenizer=tokenizer.name,
         tokenizer_digest=tokenizer.digest,
@@ -152,10 +145,10 @@ def _rows_as_corpus(
     """The rows' own texts, but not those of the tests: no base model has seen what it is asked in the end."""
 
     def documents() -> Iterator[Document]:
-        for part in parts:
+        for part in map(find_part, parts):
             for name in ("train", "val"):
-                for row in read_json_lines(folder / part / f"{name}.jsonl"):
-                    text = _join(row, _TEXT)
+                for row in read_json_lines(folder / part.name / f"{name}.jsonl"):
+                    text = _join(row, part.content)
                     yield Document(text, f"corpus\n{text}")  # a split of its own: the text's hash put it here
 
     train, val, _ = config.corpus_split
@@ -189,26 +182,25 @@ def _read_texts(path: Path) -> Iterator[str]:
 
 
 def _prepare_part(
-    part: str, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger, spread: Spread
+    part: Part, rows: Iterable[Row], config: PrepareStage, folder: Path, ledger: Ledger, spread: Spread
 ) -> PartFacts:
-    identity, near = _IDENTITY[part], config.near_duplicates
+    near = config.near_duplicates
     clean = prepare_rows(
-        rows,
-        key=identity,
-        content=_CONTENT[part],
+        _complete(part, rows, type(config.source).__name__),
+        key=part.identity,
+        content=part.content,
         ledger=ledger,
-        stage=f"{part}: clean",
+        stage=f"{part.name}: clean",
         near_duplicate_threshold=near,
         spread=spread,
     )
-    fractions = config.classify_split if part == "classify" else config.instruct_split
     split: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for name, row in split_by_hash(
-        _balanced(clean, ledger) if part == "classify" and config.balance else clean,
-        text=lambda row: row.get("document") or _join(row, identity),
-        fractions=dict(zip(SPLITS, fractions, strict=True)),
+        _balanced(part, clean, ledger) if part.label and config.balance else clean,
+        text=lambda row: row.get("document") or _join(row, part.identity),
+        fractions=dict(zip(SPLITS, config.split(part.name), strict=True)),
         ledger=ledger,
-        stage=f"{part}: split",
+        stage=f"{part.name}: split",
         near_duplicate_threshold=None,
         unit="rows",
     ):
@@ -217,27 +209,39 @@ def _prepare_part(
     for name, kept in split.items():
         if not kept:
             raise DataError(
-                f"no {name} row is left for {part}: {_fate(ledger, part)}; add rows, or change prepare.{part}_split or "
-                "prepare.near_duplicates"
+                f"no {name} row is left for {part.name}: {_fate(ledger, part.name)}; add rows, or change "
+                f"prepare.{config.split_setting(part.name)} or prepare.near_duplicates"
             )
-        _write_rows(folder / f"{name}.jsonl", kept, keys=_ROW_KEYS[part])
+        _write_rows(folder / f"{name}.jsonl", kept, keys=part.keys)
     return PartFacts(
         rows={name: len(kept) for name, kept in split.items()},
-        train_chars=sum(len(_join(row, _CONTENT[part])) for row in split["train"]),
+        train_chars=sum(len(_join(row, part.content)) for row in split["train"]),
         leaks=leaks,
-        labels=tuple(_labels(split)) if part == "classify" else (),
+        labels=tuple(_labels(split, part.label)) if part.label else (),
     )
 
 
-def _labels(split: Mapping[str, list[Row]]) -> list[str]:
+def _complete(part: Part, rows: Iterable[Row], source: str) -> Iterator[Row]:
+    """The rows with empty texts for what they may lack."""
+    for number, row in enumerate(rows, 1):
+        missing = [key for key in part.required if not isinstance(row.get(key), str)]
+        if missing:
+            found = ", ".join(map(repr, row)) or "none"
+            raise DataError(
+                f"{source}, row {number} of {part.name}: expected a text under {missing[0]!r}, got the keys {found}"
+            )
+        yield dict.fromkeys(part.optional, "") | row
+
+
+def _labels(split: Mapping[str, list[Row]], key: str) -> list[str]:
     """The classes of the training rows, sorted.
 
     Raises:
         DataError: there is only one, or a held-out row has another.
     """
-    known = {row["label"] for row in split["train"]}
+    known = {row[key] for row in split["train"]}
     for name in ("val", "test"):
-        unseen = Counter(row["label"] for row in split[name] if row["label"] not in known)
+        unseen = Counter(row[key] for row in split[name] if row[key] not in known)
         if unseen:
             label, n = unseen.most_common(1)[0]
             raise DataError(
@@ -252,10 +256,10 @@ def _labels(split: Mapping[str, list[Row]]) -> list[str]:
     return sorted(known)
 
 
-def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, ledger: Ledger, spread: Spread) -> int:
+def _remove_leaks(part: Part, split: dict[str, list[Row]], near: float | None, ledger: Ledger, spread: Spread) -> int:
     """Take out of val and test what stands in train; the number of rows that leaked."""
     leaks = 0
-    for keys, threshold in ((_IDENTITY[part], None), (_CONTENT[part], near)):
+    for keys, threshold in ((part.identity, None), (part.content, near)):
         train = (_join(row, keys) for row in split["train"])
         seen = TrainingTexts(train, near_duplicate_threshold=threshold, spread=spread)
         for name in ("val", "test"):
@@ -266,20 +270,20 @@ def _remove_leaks(part: str, split: dict[str, list[Row]], near: float | None, le
     return leaks
 
 
-def _balanced(rows: Iterable[Row], ledger: Ledger) -> list[Row]:
-    """As many rows of each class as the smallest has; which ones, the hash of the text decides."""
+def _balanced(part: Part, rows: Iterable[Row], ledger: Ledger) -> list[Row]:
+    """As many rows of each class as the smallest has; which ones, the hash of what is theirs decides."""
     by_label: dict[str, list[Row]] = {}
     for row in rows:
-        by_label.setdefault(row["label"], []).append(row)
+        by_label.setdefault(row[part.label], []).append(row)
     smallest = min((len(group) for group in by_label.values()), default=0)
-    kept = []
+    kept, stage = [], f"{part.name}: balance"
     for label, group in sorted(by_label.items()):
-        ledger.count("classify: balance", "in", n=len(group))
-        ledger.count("classify: balance", "kept", n=smallest)
+        ledger.count(stage, "in", n=len(group))
+        ledger.count(stage, "kept", n=smallest)
         if len(group) > smallest:
             reason = f"class {label} is larger"
-            ledger.count("classify: balance", "dropped", n=len(group) - smallest, reason=reason)
-        kept += sorted(group, key=lambda row: _hash(row["text"]))[:smallest]
+            ledger.count(stage, "dropped", n=len(group) - smallest, reason=reason)
+        kept += sorted(group, key=lambda row: _hash(_join(row, part.identity)))[:smallest]
     return kept
 
 
@@ -309,9 +313,9 @@ def _training_texts(
             continue
         ledger.count("tokenizer", "kept", unit="documents")
         yield text
-    for part in parts:
-        for row in read_json_lines(folder / part / "train.jsonl"):
-            yield _join(row, _ROW_KEYS[part])
+    for part in map(find_part, parts):
+        for row in read_json_lines(folder / part.name / "train.jsonl"):
+            yield _join(row, part.keys)
 
 
 def _write_rows(path: Path, rows: list[Row], *, keys: tuple[str, ...]) -> None:

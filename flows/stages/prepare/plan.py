@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.stages.estimate import Cost, Estimate
+from flows.stages.unread import describe_unread
 
 _PREPARED_CHARS = 2e6
 """Characters that are prepared in a second, all of it on one core; measured on a few megabytes of documentation."""
@@ -10,6 +11,8 @@ _PREPARED_CHARS = 2e6
 
 def cost(estimate: Estimate) -> Cost:
     """From the sizes of the sources."""
-    there = estimate.pipeline.prepare.source.expected(estimate.places)
+    source = estimate.pipeline.prepare.source
+    there = source.expected(estimate.places)
     n_chars = there.corpus_chars + sum(there.row_chars.values())
-    return Cost(f"about {n_chars / 1e6:.1f} M characters", seconds=there.seconds + n_chars / _PREPARED_CHARS)
+    words = "; ".join([f"about {n_chars / 1e6:.1f} M characters", *describe_unread(source.parts)])
+    return Cost(words, seconds=there.seconds + n_chars / _PREPARED_CHARS)

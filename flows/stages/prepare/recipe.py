@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from flows.sources.base import SourceConfig
 from flows.sources.every import SOURCES
-from gptcore.config import Config, at_least
+from gptcore.config import Config, at_least, later
 from gptcore.errors import ConfigError
+
+_OWN_SPLITS = {"classify": "classify_split", "instruct": "instruct_split"}
+"""Parts of the data whose shares have settings of their own."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class PrepareStage(Config):
     """Shares of training, validation and test rows for classification."""
     instruct_split: tuple[float, float, float] = (0.85, 0.05, 0.1)
     """The same for instructions."""
+    rows_split: tuple[float, float, float] = later((0.8, 0.1, 0.1))
+    """The same for the rows of every further part of the data."""
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only while the data is prepared, or after."""
@@ -44,7 +49,7 @@ class PrepareStage(Config):
             raise ConfigError(
                 f"prepare.near_duplicates is {self.near_duplicates}; it must lie between 0 and 1, or be none"
             )
-        for name in ("corpus_split", "classify_split", "instruct_split"):
+        for name in ("corpus_split", *_OWN_SPLITS.values(), "rows_split"):
             shares = getattr(self, name)
             # a corpus need not leave anything to the tests of the rows
             needed = shares if name != "corpus_split" else shares[:2]
@@ -53,3 +58,12 @@ class PrepareStage(Config):
                     f"prepare.{name} is {shares}; the shares of train, val and test must add up to 1, and none may be 0"
                     + (" but the last" if needed != shares else "")
                 )
+
+    def split_setting(self, part: str) -> str:
+        """The name of the setting with the shares of a part's rows."""
+        return _OWN_SPLITS.get(part, "rows_split")
+
+    def split(self, part: str) -> tuple[float, float, float]:
+        """Shares of a part's rows for training, validation and test."""
+        shares: tuple[float, float, float] = getattr(self, self.split_setting(part))
+        return shares

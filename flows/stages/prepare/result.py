@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from flows.sources.parts import find_part
 from flows.stages.result import StageResult
 from gptcore.config import Config, Json
 from gptcore.errors import ConfigError
@@ -56,5 +57,6 @@ class PrepareResult(StageResult):
             ConfigError: the data has no such rows.
         """
         if name not in self.parts:
-            raise ConfigError(f"the data has no rows for {name}; it has {', '.join(self.parts) or 'a corpus alone'}")
+            has = ", ".join(self.parts) or "a corpus alone"
+            raise ConfigError(f"the data has no rows for {name} (it has {has}); give some by {find_part(name).option}")
         return self.parts[name]

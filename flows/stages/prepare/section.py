@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from flows.sources.catalogue import DATA_SETS
+from flows.sources.parts import list_parts
 from flows.stages.outcome import PipelineReport
 from flows.stages.prepare.result import PrepareResult
 from flows.stages.pretrain.result import PretrainResult
 from flows.stages.registry import Headline
+from flows.stages.unread import describe_unread
 
 
 def section(report: PipelineReport) -> dict[str, Any] | None:
@@ -16,6 +18,8 @@ def section(report: PipelineReport) -> dict[str, Any] | None:
     result, base = report.result(PrepareResult), report.result(PretrainResult)
     return {
         "prepared": result,
+        "part_titles": {part.name: part.title for part in list_parts()},
+        "unread": describe_unread(result.parts if result else ()),
         "model": base.model if base else None,
         "source_kind": report.config.get("prepare", {}).get("source", {}).get("kind", ""),
         "sources": [_source(name, digest) for name, digest in sorted(report.sources.items())],

@@ -97,8 +97,10 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSet:
 
 
 def test_the_items_are_named_and_chosen_by_content_and_capped(items: EvaluationSet, tmp_path: Path) -> None:
-    assert items.sizes() == {"answers": 16, "classes": 16, "texts": 16}
-    assert len({row["id"] for kind in (items.answers, items.classes, items.texts) for row in kind}) == 48
+    assert items.sizes() == {"texts": 16, "classify": 16, "instruct": 16}
+    assert (
+        len({row["id"] for kind in (items.rows("instruct"), items.rows("classify"), items.texts) for row in kind}) == 48
+    )
     mixed = prepared(tmp_path / "mixed", test=[*range(19, -1, -1)], train=range(50, 60))
     assert evaluation_set(mixed, champion=None, max_items=16).digest == items.digest
     assert evaluation_set(mixed, champion=None, max_items=15).digest != items.digest
@@ -109,8 +111,8 @@ def test_items_that_the_champion_was_trained_on_are_left_out_and_counted(tmp_pat
     ours = prepared(tmp_path / "ours", test=range(20), train=range(100, 110))
     theirs = prepared(tmp_path / "theirs", test=range(30, 40), train=range(15, 30))
     found = evaluation_set(ours, champion=theirs, max_items=100)
-    assert found.sizes() == {"answers": 15, "classes": 15, "texts": 15}
-    assert found.left_out == {"answers": 5, "classes": 5, "texts": 5}
+    assert found.sizes() == {"texts": 15, "classify": 15, "instruct": 15}
+    assert found.left_out == {"texts": 5, "classify": 5, "instruct": 5}
 
 
 def test_every_item_is_measured_and_the_same_model_measures_the_same(items: EvaluationSet, tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_every_item_is_measured_and_the_same_model_measures_the_same(items: Eval
         "rouge_l": 12,
     }
     rows = [json.loads(line) for line in (tmp_path / "one/responses.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [row["id"] for row in items.answers[:12]]
+    assert [row["id"] for row in rows] == [row["id"] for row in items.rows("instruct")[:12]]
 
 
 def test_models_with_other_tokenizers_share_a_key_and_a_scale(items: EvaluationSet, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_models_with_other_tokenizers_share_a_key_and_a_scale(items: EvaluationS
 def test_a_class_that_the_model_was_never_told_of_counts_against_it(items: EvaluationSet, tmp_path: Path) -> None:
     files = model_files(tmp_path / "a", labels=("red", "violet"))
     values = measure(files, instrument(items), context(tmp_path / "one")).values["accuracy"]
-    assert {values[row["id"]] for row in items.classes if row["label"] != "red"} == {0.0}
+    assert {values[row["id"]] for row in items.rows("classify") if row["label"] != "red"} == {0.0}
 
 
 def test_parts_that_a_model_lacks_are_absent(items: EvaluationSet, tmp_path: Path) -> None:
