@@ -28,7 +28,7 @@ def keep_freed_memory() -> str:
     Returns:
         Which allocator is active, for the log.
     """
-    other = _preloaded()
+    other = _find_preloaded()
     if other is not None:
         return f"{other} (preloaded)"
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
@@ -51,13 +51,13 @@ def restart_with_huge_pages() -> None:
 
 def _can_have_huge_pages() -> bool:
     name, version = platform.libc_ver()
-    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35) or _preloaded() is not None:
+    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35) or _find_preloaded() is not None:
         return False
     choice = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return choice.exists() and "[madvise]" in choice.read_text(encoding="ascii")
 
 
-def _preloaded() -> str | None:
+def _find_preloaded() -> str | None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None

@@ -49,10 +49,10 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
 
-        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
-        return dataclasses.replace(self, inputs=moved(self.inputs), targets=moved(self.targets))
+        return dataclasses.replace(self, inputs=move(self.inputs), targets=move(self.targets))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class ModelSpec(Config):
         """The names of the head's outputs, as those of classes; empty where they have none."""
         return next((each.outputs for each in reversed(self.transforms) if each.head), ())
 
-    def merged(self) -> ModelSpec:
+    def merge(self) -> ModelSpec:
         """The same after the updates beside its layers were merged into them."""
         return replace(self, transforms=tuple(each for each in self.transforms if not each.merges_away))
 
@@ -248,8 +248,8 @@ def _check_promises(spec: ModelSpec, path: Path) -> None:
     least = spec.model.least_numbers()
     if least > 8 * n_bytes:
         raise CheckpointError(
-            f"{path}: model.json promises a {spec.model.said()} of at least {least:,} numbers, but model.safetensors "
-            f"has {n_bytes:,} bytes; it is damaged"
+            f"{path}: model.json promises a {spec.model.describe()} of at least {least:,} numbers, but "
+            f"model.safetensors has {n_bytes:,} bytes; it is damaged"
         )
 
 

@@ -46,10 +46,10 @@ class Config:
         """
         super().__init_subclass__(**rest)
         known = KINDS.setdefault(cls.__name__, cls)
-        if _defined_at(known) != _defined_at(cls):
+        if _qualified_name(known) != _qualified_name(cls):
             raise ConfigError(
-                f"two kinds of configuration are named {cls.__name__!r}: {_defined_at(known)} and {_defined_at(cls)}; "
-                "rename one, since a JSON form names its kind by the class name alone"
+                f"two kinds of configuration are named {cls.__name__!r}: {_qualified_name(known)} and "
+                f"{_qualified_name(cls)}; rename one, since a JSON form names its kind by the class name alone"
             )
         KINDS[cls.__name__] = cls
 
@@ -95,7 +95,7 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def at_least(config: Config, **lowest: int) -> None:
+def require_at_least(config: Config, **lowest: int) -> None:
     """Refuse fields below their lowest value.
 
     Raises:
@@ -155,7 +155,7 @@ def _is_silent(field: dataclasses.Field[Any], value: Any) -> bool:
     return bool(field.metadata.get("silent")) and value == field.default
 
 
-def _defined_at(kind: type[Config]) -> str:
+def _qualified_name(kind: type[Config]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

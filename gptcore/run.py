@@ -31,8 +31,8 @@ from gptcore.readers import ImageReader, Reader, Readers
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
-from gptcore.train.measure import EnergyMeter, energy_logged
-from gptcore.train.parallel import Kind, Parallel, joined
+from gptcore.train.measure import EnergyMeter, log_energy
+from gptcore.train.parallel import Kind, Parallel, join_group
 from gptcore.train.result import Progress, TrainResult
 from gptcore.train.state import FINISHED
 from gptcore.train.trainer import Trainer
@@ -100,17 +100,17 @@ class Run(Config):
         """
         out.mkdir(parents=True, exist_ok=True)
         allocator = keep_freed_memory()
-        with joined(parallel) as members, self._alone(out, members):
+        with join_group(parallel) as members, self._alone(out, members):
             trainer = self.trainer(out, log, parallel=members)
             trainer.on_progress = on_progress if members.rank == 0 else None
-            if (metrics := trainer.state.finished()) is not None:
-                trainer.records.tell(metrics)
+            if (metrics := trainer.state.read_figures()) is not None:
+                trainer.records.track(metrics)
                 return TrainResult(out / FINISHED, metrics)
             trainer.resume()
             if members.rank == 0:
                 log.log_params(self._facts(trainer) | {"allocator": allocator})
                 write_json(out / "run.json", self.to_dict())  # only now: a refused run leaves the first one's settings
-            with energy_logged(meter if members.rank == 0 else None, log):
+            with log_energy(meter if members.rank == 0 else None, log):
                 return trainer.fit()
 
     @staticmethod
@@ -197,7 +197,7 @@ class Run(Config):
             template=self.template or spec.template,
             tokenizer_digest=readers.tokenizer.digest if readers.tokenizer else "",
             images_digest=readers.images.digest if readers.images else "",
-            reader=reader.within(spec.words.context_length) if reader else spec.reader,
+            reader=reader.fit_context(spec.words.context_length) if reader else spec.reader,
         )
         return model, spec, digest
 
@@ -214,12 +214,12 @@ def check_start(path: Path, theirs: Readers, ours: Readers) -> None:
         differs = theirs.digests().get(name) != ours.digests().get(name)
         if differs and not (name == "tokenizer" and extended):
             raise TokenizerMismatch(
-                f"the checkpoint {path} was trained with {name} {_shown(was.get(name))}, "
-                f"the data with {_shown(now.get(name))}; prepare the data with the checkpoint's own"
+                f"the checkpoint {path} was trained with {name} {_describe_reader(was.get(name))}, "
+                f"the data with {_describe_reader(now.get(name))}; prepare the data with the checkpoint's own"
             )
 
 
-def _shown(reader: Reader | None) -> str:
+def _describe_reader(reader: Reader | None) -> str:
     return f"{reader.name} ({reader.digest[:12]})" if reader else "none"
 
 
@@ -237,7 +237,8 @@ def check_fit(source: Source, model: Network, readers: Readers) -> None:
         if digest != readers.digests().get(name, ""):
             raise TokenizerMismatch(
                 f"the data was made with {name} {digest[:12] or 'none'}, "
-                f"this run uses {_shown(dict(readers.present()).get(name))}; prepare the data again with that one"
+                f"this run uses {_describe_reader(dict(readers.present()).get(name))}; "
+                "prepare the data again with that one"
             )
     model.config.check_fit(source.limits)
 

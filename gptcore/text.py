@@ -103,7 +103,7 @@ class TextModel:
         ]
         n_done = 0
 
-        def tell(number: int, event: Event) -> None:
+        def report(number: int, event: Event) -> None:
             nonlocal n_done
             if on_text and event.text:
                 on_text(number, event.text)
@@ -113,7 +113,7 @@ class TextModel:
                     on_done(n_done)
 
         generator = Generator(self.model, tokenizer=self.tokenizer, slots=max(1, min(batch_size, len(requests))))
-        return [answer.text.strip() for answer in generator.generate(requests, on_event=tell)]
+        return [answer.text.strip() for answer in generator.generate(requests, on_event=report)]
 
     def respond_with_draft(
         self, instruction: str, *, draft: TextModel, sampling: Sampling, stop: Sequence[str] = (), n_ahead: int = 4
@@ -144,7 +144,7 @@ class TextModel:
             )
         context = min(self.model.config.context_length, draft.model.config.context_length)
         ids, room = self.encode(instruction), _prompt_room(context, sampling)
-        _tell_cut(ids, room)
+        _warn_of_cut(ids, room)
         found = speculate(
             self.model,
             ids[-room:],
@@ -205,7 +205,7 @@ class TextModel:
             ledger.count("answer", "kept", split="test")
             if len(ids) > room:
                 ledger.count("answer", "cut", reason="prompt longer than the context allows", split="test")
-        _tell_cut(ids, room)
+        _warn_of_cut(ids, room)
         return Request(
             ids,
             sampling,
@@ -221,7 +221,7 @@ def _prompt_room(context: int, sampling: Sampling) -> int:
     return max(context - sampling.max_new_tokens, context // 2, 1)
 
 
-def _tell_cut(ids: Sequence[int], room: int) -> None:
+def _warn_of_cut(ids: Sequence[int], room: int) -> None:
     if len(ids) > room:
         logger.warning("a prompt of %d tokens was cut to its last %d", len(ids), room)
 

@@ -156,10 +156,10 @@ def doctor(
 
 
 def _check_kernels() -> tuple[str, str]:
-    from gptcore.kernels import Native, built_library
+    from gptcore.kernels import Native, build_library
 
     try:
-        kernels = Native(library := built_library())
+        kernels = Native(library := build_library())
     except ConfigError as error:
         return "absent", f"inference is slower without them: {error}"
     return "ok", f"{kernels.lanes}, {library}"

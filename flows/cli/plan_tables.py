@@ -110,7 +110,7 @@ def placed(job: Job, *, parallel: Literal["auto", "ddp", "fsdp"], micro_batch: i
         kinds = (parallel,)
     elif job.n_gpus == 1 or job.precision == "fp16":
         kinds = ("ddp",)
-    return scaling.fitted(job, parallels=kinds, micro_batch_size=micro_batch)
+    return scaling.fit_job(job, parallels=kinds, micro_batch_size=micro_batch)
 
 
 def computed(

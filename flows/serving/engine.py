@@ -91,7 +91,7 @@ class Engine:
             Refusal: too many are waiting.
         """
         sizes = {"context_length": self.generator.context_length, "vocab_size": self.generator.vocab_size}
-        n_cut = sum(request.fitted(**sizes)[1] for request in requests)
+        n_cut = sum(request.fit_prompt(**sizes)[1] for request in requests)
         if len(requests) > self._limit:
             raise Refusal(f"{len(requests)} prompts and choices at once; this server takes {self._limit} at most")
         if self._n_open + len(requests) > self._limit:

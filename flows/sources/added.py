@@ -23,7 +23,7 @@ from typing import NamedTuple
 from flows.sources.parts import CORPUS, find_kind, join_words, list_parts
 from gptcore.config import canonical_json
 from gptcore.data import Document, read_documents
-from gptcore.data.readers import MAX_DOCUMENT_BYTES, ROW_SUFFIXES, TEXT_SUFFIXES, numbered_rows
+from gptcore.data.readers import MAX_DOCUMENT_BYTES, ROW_SUFFIXES, TEXT_SUFFIXES, read_numbered_rows
 from gptcore.errors import DataError
 from gptcore.files import disk_errors, file_sha256, sync, write_json
 from gptcore.locking import hold
@@ -224,7 +224,7 @@ def added_rows(folder: DataFolder, entries: Iterable[Added]) -> Iterator[dict[st
     """
     for entry in entries:
         required, optional = _columns(entry.kind)
-        for _, row in numbered_rows(folder.verified(entry), required=required, optional=optional):
+        for _, row in read_numbered_rows(folder.verified(entry), required=required, optional=optional):
             yield row
 
 
@@ -273,7 +273,7 @@ def _described(path: Path, sha256: str, kind: str | None) -> Added:
             raise DataError(f"{path} is a text without columns, and {kind} needs {', '.join(required)}")
         texts: Iterable[str] = (document.text for document in read_documents(path))
     else:
-        rows = numbered_rows(path, required=required, optional=optional)
+        rows = read_numbered_rows(path, required=required, optional=optional)
         texts = ("".join(row.values()) for _, row in rows)
     for text in texts:
         n_items, n_chars = n_items + 1, n_chars + len(text)
@@ -303,7 +303,7 @@ def _kind(path: Path) -> str:
         return CORPUS
     needed = {**{part.kind: part.required for part in list_parts()}, CORPUS: _columns(CORPUS)[0]}
     columns = tuple(dict.fromkeys(name for names in needed.values() for name in names))
-    _, first = next(numbered_rows(path, required=(), optional=columns))
+    _, first = next(read_numbered_rows(path, required=(), optional=columns))
     fitting = {kind: len(names) for kind, names in needed.items() if all(first[name] for name in names)}
     best = [kind for kind, n in fitting.items() if n == max(fitting.values())]
     if len(best) == 1:

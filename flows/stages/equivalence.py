@@ -69,10 +69,10 @@ def merged_model(loaded: Loaded, tokens: list[int]) -> Equivalence:
     """An adapted model whose updates are folded into its weights; they are folded in place."""
     wanted = _logits(loaded.decoder, tokens)
 
-    def merged() -> Model:
+    def merge() -> Model:
         return as_decoder(merge_adapters(loaded.model), purpose="a comparison of logits")
 
-    return _row("LoRA merged", True, wanted, lambda: _logits(merged().eval(), tokens))
+    return _row("LoRA merged", True, wanted, lambda: _logits(merge().eval(), tokens))
 
 
 def held_out_tokens(source: Source, model: Model) -> list[int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gptcore.data.base import Source
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network, as_words
-from gptcore.nn.surgery import named_linears
+from gptcore.nn.surgery import find_linears
 
 
 class Moments(NamedTuple):
@@ -91,7 +91,7 @@ class Calibration:
             change: is told the layer's dotted name in the model.
         """
         for i, block in enumerate(model.blocks):
-            for name, layer in list(named_linears(block)):
+            for name, layer in list(find_linears(block)):
                 changed = change(f"blocks.{i}.{name}", layer, self.moments(block, layer))
                 parent, _, leaf = name.rpartition(".")
                 setattr(block.get_submodule(parent), leaf, changed)

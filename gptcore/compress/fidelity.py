@@ -67,7 +67,7 @@ def compare(
         rows = max(1, CHUNK_ELEMENTS // before.config.vocab_size)
         for first in range(0, len(labels), rows):
             piece = slice(first, first + rows)
-            loss, divergence, equal = _measured(
+            loss, divergence, equal = _measure(
                 original.head(theirs[piece]), compressed.head(ours[piece]), labels[piece]
             )
             losses, same = losses + loss, same + equal
@@ -77,7 +77,7 @@ def compare(
     return Fidelity(len(every), losses / n, float(every.mean()), float(np.quantile(every.numpy(), 0.99)), same / n)
 
 
-def _measured(theirs: Tensor, ours: Tensor, labels: Tensor) -> tuple[float, Tensor, int]:
+def _measure(theirs: Tensor, ours: Tensor, labels: Tensor) -> tuple[float, Tensor, int]:
     """Of some positions, from both logits (n, V): summed loss, divergences (n,) fp64, number of equal best tokens."""
     if theirs.shape != ours.shape:
         raise ConfigError(f"a model of {ours.shape[1]} words cannot be compared with one of {theirs.shape[1]}")

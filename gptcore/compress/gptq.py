@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
-from gptcore.nn.nibbles import packed_nibbles
+from gptcore.nn.nibbles import pack_nibbles
 from gptcore.nn.surgery import merge_adapters
 from gptcore.transforms.quantize import Quantize, QuantizedLinear, QuantizedMatrix
 
@@ -65,7 +65,7 @@ def gptq_matrix(weight: Tensor, moments: Moments, *, group_size: int) -> Quantiz
     nearest = QuantizedMatrix(weight, bits=4, group_size=group_size)
     matrix = QuantizedMatrix(weight, bits=4, group_size=group_size)
     codes = _codes(weight, moments.gram, matrix)
-    matrix.codes.copy_(packed_nibbles(codes))
+    matrix.codes.copy_(pack_nibbles(codes))
     worse = output_error(weight, matrix, moments) > output_error(weight, nearest, moments)  # (O,)
     matrix.codes[worse] = nearest.codes[worse]
     return matrix

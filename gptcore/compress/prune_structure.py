@@ -148,7 +148,7 @@ def _without(layer: nn.Linear, moments: Moments, *, n_groups: int, kept: int) ->
     damping = _DAMPING * covariance.diagonal().mean().clamp(min=1e-12)
     inverse = torch.linalg.inv(covariance + damping * torch.eye(len(covariance), dtype=torch.float64))
     weight = layer.weight.double()
-    fitted, alive = _removed(weight, inverse, n_groups=n_groups, kept=kept)
+    fitted, alive = _remove(weight, inverse, n_groups=n_groups, kept=kept)
     chosen = alive.nonzero().squeeze(1)
     inputs = torch.arange(weight.shape[1]).view(n_groups, -1)[chosen].flatten()
     mean = moments.total.double() / moments.n
@@ -157,7 +157,7 @@ def _without(layer: nn.Linear, moments: Moments, *, n_groups: int, kept: int) ->
     return chosen, _linear(fitted[:, inputs].float(), bias.float())
 
 
-def _removed(weight: Tensor, inverse: Tensor, *, n_groups: int, kept: int) -> tuple[Tensor, Tensor]:
+def _remove(weight: Tensor, inverse: Tensor, *, n_groups: int, kept: int) -> tuple[Tensor, Tensor]:
     """The weights (O, I) with the removed inputs' columns 0 and the others fitted, and which groups (N,) are left."""
     size = weight.shape[1] // n_groups
     weight, inverse = weight.clone(), inverse.clone()

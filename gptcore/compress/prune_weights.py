@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
-from gptcore.nn.surgery import merge_adapters, named_linears
+from gptcore.nn.surgery import find_linears, merge_adapters
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Pattern:
                 f"the pattern is {self.keep}:{self.of}; the first number must be above 0 and below the second"
             )
 
-    def dropped(self, scores: Tensor, *, by_row: bool) -> Tensor:
+    def select_lowest(self, scores: Tensor, *, by_row: bool) -> Tensor:
         """(O, I) bool: the lowest of the scores (O, I), row by row or in the whole matrix.
 
         Raises:
@@ -70,8 +70,8 @@ def magnitude(model: Network, pattern: Pattern) -> Network:
     """Zero the smallest weights of each of the blocks' matrices, in place."""
     merge_adapters(model)
     for block in model.each_block():
-        for _, layer in named_linears(block):
-            layer.weight[pattern.dropped(layer.weight.abs(), by_row=False)] = 0.0
+        for _, layer in find_linears(block):
+            layer.weight[pattern.select_lowest(layer.weight.abs(), by_row=False)] = 0.0
     return model
 
 
@@ -82,7 +82,7 @@ def wanda(model: Network, calibration: Calibration, pattern: Pattern) -> Network
 
     def change(_: str, layer: nn.Linear, moments: Moments) -> nn.Module:
         norms = moments.gram.diagonal().sqrt()  # (I,)
-        layer.weight[pattern.dropped(layer.weight.abs() * norms, by_row=True)] = 0.0
+        layer.weight[pattern.select_lowest(layer.weight.abs() * norms, by_row=True)] = 0.0
         return layer
 
     calibration.through(model, change)
@@ -91,6 +91,6 @@ def wanda(model: Network, calibration: Calibration, pattern: Pattern) -> Network
 
 def share_of_zeros(model: Network) -> float:
     """Share of the weights of the blocks' plain linear layers that are zero; 0 where there are none."""
-    weights = [layer.weight for block in model.each_block() for _, layer in named_linears(block)]
+    weights = [layer.weight for block in model.each_block() for _, layer in find_linears(block)]
     n = sum(weight.numel() for weight in weights)
     return sum(int((weight == 0).sum()) for weight in weights) / n if n else 0.0

@@ -5,7 +5,7 @@ Every name here is public; what the modules hold besides belongs to them.
 
 from __future__ import annotations
 
-from gptcore.data.base import STILL, Data, Draw, Source, TextSize, seeded_order
+from gptcore.data.base import STILL, Data, Draw, Source, TextSize, shuffle_order
 from gptcore.data.clean import (
     Leak,
     LeakageReport,
@@ -22,9 +22,9 @@ from gptcore.data.json_rows import json_rows, jsonl_rows, parse_json
 from gptcore.data.labelled import LabelledText, label_names
 from gptcore.data.ledger import FULLY_MASKED, Ledger, LedgerRow, Outcome
 from gptcore.data.near_duplicates import Match, Signature, TextIndex, near_duplicate_groups
-from gptcore.data.readers import Document, numbered_rows, read_documents, read_labelled_tsv, read_rows, row_place
+from gptcore.data.readers import Document, read_documents, read_labelled_tsv, read_numbered_rows, read_rows, row_place
 from gptcore.data.rows import PaddedRows, RowClasses, RowTargets, TokenLabels
-from gptcore.data.tables import delimited_rows, parquet_rows
+from gptcore.data.tables import read_delimited, read_parquet
 from gptcore.data.templates import PromptTemplate, template_by_name, template_names
 from gptcore.data.text_files import check_file, check_surrogates, read_lines, read_pieces
 from gptcore.data.windows import TokenWindows, WindowSource
@@ -60,28 +60,28 @@ __all__ = [
     "WindowSource",
     "check_file",
     "check_surrogates",
-    "delimited_rows",
     "json_rows",
     "jsonl_rows",
     "label_names",
     "near_duplicate_groups",
     "normalise",
-    "numbered_rows",
     "open_shards",
-    "parquet_rows",
     "parse_json",
     "prepare_documents",
     "prepare_rows",
+    "read_delimited",
     "read_documents",
     "read_labelled_tsv",
     "read_lines",
     "read_manifest",
+    "read_numbered_rows",
+    "read_parquet",
     "read_pieces",
     "read_rows",
     "read_texts",
     "remove_leaks",
     "row_place",
-    "seeded_order",
+    "shuffle_order",
     "split_by_hash",
     "template_by_name",
     "template_names",

@@ -122,6 +122,6 @@ def _without_places(config: Config) -> Json:
     return kept
 
 
-def seeded_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+def shuffle_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """(n,) int64: the permutation of epoch ``epoch``, from numpy's PCG64 seeded by (seed, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int64)

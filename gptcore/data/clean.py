@@ -237,20 +237,20 @@ class TrainingTexts:
         """
         self._near, self._spread = near_duplicate_threshold is not None, spread
         self._index, self._n = TextIndex(near_duplicate_threshold), 0
-        for _, signature in self._signed(texts):
+        for _, signature in self._sign(texts):
             self._index.add(signature, key=self._n)
             self._n += 1
 
     def check(self, test: Iterable[str]) -> LeakageReport:
         """Look for test texts that are also, or nearly, among the training texts; they are read lazily, once."""
         leaks, n_test = [], 0
-        for number, (text, signature) in enumerate(self._signed(test)):
+        for number, (text, signature) in enumerate(self._sign(test)):
             n_test += 1
             if matches := self._index.find(signature):
                 leaks.append(Leak(number, *matches[0], text[:_EXCERPT]))
         return LeakageReport(self._n, n_test, tuple(leaks))
 
-    def _signed(self, texts: Iterable[str]) -> Iterator[tuple[str, Signature]]:
+    def _sign(self, texts: Iterable[str]) -> Iterator[tuple[str, Signature]]:
         signed = self._spread(partial(_signatures, near=self._near), in_batches(texts, size=len))
         return chain.from_iterable(signed)
 

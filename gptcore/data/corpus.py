@@ -104,7 +104,7 @@ def write_shards(
         n_documents = n_bytes = 0
         try:
             for ids, n_texts, n_text_bytes in spread(
-                partial(_encoded, tokenizer=tokenizer), in_batches(filter(None, documents), size=len)
+                partial(_encode, tokenizer=tokenizer), in_batches(filter(None, documents), size=len)
             ):
                 writer.write(ids)
                 n_documents += n_texts
@@ -194,7 +194,7 @@ def read_texts(folder: Path, *, tokenizer: Tokenizer) -> Iterator[str]:
                 yield tokenizer.decode(document[:-1].tolist())
 
 
-def _encoded(texts: list[str], *, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], int, int]:
+def _encode(texts: list[str], *, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], int, int]:
     """Ids of the texts, each ended; how many texts, and how many bytes they have."""
     rows = tokenizer.encode_batch(texts)
     ids = np.array([i for row in rows for i in (*row, tokenizer.end_of_text)], dtype=np.int64)

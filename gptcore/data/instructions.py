@@ -18,7 +18,7 @@ import numpy as np
 from gptcore.batch import IGNORED
 from gptcore.data.base import Data
 from gptcore.data.ledger import FULLY_MASKED, Ledger
-from gptcore.data.readers import numbered_rows, row_place
+from gptcore.data.readers import read_numbered_rows, row_place
 from gptcore.data.rows import Ids, PaddedRows, TokenLabels
 from gptcore.data.templates import PromptTemplate, template_by_name
 from gptcore.errors import ConfigError, DataError
@@ -57,19 +57,19 @@ class Instructions(Data):
         tokenizer = Tokenizer.load(self.tokenizer)
         template.check_tokenizer(tokenizer)
         ledger, tokens, labels = Ledger(), [], []
-        for number, row in numbered_rows(self.path, required=("instruction", "output"), optional=("input",)):
+        for number, row in read_numbered_rows(self.path, required=("instruction", "output"), optional=("input",)):
             ledger.count("encode", "in", split=self.split)
-            pair = self._encoded(row, number=number, template=template, tokenizer=tokenizer, ledger=ledger)
+            pair = self._encode_row(row, number=number, template=template, tokenizer=tokenizer, ledger=ledger)
             if pair is not None:
                 ledger.count("encode", "kept", split=self.split)
                 ledger.count("encode", "tokens", n=len(pair[0]), split=self.split, unit="tokens")
                 tokens.append(pair[0])
                 labels.append(pair[1])
         if not tokens:
-            raise DataError(self._nothing_left(ledger))
+            raise DataError(self._explain_empty(ledger))
         return PaddedRows(tokens, TokenLabels(labels), tokenizer=tokenizer, ledger=ledger)
 
-    def _encoded(
+    def _encode_row(
         self, row: dict[str, str], *, number: int, template: PromptTemplate, tokenizer: Tokenizer, ledger: Ledger
     ) -> tuple[Ids, Ids] | None:
         """Inputs (T,) and labels (T,) of one row, or None if it was dropped."""
@@ -98,7 +98,7 @@ class Instructions(Data):
             labels[: len(prompt) - 1] = IGNORED
         return full[:-1], labels
 
-    def _nothing_left(self, ledger: Ledger) -> str:
+    def _explain_empty(self, ledger: Ledger) -> str:
         reasons = ", ".join(
             f"{line['n']:,} {line['reason']}" for line in ledger.to_rows() if line["outcome"] == "dropped"
         )

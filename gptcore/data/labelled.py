@@ -11,7 +11,7 @@ import numpy as np
 from gptcore.config import nearest
 from gptcore.data.base import Data
 from gptcore.data.ledger import Ledger
-from gptcore.data.readers import numbered_rows, row_place
+from gptcore.data.readers import read_numbered_rows, row_place
 from gptcore.data.rows import PaddedRows, RowClasses
 from gptcore.errors import ConfigError, DataError
 from gptcore.readers import LongInputs, TextReader
@@ -55,7 +55,7 @@ class LabelledText(Data):
         tokenizer = Tokenizer.load(self.tokenizer)
         ids = {name: i for i, name in enumerate(self.labels)}
         ledger, reader, tokens, classes = Ledger(), self.reader, [], []
-        for number, row in numbered_rows(self.path, required=("text", "label")):
+        for number, row in read_numbered_rows(self.path, required=("text", "label")):
             if row["label"] not in ids:
                 raise DataError(
                     f"{row_place(self.path, number)}: the label {row['label']!r} was never seen in training"
@@ -90,7 +90,7 @@ def label_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file is broken or all rows are of one class.
     """
-    counts = Counter(row["label"] for _, row in numbered_rows(path, required=("text", "label")))
+    counts = Counter(row["label"] for _, row in read_numbered_rows(path, required=("text", "label")))
     _check_classes(counts, path=path)
     return tuple(sorted(counts))
 

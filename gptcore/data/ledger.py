@@ -67,7 +67,7 @@ class Ledger:
             and (reason is None or key.reason == reason)
         )
 
-    def fully_masked(self, *, stage: str | None = None, split: str | None = None) -> int:
+    def count_fully_masked(self, *, stage: str | None = None, split: str | None = None) -> int:
         """Rows dropped because no target was left in them."""
         return self.total("dropped", stage=stage, split=split, reason=FULLY_MASKED)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gptcore.data.json_rows import json_rows, jsonl_rows
 from gptcore.data.ledger import Ledger
-from gptcore.data.tables import delimited_rows, parquet_rows
+from gptcore.data.tables import read_delimited, read_parquet
 from gptcore.data.text_files import MAX_LINE_BYTES, check_file, check_surrogates, read_lines, read_pieces
 from gptcore.errors import DataError
 
@@ -60,7 +60,7 @@ def read_documents(
                         ledger.count("read", "cut", reason="read in passages", unit="files")
                     yield Document(text, f"{file}#{i + 1}" if i else str(file))
             else:
-                for number, row in numbered_rows(file, required=(key,)):
+                for number, row in read_numbered_rows(file, required=(key,)):
                     yield Document(row[key], f"{file}:{number}")
 
 
@@ -78,11 +78,11 @@ def read_rows(
     Raises:
         DataError: the file cannot be read, or a row lacks a key (the text names the keys found).
     """
-    for _, row in numbered_rows(path, required=required, optional=optional, max_line_bytes=max_line_bytes):
+    for _, row in read_numbered_rows(path, required=required, optional=optional, max_line_bytes=max_line_bytes):
         yield row
 
 
-def numbered_rows(
+def read_numbered_rows(
     path: Path, *, required: Sequence[str], optional: Sequence[str] = (), max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """``read_rows`` with each row's line number (json and parquet: row number), from 1."""
@@ -132,9 +132,9 @@ def _raw_rows(path: Path, *, columns: Sequence[str], max_line_bytes: int) -> Ite
     if suffix == ".json":
         return json_rows(path)
     if suffix in (".csv", ".tsv"):
-        return delimited_rows(path, delimiter="," if suffix == ".csv" else "\t", max_line_bytes=max_line_bytes)
+        return read_delimited(path, delimiter="," if suffix == ".csv" else "\t", max_line_bytes=max_line_bytes)
     if suffix == ".parquet":
-        return parquet_rows(path, columns=columns)
+        return read_parquet(path, columns=columns)
     raise DataError(
         f"{path}: rows are read from {', '.join(ROW_SUFFIXES)}, not from {suffix or 'a file without suffix'}"
     )

@@ -120,7 +120,7 @@ class PaddedRows:
         del draw  # nothing about these rows is random
         chosen = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[chosen]
-        arrange = _one_after_another if packed else _padded
+        arrange = _one_after_another if packed else _pad
         return Batch(
             inputs={"tokens": arrange([self._tokens[i] for i in chosen], self._pad)},
             targets=self._targets.targets(chosen, arrange=arrange),
@@ -130,7 +130,7 @@ class PaddedRows:
         )
 
 
-def _padded(rows: Sequence[Ids], value: int) -> Tensor:
+def _pad(rows: Sequence[Ids], value: int) -> Tensor:
     """(B, T) int64, filled up with ``value`` on the right."""
     out = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
     for i, row in enumerate(rows):

@@ -17,7 +17,7 @@ from gptcore.errors import DataError
 _BATCH_ROWS = 1024
 
 
-def delimited_rows(
+def read_delimited(
     path: Path, *, delimiter: str, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, row) of a csv (delimiter ``,``) or tsv (delimiter a tab).
@@ -35,7 +35,7 @@ def delimited_rows(
         for fields in reader:
             number, last = last, reader.line_num + 1
             if not names:
-                names = _checked_names(fields, path=path)
+                names = _check_names(fields, path=path)
             elif fields:
                 if len(fields) != len(names):
                     raise DataError(
@@ -50,7 +50,7 @@ def delimited_rows(
         ) from error
 
 
-def parquet_rows(path: Path, *, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet(path: Path, *, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, row) of a parquet file: those of ``columns`` that it has.
 
     Raises:
@@ -77,7 +77,7 @@ def parquet_rows(path: Path, *, columns: Sequence[str]) -> Iterator[tuple[int, d
         ) from error
 
 
-def _checked_names(fields: list[str], *, path: Path) -> list[str]:
+def _check_names(fields: list[str], *, path: Path) -> list[str]:
     names = [name.strip() for name in fields]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not any(names):

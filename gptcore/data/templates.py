@@ -36,7 +36,7 @@ class PromptTemplate(Config):
 
     def render_prompt(self, instruction: str, input: str = "") -> str:  # noqa: A002 (the name of the data's key)
         """The prompt as one text, for people to read; a model is given ``encode_prompt``."""
-        return self._filled(self._form(input), instruction, input)
+        return self._fill(self._form(input), instruction, input)
 
     def encode_prompt(self, instruction: str, input: str = "", *, tokenizer: Tokenizer) -> list[int]:  # noqa: A002
         """The prompt's token ids; only the style's own special tokens are special.
@@ -51,7 +51,7 @@ class PromptTemplate(Config):
             if part in tokenizer.special_tokens:
                 ids.append(tokenizer.special_tokens[part])
             elif part:
-                ids += tokenizer.encode(self._filled(part, instruction, input))
+                ids += tokenizer.encode(self._fill(part, instruction, input))
         return ids
 
     def encode_response(self, output: str, *, tokenizer: Tokenizer) -> list[int]:
@@ -86,7 +86,7 @@ class PromptTemplate(Config):
         return self.with_input if input else self.without_input
 
     @staticmethod
-    def _filled(form: str, instruction: str, input: str) -> str:  # noqa: A002
+    def _fill(form: str, instruction: str, input: str) -> str:  # noqa: A002
         values = {"instruction": instruction, "input": input}
         return _FIELD.sub(lambda match: values[match[1]], form)  # one pass: a value that holds "{input}" stays as it is
 

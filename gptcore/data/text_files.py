@@ -62,7 +62,7 @@ def read_lines(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[
                     "or a binary file? Write one row per line, or raise max_line_bytes"
                 )
             skip = len(_BOM) if not offset and raw.startswith(_BOM) else 0
-            yield number, _decoded(raw[skip:], path=path, offset=offset + skip)
+            yield number, _decode(raw[skip:], path=path, offset=offset + skip)
             offset += len(raw)
 
 
@@ -80,11 +80,11 @@ def read_pieces(path: Path, *, max_bytes: int) -> Iterator[str]:
             if not offset and content.startswith(_BOM):
                 content, offset = content[len(_BOM) :], len(_BOM)
             end = len(content) if whole else _cut(content)
-            if text := _decoded(content[:end], path=path, offset=offset):
+            if text := _decode(content[:end], path=path, offset=offset):
                 yield text
             offset, rest = offset + end, content[end:]
     if rest:
-        yield _decoded(rest, path=path, offset=offset)
+        yield _decode(rest, path=path, offset=offset)
 
 
 def check_surrogates(text: str, *, where: str) -> str:
@@ -114,7 +114,7 @@ def _cut(content: bytes) -> int:
     return end if end > 0 else len(content)
 
 
-def _decoded(raw: bytes, *, path: Path, offset: int) -> str:
+def _decode(raw: bytes, *, path: Path, offset: int) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gptcore.batch import Batch
-from gptcore.data.base import STILL, Data, Draw, TextSize, seeded_order
+from gptcore.data.base import STILL, Data, Draw, TextSize, shuffle_order
 from gptcore.data.corpus import Shards, open_shards
 from gptcore.errors import ConfigError, DataError
 
@@ -68,7 +68,7 @@ class WindowSource:
     def order(self, *, epoch: int, seed: int, batch_size: int) -> NDArray[np.int64]:
         """(n_samples,) a seeded permutation; windows are equally long, so ``batch_size`` does not matter."""
         del batch_size
-        return seeded_order(self.n_samples, seed=seed, epoch=epoch)
+        return shuffle_order(self.n_samples, seed=seed, epoch=epoch)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64], *, packed: bool = False, draw: Draw = STILL) -> Batch:
         """Inputs ``tokens`` (B, T) int64, targets ``labels`` (B, T) int64: the next token of each."""

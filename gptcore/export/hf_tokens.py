@@ -166,7 +166,7 @@ def read_hf_reader(folder: Path, *, context_length: int) -> TextReader:
     end_token = isinstance(ends, dict) and ends.get("type") == "TemplateProcessing"
     sides: dict[object, LongInputs] = {"Left": "tail", "Right": "head"}
     keep = sides.get(cut.get("direction"), "head")
-    return TextReader(keep, end_token, longest=cut["max_length"]).within(context_length)
+    return TextReader(keep, end_token, longest=cut["max_length"]).fit_context(context_length)
 
 
 def _read_merges(path: Path) -> list[str]:

@@ -147,7 +147,7 @@ def _kind(config: Json, folder: Path) -> type[Adapter]:
     """The kind of adapter that reads a folder of peft's."""
     load_components()
     kinds = [each for each in KINDS.values() if issubclass(each, Adapter) and each is not Adapter]
-    reasons = {kind: kind.unlike_peft(config) for kind in kinds}
+    reasons = {kind: kind.find_peft_mismatch(config) for kind in kinds}
     for kind, reason in reasons.items():
         if not reason:
             return kind

@@ -47,7 +47,7 @@ class Decodable(Protocol):
         """An empty cache for ``n_rows`` rows of up to ``capacity`` positions."""
         ...
 
-    def opened(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
+    def start(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
         """The tokens to be read before the first one of an answer, at least one; what else the prompt gives, such as an
         encoder's memory, is laid into the cache of this one row."""
         ...

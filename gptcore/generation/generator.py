@@ -3,7 +3,7 @@
 Requests join and leave between steps ("Orca", https://www.usenix.org/conference/osdi22/presentation/yu). The cache has
 a row for each request that is being answered; the rows in use are its first ones, so that a step's batch is a plain
 part of it: when a row ends, the last one takes its place. A prompt is read alone, in chunks between the steps of the
-others ("Sarathi", https://arxiv.org/abs/2308.16369), and attention goes row by row (``gptcore.nn.mixing.continued``):
+others ("Sarathi", https://arxiv.org/abs/2308.16369), and attention goes row by row (``gptcore.nn.mixing.cached``):
 of all that a request's logits are made of, only the products of the layers know how many neighbours it has, and they
 may round otherwise for another number of rows. ``exact`` keeps even that from happening.
 
@@ -24,7 +24,7 @@ from gptcore.errors import ConfigError, DivergedError, GptcoreError, TokenizerMi
 from gptcore.generation.decodable import Decodable, decodable
 from gptcore.generation.exactness import stable_batches
 from gptcore.generation.request import Answer, Finish, Request, Token
-from gptcore.generation.sampling import drawn, penalised
+from gptcore.generation.sampling import penalise, sample_token
 from gptcore.generation.streaming import TextStream
 from gptcore.models.network import Network
 from gptcore.tokenizer import Tokenizer
@@ -134,11 +134,11 @@ class Generator:
         """Queue a request; the ticket that its events carry.
 
         Raises:
-            ConfigError: it cannot be answered as it is (``Request.fitted``), or has stop strings, but there is no
+            ConfigError: it cannot be answered as it is (``Request.fit_prompt``), or has stop strings, but there is no
                 tokenizer.
             DataError: a token id is outside the vocabulary.
         """
-        prompt, n_cut = request.fitted(context_length=self.context_length, vocab_size=self.vocab_size)
+        prompt, n_cut = request.fit_prompt(context_length=self.context_length, vocab_size=self.vocab_size)
         if request.stop and self.tokenizer is None:
             raise ConfigError("stop strings need a tokenizer; give one to the Generator")
         self._n_tickets += 1
@@ -193,7 +193,7 @@ class Generator:
         with _evaluating(self.model):
             events = self._read()
             if self._answering:
-                events += self._taken(self._next_logits())
+                events += self._choose_tokens(self._next_logits())
         return events
 
     def generate(
@@ -236,7 +236,7 @@ class Generator:
             self._reading, place = row, len(self._answering)
             part = self._cache.part(place, place + 1)
             if not row.opening:
-                row.opening = self.model.opened(row.prompt, part)
+                row.opening = self.model.start(row.prompt, part)
                 row.limit = min(row.limit, self.context_length - len(row.opening))
             # where a chunk ends, the prompt alone decides: not what others have left of the bound
             chunk = row.opening[row.n_read : row.n_read + self._chunk]
@@ -251,7 +251,7 @@ class Generator:
             part.advance(len(chunk))
             self._reading = None
             self._answering.append(row)
-            events += self._taken(logits, first=place)
+            events += self._choose_tokens(logits, first=place)
         return events
 
     def _next_logits(self) -> Tensor:
@@ -263,30 +263,30 @@ class Generator:
         self._cache.part(0, n).advance(1)
         return logits[:n]
 
-    def _taken(self, logits: Tensor, *, first: int = 0) -> list[Event]:
+    def _choose_tokens(self, logits: Tensor, *, first: int = 0) -> list[Event]:
         """Choose the next token of the rows from ``first`` on, by their (B, V) logits; rows that end leave."""
         logits = logits[:, : self.vocab_size]
         finite = logits.sum(dim=-1).isfinite().tolist()
         rows = self._answering[first:]
-        events = [self._chosen(row, logits[i], finite=finite[i]) for i, row in enumerate(rows)]
+        events = [self._choose_token(row, logits[i], finite=finite[i]) for i, row in enumerate(rows)]
         for place in reversed(range(len(rows))):
             if events[place].answer is not None:
                 self._leave(first + place)
         return events
 
-    def _chosen(self, row: _Row, logits: Tensor, *, finite: bool) -> Event:
+    def _choose_token(self, row: _Row, logits: Tensor, *, finite: bool) -> Event:
         if not finite:
             error = DivergedError(
                 "the model gives NaN or infinite logits; its weights are damaged or it diverged in training"
             )
             return Event(row.ticket, None, "", row.answer("error", error))
         request = row.request
-        weighed = logits if row.seen is None else penalised(logits, row.seen, request.sampling.repetition_penalty)
-        chosen = drawn(weighed, request.sampling, row.draws)
+        weighed = logits if row.seen is None else penalise(logits, row.seen, request.sampling.repetition_penalty)
+        chosen = sample_token(weighed, request.sampling, row.draws)
         if chosen == request.end_token:
             text = row.stream.finish() if row.stream else ""
             return Event(row.ticket, None, text, row.answer("stop"))
-        token = _told(chosen, logits, request.n_alternatives)
+        token = _describe_token(chosen, logits, request.n_alternatives)
         row.tokens.append(token)
         if row.seen is not None:
             row.seen[chosen] = True
@@ -315,7 +315,7 @@ class Generator:
         return torch.tensor(ids, dtype=torch.int64, device=self._cache.lengths.device)
 
 
-def _told(chosen: int, logits: Tensor, n_alternatives: int | None) -> Token:
+def _describe_token(chosen: int, logits: Tensor, n_alternatives: int | None) -> Token:
     if n_alternatives is None:
         return Token(chosen)
     total = logits.logsumexp(dim=-1)

@@ -34,7 +34,7 @@ class Request:
     n_alternatives: int | None = None
     """None tells no probabilities; 0 that of each chosen token; more, those of the likeliest tokens besides."""
 
-    def fitted(self, *, context_length: int, vocab_size: int) -> tuple[list[int], int]:
+    def fit_prompt(self, *, context_length: int, vocab_size: int) -> tuple[list[int], int]:
         """The prompt as the model is given it, and how many tokens were cut from its front.
 
         Raises:

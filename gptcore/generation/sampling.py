@@ -59,7 +59,7 @@ class Sampling(Config):
             raise ConfigError(f"seed is {self.seed}; it must fit 64 bits")
 
 
-def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """(V,) logits with those of ``seen`` (V,) bool tokens made smaller: divided if positive, else multiplied."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
@@ -96,7 +96,7 @@ def _likeliest(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     return logits.sort(dim=-1, descending=True, stable=True)
 
 
-def drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """One token from (V,) logits: the likeliest at temperature 0, else by one number of the generator.
 
     The token is the first, in the order of ids, at which the summed probabilities exceed the number.

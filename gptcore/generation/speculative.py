@@ -82,13 +82,13 @@ def speculate(
         TokenizerMismatch: the vocabularies differ in size.
         DivergedError: a model gives NaN or infinite logits.
     """
-    room = _checked(model, draft, prompt, max_new_tokens, n_ahead)
+    room = _check_room(model, draft, prompt, max_new_tokens, n_ahead)
     capacity = len(prompt) + min(max_new_tokens, room)
     large, small = _Reader(model, capacity), _Reader(draft, capacity)
     text = [*prompt, int(large.read(prompt, n_last=1))]
     n_passes = n_drafted = n_accepted = 0
     while len(text) < capacity and text[-1] != end_token:
-        ahead = _drafted(small, text, min(n_ahead, capacity - len(text) - 1), end_token)
+        ahead = _draft_tokens(small, text, min(n_ahead, capacity - len(text) - 1), end_token)
         checked = large.read(text + ahead, n_last=len(ahead) + 1).tolist()
         n_right = next((i for i, token in enumerate(ahead) if token != checked[i]), len(ahead))
         text += checked[: n_right + 1]
@@ -101,14 +101,14 @@ def speculate(
     return Speculated(tokens[:-1] if tokens[-1] == end_token else tokens, n_passes, n_drafted, n_accepted)
 
 
-def _drafted(small: _Reader, text: list[int], n: int, end_token: int | None) -> list[int]:
+def _draft_tokens(small: _Reader, text: list[int], n: int, end_token: int | None) -> list[int]:
     ahead: list[int] = []
     while len(ahead) < n and (not ahead or ahead[-1] != end_token):
         ahead.append(int(small.read(text + ahead, n_last=1)))
     return ahead
 
 
-def _checked(model: Decodable, draft: Decodable, prompt: Sequence[int], max_new_tokens: int, n_ahead: int) -> int:
+def _check_room(model: Decodable, draft: Decodable, prompt: Sequence[int], max_new_tokens: int, n_ahead: int) -> int:
     """How many tokens there is room for in both contexts."""
     for name, value in (("max_new_tokens", max_new_tokens), ("n_ahead", n_ahead)):
         if value < 1:

@@ -28,16 +28,16 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take up a token; the text that can be shown now."""
         self._held += self._characters.decode(self._tokenizer.token_bytes(token))
-        return self._shown(self._held_from())
+        return self._release(self._find_held())
 
     def finish(self) -> str:
         """End the answer; what was held back is no stop string then."""
         if self.stopped:
             return ""
         self._held += self._characters.decode(b"", final=True)
-        return self._shown(len(self._held))
+        return self._release(len(self._held))
 
-    def _shown(self, end: int) -> str:
+    def _release(self, end: int) -> str:
         found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:  # the one that is complete first, so that it does not matter where tokens end
             self.stopped, end = True, min(found)[1]
@@ -45,7 +45,7 @@ class TextStream:
         self.text += shown
         return shown
 
-    def _held_from(self) -> int:
+    def _find_held(self) -> int:
         """Where the longest end of the held text begins that may be the beginning of a stop string."""
         longest = max(map(len, self._stops), default=0)
         for start in range(max(0, len(self._held) - longest + 1), len(self._held)):

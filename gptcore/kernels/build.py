@@ -36,7 +36,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptworks" / "kernels"
 
 
-def built_library(*, target: Sequence[str] = NATIVE, folder: Path | None = None) -> Path:
+def build_library(*, target: Sequence[str] = NATIVE, folder: Path | None = None) -> Path:
     """The path of the shared library, which is compiled if it is not there yet.
 
     Args:

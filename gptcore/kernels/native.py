@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
-from gptcore.kernels.build import built_library
+from gptcore.kernels.build import build_library
 from gptcore.nn.kv_cache import LayerCache
 from gptcore.transforms.quantize import QuantizedMatrix
 
@@ -204,7 +204,7 @@ class Native:
 def load_kernels() -> Native | None:
     """The kernels of this machine, built at the first call; None, said once in the log, where they cannot be built."""
     try:
-        return Native(built_library())
+        return Native(build_library())
     except ConfigError as error:
         logger.warning("inference runs without its kernels, and slower: %s", error)
         return None

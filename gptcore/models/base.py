@@ -77,7 +77,7 @@ class Model(WordNetwork):
         """
         if cache is None:
             return super().features(tokens, lengths=lengths, packed=packed)
-        y: Tensor = self.norm(self._continued(tokens, cache))
+        y: Tensor = self.norm(self._extend(tokens, cache))
         return y
 
     def forward(
@@ -101,7 +101,7 @@ class Model(WordNetwork):
         ends = row_ends(sizes, packed=packed, device=tokens.device)
         return self.features_at(tokens, ends, lengths=lengths, packed=packed)
 
-    def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def _extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """What the blocks make of tokens (B, T) behind those of the cache, (B, T, C), not yet normalised."""
         raise NotImplementedError
 
@@ -109,7 +109,7 @@ class Model(WordNetwork):
         """An empty cache for ``n_rows`` rows of up to ``capacity`` (default: context_length) positions."""
         raise NotImplementedError
 
-    def opened(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
+    def start(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
         """What is to be read before the first token of an answer: the prompt."""
         del cache
         return prompt
@@ -136,12 +136,12 @@ class Memory(NamedTuple):
 class Seq2Seq(WordNetwork):
     """An encoder of a source, and a decoder that answers with it in sight.
 
-    Its ``features`` are the encoder's, which ``summary`` reads; ``answered`` are the decoder's, for a loss over the
+    Its ``features`` are the encoder's, which ``summary`` reads; ``decode`` are the decoder's, for a loss over the
     answer. ``Batch.lengths`` are those of the source.
     """
 
     abilities = frozenset({"generate", "summary", "words"})
-    entry_points = ("features", "features_at", "answered", "next_logits")
+    entry_points = ("features", "features_at", "decode", "next_logits")
 
     def encode(self, source: Tensor, *, lengths: Sequence[int] | None = None) -> Memory:
         """What the encoder makes of a source (B, S) int64, padded on the right: its ``features``.
@@ -156,7 +156,7 @@ class Seq2Seq(WordNetwork):
         sizes = tuple(lengths or [source.shape[1]] * len(source))
         return Memory(self.features(source, lengths=sizes), sizes)
 
-    def answered(self, tokens: Tensor, memory: Memory) -> Tensor:
+    def decode(self, tokens: Tensor, memory: Memory) -> Tensor:
         """The decoder's normalised features (B, T, C) of the answers (B, T) int64, each position seeing what stands
         before it and all of its row's memory.
 
@@ -170,7 +170,7 @@ class Seq2Seq(WordNetwork):
         for a memory of each."""
         raise NotImplementedError
 
-    def opened(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
+    def start(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
         """Encode a prompt, and lay the keys and values of its memory into the cache of one row.
 
         Returns:

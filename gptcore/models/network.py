@@ -19,8 +19,8 @@ from gptcore.config import Config
 from gptcore.errors import ConfigError
 from gptcore.models.work import Work
 from gptcore.nn.recompute import recompute
-from gptcore.nn.rows import packed_rows
-from gptcore.nn.tied import tied_lookup
+from gptcore.nn.rows import resolve_rows
+from gptcore.nn.tied import look_up_tied
 
 Ability = Literal["generate", "summary", "words", "pixels"]
 """What a network can do: continue a text, sum its input up in one vector, read token ids, read images."""
@@ -73,15 +73,15 @@ class NetworkConfig(Config):
             )
         for name in self.reads:
             if limits[name] > getattr(self, name):
-                raise ConfigError(self._beyond(name, limits[name]))
+                raise ConfigError(self._explain_excess(name, limits[name]))
 
-    def _beyond(self, name: str, value: int) -> str:
+    def _explain_excess(self, name: str, value: int) -> str:
         """What is said of data whose bound is above the network's own."""
         return (
             f"the data has {name} {value}, the network reads up to {getattr(self, name)}; set model.{name} to {value}"
         )
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """The sizes as a person reads them."""
         sizes = ", ".join(f"{f.name} {getattr(self, f.name)}" for f in dataclasses.fields(self))
         return f"{type(self).__name__} ({sizes})"
@@ -104,7 +104,7 @@ class WordNetworkConfig(NetworkConfig):
         """As of any network, with the token embedding and something of each position."""
         return super().least_numbers() + self.context_length + self.vocab_size * self.width
 
-    def _beyond(self, name: str, value: int) -> str:
+    def _explain_excess(self, name: str, value: int) -> str:
         if name == "vocab_size":
             return (
                 f"the data has token ids up to {value - 1}, the model's vocabulary has only {self.vocab_size} tokens; "
@@ -230,7 +230,7 @@ class WordNetwork(Network):
             plain = isinstance(self.head, nn.Linear) and self.head.bias is None
             features = self.features(tokens, lengths=lengths, packed=packed)
             return features, cast(nn.Linear, self.head).weight if plain else None
-        looked_up, head = tied_lookup(shared, tokens)
+        looked_up, head = look_up_tied(shared, tokens)
         return self._features(looked_up, lengths, packed), head
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
@@ -270,9 +270,9 @@ class WordNetwork(Network):
         """The parameters are gathered again for the backward pass; a view of a tied weight would not be."""
         self.one_tied_gradient = False
 
-    def _packed(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Sequence[int] | None:
+    def _row_lengths(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Sequence[int] | None:
         """The lengths of packed rows, None for rows that stand apart, after a look at whether they fit the context."""
-        rows = packed_rows(looked_up.shape, lengths, packed=packed)
+        rows = resolve_rows(looked_up.shape, lengths, packed=packed)
         self._check_length(max(rows) if rows else looked_up.shape[1], self.config.context_length)
         return rows
 

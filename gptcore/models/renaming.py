@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def renamed(name: str, names: Mapping[str, str], *, blocks: str, new_blocks: str) -> str:
+def rename_tensor(name: str, names: Mapping[str, str], *, blocks: str, new_blocks: str) -> str:
     """The other program's name of a tensor; an unknown one stays as it is.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gptcore.nn.surgery import n_coded
+from gptcore.nn.surgery import count_coded
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Work:
         for block in blocks:
             reaches = reaches or any(p.requires_grad for p in block.parameters())
             per_token += _matrices(list(block.parameters()), reaches=reaches)
-            per_token += n_coded(block) * (2.0 + 2.0 * reaches)
+            per_token += count_coded(block) * (2.0 + 2.0 * reaches)
             n_reached += reaches
             n_blocks += 1
         return Work(
             per_token=per_token,
-            per_item=_matrices(list(head.parameters()), reaches=True) + 4.0 * n_coded(head),
+            per_item=_matrices(list(head.parameters()), reaches=True) + 4.0 * count_coded(head),
             per_pair=4.0 * width * (n_blocks + 2 * n_reached),
         )
 

@@ -7,9 +7,9 @@ from gptcore.nn.linear import Adapted, Fused, StandIn
 from gptcore.nn.linear_loss import linear_cross_entropy
 from gptcore.nn.surgery import (
     count_parameters,
+    find_linears,
     freeze,
     merge_adapters,
-    named_linears,
     replace_modules,
     strip_adapters,
 )
@@ -24,10 +24,10 @@ __all__ = [
     "LayerCache",
     "StandIn",
     "count_parameters",
+    "find_linears",
     "freeze",
     "linear_cross_entropy",
     "merge_adapters",
-    "named_linears",
     "replace_modules",
     "strip_adapters",
 ]

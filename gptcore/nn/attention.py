@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.nn.linear import Fused
-from gptcore.nn.mixing import Mix, at_ends, causal
+from gptcore.nn.mixing import Mix, causal, last_queries
 from gptcore.nn.shared_heads import attend
 
 
@@ -48,7 +48,7 @@ class CausalSelfAttention(Fused):
 
     def forward(self, x: Tensor, *, mix: Mix = causal) -> Tensor:
         """Map (B, T, C) to (B, T, C); ``mix`` says which positions see which."""
-        queries, keys, values = self._projected(x)
+        queries, keys, values = self._project(x)
         mixed = mix(queries, keys, values, self._dropped)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return F.dropout(y, self.dropout, self.training)
@@ -61,14 +61,14 @@ class CausalSelfAttention(Fused):
             positions: (B,) int64, each below T; with ``lengths`` the last position of each row, below N.
             lengths: positions of each of the B packed rows.
         """
-        queries, keys, values = self._projected(x)
+        queries, keys, values = self._project(x)
         if lengths is None:
             rows = torch.arange(len(x), device=x.device)
             chosen = queries[rows, :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
             mixed = attend(chosen, keys, values, mask=mask[:, None, None, :], dropout=self._dropped)  # (B, H, 1, D)
         else:
-            mixed = at_ends(lengths)(queries[:, :, positions], keys, values, self._dropped)  # (1, H, B, D)
+            mixed = last_queries(lengths)(queries[:, :, positions], keys, values, self._dropped)  # (1, H, B, D)
         y: Tensor = self.out(mixed.transpose(1, 2).reshape(len(positions), 1, -1))
         return F.dropout(y, self.dropout, self.training)
 
@@ -76,7 +76,7 @@ class CausalSelfAttention(Fused):
     def _dropped(self) -> float:
         return self.dropout if self.training else 0.0
 
-    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, H, T, D)."""
         n_rows, length, _ = x.shape
         qkv = self.qkv(x).view(n_rows, length, 3, self.n_heads, self.head_width)  # (B, T, 3, H, D)

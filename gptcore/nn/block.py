@@ -81,11 +81,11 @@ class Block(nn.Module):
         """Map (B, T, C) to (B, T, C); ``mix`` says which positions see which."""
         attention = partial(self.attention, mix=mix)
         if self.checkpointed and torch.is_grad_enabled():
-            y: Tensor = checkpoint(self._mapped, x, attention, use_reentrant=False)
+            y: Tensor = checkpoint(self._map, x, attention, use_reentrant=False)
             return y
-        return self._mapped(x, attention)
+        return self._map(x, attention)
 
-    def _mapped(self, x: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+    def _map(self, x: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
         lean = not self.checkpointed
         x = x + through(attention, self.norm_1, x, lean=lean)
         return x + through(self.feedforward, self.norm_2, x, lean=lean)

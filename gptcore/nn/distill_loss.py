@@ -50,7 +50,7 @@ class _Distilled(torch.autograd.Function):
         for start in range(0, n_rows, rows):
             piece = slice(start, start + rows)
             logits = (hidden[piece] @ weight.T).float()  # (n, V)
-            loss, slope = distilled(logits, teacher(piece).float(), labels[piece], mixture)
+            loss, slope = distill_rows(logits, teacher(piece).float(), labels[piece], mixture)
             total += loss
             slope = slope.to(weight.dtype)
             if hidden_grad is not None:
@@ -73,7 +73,7 @@ class _Distilled(torch.autograd.Function):
         )
 
 
-def distilled(logits: Tensor, teacher: Tensor, labels: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+def distill_rows(logits: Tensor, teacher: Tensor, labels: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """The summed loss () of some rows and its gradient (n, V) with respect to the student's logits.
 
     Args:

@@ -40,7 +40,7 @@ class GroupedSelfAttention(CausalSelfAttention):
         queries, shared = self.n_heads * self.head_width, self.n_kv_heads * self.head_width
         return {"qkv": (queries, shared, shared)}
 
-    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), keys and values (B, G, T, D)."""
         parts = self.qkv(x).split(self.maps()["qkv"], dim=-1)
         queries, keys, values = (part.unflatten(-1, (-1, self.head_width)).transpose(1, 2) for part in parts)

@@ -34,7 +34,7 @@ class LayerCache:
         self.keys[rows, :, positions] = keys.transpose(1, 2)  # advanced indices first: (B, T, H, D)
         self.values[rows, :, positions] = values.transpose(1, 2)
 
-    def seen(self, row: int, length: int) -> tuple[Tensor, Tensor]:
+    def read(self, row: int, length: int) -> tuple[Tensor, Tensor]:
         """The first ``length`` keys and values of a row, (1, H, length, D) each."""
         return self.keys[row : row + 1, :, :length], self.values[row : row + 1, :, :length]
 

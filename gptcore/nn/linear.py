@@ -30,7 +30,7 @@ class StandIn(nn.Module):
         """The fp32 weight (O, I) that it stands for."""
         raise NotImplementedError
 
-    def merged(self) -> nn.Module:
+    def merge(self) -> nn.Module:
         """A plain layer that computes the same; its weights are in fp32 at least."""
         raise NotImplementedError
 
@@ -44,11 +44,11 @@ class Adapted(StandIn):
     @property
     def stored_as(self) -> str:
         """The form of the base's weights."""
-        return stored_form(self.base)
+        return storage_form(self.base)
 
     def dense(self) -> Tensor:
         """The fp32 weight (O, I), the update in it."""
-        return self.merged().get_parameter("weight").detach().float()
+        return self.merge().get_parameter("weight").detach().float()
 
 
 class Fused(nn.Module):
@@ -80,7 +80,7 @@ def takes_update(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear or (isinstance(layer, StandIn) and layer.carries)
 
 
-def stored_form(layer: nn.Module) -> str:
+def storage_form(layer: nn.Module) -> str:
     """The form of a layer's weights; ``fp32`` of a plain one."""
     return layer.stored_as if isinstance(layer, StandIn) else "fp32"
 
@@ -88,7 +88,7 @@ def stored_form(layer: nn.Module) -> str:
 def main_form(parts: nn.Module) -> str:
     """The form in which most linear layers of a part of a model are stored, such as its blocks; ``fp32`` of none."""
     layers = [m for m in parts.modules() if type(m) is nn.Linear or isinstance(m, StandIn)]
-    forms = Counter(stored_form(layer) for layer in layers)
+    forms = Counter(storage_form(layer) for layer in layers)
     return forms.most_common(1)[0][0] if forms else "fp32"
 
 

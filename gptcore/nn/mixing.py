@@ -70,7 +70,7 @@ def packed(lengths: Sequence[int], *, inner: Mix = causal) -> Mix:
     return mix
 
 
-def continued(cache: KVCache, n_new: int) -> list[Mix]:
+def cached(cache: KVCache, n_new: int) -> list[Mix]:
     """One mix for each layer: the new positions of each row see all that the cache holds of it, themselves included.
 
     Row by row, each over its own keys alone: no key of a longer neighbour is read, and to the last bit a row's result
@@ -91,7 +91,7 @@ def continued(cache: KVCache, n_new: int) -> list[Mix]:
             layer.write(keys, values, start=common, positions=positions)
             rows = []
             for i, (start, mask) in enumerate(zip(starts, masks, strict=True)):
-                seen_keys, seen_values = layer.seen(i, start + n_new)
+                seen_keys, seen_values = layer.read(i, start + n_new)
                 rows.append(attend(queries[i : i + 1], seen_keys, seen_values, mask=mask, is_causal=start == 0))
             return rows[0] if len(rows) == 1 else torch.cat(rows)
 
@@ -107,7 +107,7 @@ def _reach(start: int, n_new: int, device: torch.device) -> Tensor | None:
     return torch.ones(n_new, start + n_new, dtype=torch.bool, device=device).tril(start)
 
 
-def at_ends(lengths: Sequence[int]) -> Mix:
+def last_queries(lengths: Sequence[int]) -> Mix:
     """As ``packed``, for the queries (1, H, B, D) of each row's last position alone: (1, H, B, D)."""
 
     def mix(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:

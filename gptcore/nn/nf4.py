@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.nn.linear import StandIn, plain_embedding, plain_linear
-from gptcore.nn.nibbles import packed_nibbles, unpacked_nibbles
+from gptcore.nn.nibbles import pack_nibbles, unpack_nibbles
 
 CODES = (
     -1.0,
@@ -75,7 +75,7 @@ class NF4Matrix(nn.Module):
         scaled = blocks / self._scales_of(torch.arange(n_outputs)).clamp(min=1e-30).unsqueeze(-1)
         values = torch.tensor(CODES)
         nearest = torch.bucketize(scaled.flatten(1), (values[1:] + values[:-1]) / 2)  # (O, I)
-        self.register_buffer("codes", packed_nibbles(nearest.to(torch.uint8)))
+        self.register_buffer("codes", pack_nibbles(nearest.to(torch.uint8)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class NF4Matrix(nn.Module):
         """The fp32 matrix (O, I), or only the given rows (int64 of any shape) of it."""
         chosen = torch.arange(len(self.codes), device=self.codes.device) if rows is None else rows
         values = torch.tensor(CODES, device=self.codes.device)
-        looked_up = values[unpacked_nibbles(self.codes[chosen]).int()]  # (..., I)
+        looked_up = values[unpack_nibbles(self.codes[chosen]).int()]  # (..., I)
         grouped = looked_up.unflatten(-1, (-1, self.block_size))
         dense: Tensor = (grouped * self._scales_of(chosen).unsqueeze(-1)).flatten(-2)
         return dense
@@ -147,7 +147,7 @@ class NF4Linear(StandIn):
         """(O, I) fp32, made of the codes at each call."""
         return self.matrix.dense()
 
-    def merged(self) -> nn.Linear:
+    def merge(self) -> nn.Linear:
         """A plain linear layer of the numbers that the codes mean."""
         return plain_linear(self.dense(), self.bias)
 
@@ -178,6 +178,6 @@ class NF4Embedding(StandIn):
         """(V, C) fp32."""
         return self.matrix.dense()
 
-    def merged(self) -> nn.Embedding:
+    def merge(self) -> nn.Embedding:
         """A plain embedding of the numbers that the codes mean."""
         return plain_embedding(self.dense())

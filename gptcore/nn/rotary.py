@@ -39,10 +39,10 @@ class Turns(NamedTuple):
         return (heads * self.cosines + swapped * self.sines).to(heads.dtype)
 
 
-def turned(mix: Mix, turns: Turns) -> Mix:
+def rotary(mix: Mix, turns: Turns) -> Mix:
     """``mix`` over queries and keys that were turned first; a cache keeps them turned."""
 
-    def mixed(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+    def mix_rotated(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
         return mix(turns.turn(queries), turns.turn(keys), values, dropout)
 
-    return mixed
+    return mix_rotated

@@ -13,7 +13,7 @@ from torch import Tensor
 from gptcore.errors import ConfigError
 
 
-def packed_rows(shape: torch.Size, lengths: Sequence[int] | None, *, packed: bool) -> Sequence[int] | None:
+def resolve_rows(shape: torch.Size, lengths: Sequence[int] | None, *, packed: bool) -> Sequence[int] | None:
     """The lengths of packed rows; None for rows that stand apart.
 
     Args:

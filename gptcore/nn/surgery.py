@@ -20,7 +20,7 @@ class ParameterCount(NamedTuple):
     trainable: int
 
 
-def named_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """The plain linear layers with their dotted names."""
     for name, module in model.named_modules():
         if type(module) is nn.Linear:
@@ -40,7 +40,7 @@ def replace_modules(
     """
     names = [name for name, module in model.named_modules() if name and chosen(name, module)]
     if not names:
-        kinds = sorted({name.rpartition(".")[2] for name, _ in named_linears(model)})
+        kinds = sorted({name.rpartition(".")[2] for name, _ in find_linears(model)})
         raise ConfigError(f"no layer was chosen; the linear layers here are named {', '.join(kinds)}")
     for name in names:
         parent_name, _, leaf = name.rpartition(".")
@@ -51,7 +51,7 @@ def replace_modules(
 
 def merge_adapters(model: AnyModule) -> AnyModule:
     """Fold every trained update into the layer it stands beside, in place; a model without one stays as it is."""
-    return _without_adapters(model, lambda layer: layer.merged())
+    return _without_adapters(model, lambda layer: layer.merge())
 
 
 def strip_adapters(model: AnyModule) -> AnyModule:
@@ -77,9 +77,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     """Parameters in all and those that are trained."""
     parameters = list(model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    return ParameterCount(total=sum(p.numel() for p in parameters) + n_coded(model), trainable=trainable)
+    return ParameterCount(total=sum(p.numel() for p in parameters) + count_coded(model), trainable=trainable)
 
 
-def n_coded(model: nn.Module) -> int:
+def count_coded(model: nn.Module) -> int:
     """Weights that are stored as codes: the sum of the ``n_weights`` that modules of quantized matrices tell."""
     return sum(getattr(module, "n_weights", 0) for module in model.modules())

@@ -33,7 +33,7 @@ class _Lookup(torch.autograd.Function):
         return total.index_add_(0, tokens.flatten(), rows.flatten(0, -2).to(total.dtype)), None
 
 
-def tied_lookup(weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def look_up_tied(weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of the tokens, and the weights for the head.
 
     Args:

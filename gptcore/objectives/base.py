@@ -18,7 +18,7 @@ class Objective(Config):
     """Base of all objectives: ``weights``, ``counts`` and the call itself are theirs, the rest has defaults."""
 
     distillable: ClassVar[bool] = False
-    """Whether ``distilled`` is built."""
+    """Whether ``distill`` is built."""
 
     def weights(self) -> dict[str, float]:
         """Each part of the loss by name, in a fixed order, with its weight: what is minimised is the sum over the parts
@@ -59,7 +59,7 @@ class Objective(Config):
             ConfigError: says what is expected, what the network is, and what to do.
         """
 
-    def distilled(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
+    def distill(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         """The loss of a batch, mixed with the divergence from a teacher; where the objective is ``distillable``.
 
         Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 from gptcore.batch import Batch, Loss
 from gptcore.data.base import Source
 from gptcore.models.network import Network
-from gptcore.nn.distill_loss import Mixture, distilled
+from gptcore.nn.distill_loss import Mixture, distill_rows
 from gptcore.objectives.base import Objective
 from gptcore.objectives.fitting import check_class_head, check_same_outputs
 
@@ -63,7 +63,7 @@ class Classify(Objective):
         """
         check_class_head(type(self).__name__, network)
 
-    def distilled(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
+    def distill(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         """The teacher's probabilities of the same classes.
 
         Raises:
@@ -74,7 +74,7 @@ class Classify(Objective):
             theirs = class_logits(teacher, batch)
         check_same_outputs(theirs.shape[1], logits.shape[1], what="classes")
         with torch.no_grad():
-            loss, slope = distilled(logits, theirs, classes, mixture)
+            loss, slope = distill_rows(logits, theirs, classes, mixture)
         # the value of the loss with the gradient that belongs to it
         total = (logits * slope).sum()
         total = total + (loss - total).detach()

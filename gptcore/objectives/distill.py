@@ -69,7 +69,7 @@ class Distill(Objective):
         if not model.training:
             return self.objective(model, batch)
         teacher = _teacher(self.teacher, batch.device)
-        return self.objective.distilled(model, teacher, batch, Mixture(self.temperature, self.soft))
+        return self.objective.distill(model, teacher, batch, Mixture(self.temperature, self.soft))
 
     def figures(
         self, means: Mapping[str, float], sums: Mapping[str, float], counts: Mapping[str, int], source: Source

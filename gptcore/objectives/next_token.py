@@ -70,7 +70,7 @@ class NextToken(Objective):
         check_causal(type(self).__name__, network)
         check_word_head(type(self).__name__, network)
 
-    def distilled(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
+    def distill(self, student: Network, teacher: Network, batch: Batch, mixture: Mixture) -> Loss:
         """The teacher's probabilities at the same target positions.
 
         Raises:

@@ -76,7 +76,7 @@ class TextReader(Config):
             raise ConfigError(f"expected room for at least 2 tokens of a text, got {room}; raise context_length")
         return room
 
-    def within(self, context_length: int) -> TextReader:
+    def fit_context(self, context_length: int) -> TextReader:
         """The same for a model of this context; a ``longest`` that is the whole context needs no saying."""
         whole = self.longest is not None and self.longest >= context_length
         return replace(self, longest=None) if whole else self

@@ -5,7 +5,7 @@ Units: bytes, seconds, FLOP; GB is 10^9 bytes. Formulas with worked examples: do
 
 from gptcore.scaling.devices import GPUS, Gpu, Precision
 from gptcore.scaling.job import Job, Kind, Parameters, count_parameters, flops_per_token, usual_batch_size
-from gptcore.scaling.memory import Memory, Remedy, activation_bytes, fits, fitted, memory, remedies
+from gptcore.scaling.memory import Memory, Remedy, activation_bytes, fit_job, fits, memory, remedies
 from gptcore.scaling.speed import Communication, Cost, Pace, bandwidth, communication, cost, pace
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "communication",
     "cost",
     "count_parameters",
+    "fit_job",
     "fits",
-    "fitted",
     "flops_per_token",
     "memory",
     "pace",

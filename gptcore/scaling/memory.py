@@ -111,7 +111,7 @@ def memory(job: Job) -> Memory:
         logits=logits,
         head_gradient=(6 if half else 4) * embedding,
         working=max(0, max(block, last) - logits),
-        buffers=_gathered_bytes(job) if job.sharded else 0,
+        buffers=_gather_bytes(job) if job.sharded else 0,
     )
 
 
@@ -121,7 +121,7 @@ def _block_working_bytes(job: Job) -> int:
     return job.micro_tokens * (gradients + again)
 
 
-def _gathered_bytes(job: Job) -> int:
+def _gather_bytes(job: Job) -> int:
     # Embeddings and last norm stay gathered from forward to backward pass; of the blocks there are one at work and one
     # on its way, a gradient, and the fp32 gradient of the block before in its exchange.
     product, block = job.product_bytes, block_parameters(job.model)
@@ -140,7 +140,7 @@ def fits(job: Job) -> bool:
     return memory(job).total <= job.limit
 
 
-def fitted(job: Job, *, parallels: Sequence[Kind], micro_batch_size: int | None = None) -> Job:
+def fit_job(job: Job, *, parallels: Sequence[Kind], micro_batch_size: int | None = None) -> Job:
     """The first of ``parallels`` that fits, with the largest micro-batch (a power of two) that does.
 
     Where nothing fits: the last of them with the smallest micro-batch.

@@ -55,7 +55,7 @@ class _Distributed(Parallel):
     def wait(self) -> None:
         dist.barrier()
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
@@ -70,7 +70,7 @@ class Replicated(_Distributed):
         module = LossModule(model, objective, self.autocast(precision))
         return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
-    def synced(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
+    def sync_gradients(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
         """No exchange before the last pass."""
         assert isinstance(loss_of, DistributedDataParallel)
         return nullcontext() if last else loss_of.no_sync()
@@ -108,7 +108,7 @@ class Sharded(_Distributed):
         del precision
         return nullcontext
 
-    def synced(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
+    def sync_gradients(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
         """No reduction before the last pass."""
         assert isinstance(loss_of, LossModule)
         model = loss_of.model
@@ -121,7 +121,7 @@ class Sharded(_Distributed):
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gathered one by one; the others' copies are dropped at once."""
         whole = {}
         for name, tensor in tensors.items():
@@ -129,7 +129,7 @@ class Sharded(_Distributed):
             whole[name] = full.detach() if self.rank == 0 else full.new_empty(0)
         return whole
 
-    def like(self, target: Tensor, value: Tensor) -> Tensor:
+    def spread_like(self, target: Tensor, value: Tensor) -> Tensor:
         """Each process keeps its part of what has the target's shape."""
         if not isinstance(target, DTensor) or value.shape != target.shape:
             return value

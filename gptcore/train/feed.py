@@ -85,15 +85,15 @@ class Feed:
         if self._ahead is not None and self._ahead[0] == step:
             share = self._ahead[1].result()
         else:
-            share = self._thread.submit(self._made, step).result()
-        self._ahead = (step + 1, self._thread.submit(self._made, step + 1))
+            share = self._thread.submit(self._make, step).result()
+        self._ahead = (step + 1, self._thread.submit(self._make, step + 1))
         return share
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _made(self, step: int) -> Share:
+    def _make(self, step: int) -> Share:
         indices = self.indices(step)
         own = indices[self.rank :: self.world_size]
         largest = math.ceil(len(indices) / self.world_size)

@@ -54,7 +54,7 @@ def stop_requests(*, patient: bool = False) -> Iterator[StopRequest]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_sigterm() -> Iterator[None]:
     """Let SIGTERM wait until the block is left, and then act as it would have.
 
     An orchestrator's handler raises an exception wherever the program is; in the middle of an update that would leave

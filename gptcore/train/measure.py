@@ -64,21 +64,21 @@ class StepClock:
         self._interval, self._all = _Spent(), _Spent()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def time_wait(self) -> Iterator[None]:
         """Inside, the step's batch is waited for."""
         begun = self._now()
         yield
         self._interval.waiting += self._now() - begun
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
+    def time_compute(self) -> Iterator[None]:
         """Inside is a forward pass, a backward pass, or the optimizer's update with the clipping before it."""
         begun = self._now()
         yield
         self._interval.computing += self._now() - begun
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """Inside is no step: an evaluation."""
         begun = self._now()
         yield
@@ -122,7 +122,7 @@ class EnergyMeter(Protocol):
 
 
 @contextmanager
-def energy_logged(meter: EnergyMeter | None, log: RunLogger) -> Iterator[None]:
+def log_energy(meter: EnergyMeter | None, log: RunLogger) -> Iterator[None]:
     """Tell the log what energy the block takes, also one that is stopped: ``perf/energy_kwh``, and ``energy``."""
     if meter is None:
         yield

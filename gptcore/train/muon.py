@@ -25,7 +25,7 @@ from gptcore.errors import ConfigError
 from gptcore.models.network import Network
 from gptcore.nn.linear import maps_in
 from gptcore.train.eager import EagerOptimizer
-from gptcore.train.optim import LR_SCALE, OptimizerConfig, trained_parameters
+from gptcore.train.optim import LR_SCALE, OptimizerConfig, trainable_parameters
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -61,7 +61,7 @@ class Muon(OptimizerConfig):
         in_blocks, maps = {id(p) for p in blocks.parameters() if p.dim() == 2}, maps_in(blocks)
         by_maps: dict[tuple[int, ...], list[nn.Parameter]] = {(): []}
         rest: list[nn.Parameter] = []
-        for parameter in trained_parameters(model):
+        for parameter in trainable_parameters(model):
             if id(parameter) in in_blocks:
                 by_maps.setdefault(maps.get(id(parameter), ()), []).append(parameter)
             else:

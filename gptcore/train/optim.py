@@ -46,7 +46,7 @@ class OptimizerConfig(Config):
         Raises:
             ConfigError: every parameter is frozen.
         """
-        return self.adamw(trained_parameters(model))
+        return self.adamw(trainable_parameters(model))
 
     def adamw(self, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
         """AdamW over at least one parameter, in two groups."""
@@ -58,7 +58,7 @@ class OptimizerConfig(Config):
         return AdamW(filled, lr=self.lr, betas=(self.beta_1, self.beta_2), fused=True)
 
 
-def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are not frozen.
 
     Raises:

@@ -59,7 +59,7 @@ class Parallel:
             return nullcontext
         return lambda: torch.autocast(self.device.type, dtype=dtype)
 
-    def synced(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
+    def sync_gradients(self, loss_of: LossOf, *, last: bool) -> AbstractContextManager[Any]:
         """A context for one forward and backward pass; gradients are exchanged in the last one of a step alone."""
         del loss_of, last
         return nullcontext()
@@ -75,15 +75,15 @@ class Parallel:
     def wait(self) -> None:
         """Wait until every process is here."""
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's ``value`` (JSON types), on every process."""
         return value
 
-    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors, gathered where they are spread; every process must ask."""
         return tensors
 
-    def like(self, target: Tensor, value: Tensor) -> Tensor:
+    def spread_like(self, target: Tensor, value: Tensor) -> Tensor:
         """A whole tensor of the target's shape, spread and placed as the target is; others as they are."""
         return value.to(target.device)
 
@@ -107,7 +107,7 @@ class LossModule(nn.Module):
 
 
 @contextmanager
-def joined(kind: Kind) -> Iterator[Parallel]:
+def join_group(kind: Kind) -> Iterator[Parallel]:
     """The ``Parallel`` of this process: one alone, or a member of the group that torchrun has started.
 
     Raises:

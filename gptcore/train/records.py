@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _METRICS, _SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
-def written(out: Path) -> dict[str, int]:
+def count_bytes(out: Path) -> dict[str, int]:
     """Bytes of each record until now: a position holds them, and what came later is dropped when a run returns to it.
 
     By bytes, not by the steps in the lines: a step may have a line from before a rollback to it and one from after.
@@ -47,7 +47,7 @@ class Records:
     main: bool
 
     def restore(self, sizes: Mapping[str, int]) -> None:
-        """Go back to what was ``written`` before, by default nothing."""
+        """Cut each record back to the bytes that ``count_bytes`` found, by default to nothing."""
         if not self.main:
             return
         for path in _files(self.out):
@@ -64,8 +64,8 @@ class Records:
             with disk_errors(self.out / _METRICS):
                 JsonlLogger(self.out / _METRICS).append(metrics, step=step)
 
-    def tell(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
-        """Tell the tracker; also what differs between two equal runs, such as speed."""
+    def track(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
+        """Send metrics to the tracker; also what differs between two equal runs, such as speed."""
         if self.main:
             self.log.log_metrics(metrics, step=step)
 

@@ -91,7 +91,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(first << 31 ^ second)
 
 
-def told_of(source: Source | None, data: Data | None) -> dict[str, Any] | None:
+def describe_data(source: Source | None, data: Data | None) -> dict[str, Any] | None:
     """What is remembered of data: its content, and the settings of the configuration that it was opened from.
 
     What is drawn anew for each sample, such as a mask, does not change the content; its settings tell it.
@@ -135,10 +135,10 @@ def _differences(saved: Any, now: Any, name: str = "") -> Iterator[str]:
         for i, (one, other) in enumerate(zip(saved, now, strict=True)):
             yield from _differences(one, other, f"{name}[{i}]")
     elif saved != now:
-        yield f"{name} was {_shown(saved)}, is {_shown(now)}"
+        yield f"{name} was {_format(saved)}, is {_format(now)}"
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "none"
     text = json.dumps(value, ensure_ascii=False)
@@ -158,7 +158,7 @@ def newest_checkpoint(folder: Path, *, regular: bool = False) -> Path | None:
         folder: that of all checkpoints.
         regular: pass over those that only stopped runs write.
     """
-    for path in reversed(_finished(folder)):
+    for path in reversed(_list_finished(folder)):
         if regular and path.name.startswith("stop-"):
             continue
         try:
@@ -174,7 +174,7 @@ def newest_checkpoint(folder: Path, *, regular: bool = False) -> Path | None:
 
 def forget_after(path: Path) -> None:
     """Delete the checkpoints that were written after one: a rollback to it makes them the past of another run."""
-    for each in _finished(path.parent):
+    for each in _list_finished(path.parent):
         if _place(each) > _place(path):
             remove_folder(each)
 
@@ -188,7 +188,7 @@ def prune(out: Path, *, keep_last: int, best_step: int | None, keep_every: int |
         best_step: of which step weights stay.
         keep_every: which regular checkpoints stay for good.
     """
-    found = _finished(out / "checkpoints")
+    found = _list_finished(out / "checkpoints")
     regular = [path for path in found if path.name.startswith("step-")]
     kept = {path for path in regular if keep_every and _step(path) % keep_every == 0}
     if keep_last:
@@ -203,7 +203,7 @@ def prune(out: Path, *, keep_last: int, best_step: int | None, keep_every: int |
         clear_leftovers(folder)
 
 
-def _finished(folder: Path) -> list[Path]:
+def _list_finished(folder: Path) -> list[Path]:
     """Checkpoints under their final names, oldest first; not what a killed write left beside them."""
     return sorted((path for path in folder.glob("st*-*") if _NAME.fullmatch(path.name)), key=_place)
 

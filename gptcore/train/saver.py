@@ -47,6 +47,6 @@ class Saver:
         self._thread.shutdown(wait=True)
 
 
-def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def copy_to_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies in main memory that training will not change."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

@@ -28,7 +28,7 @@ from gptcore.readers import Readers
 from gptcore.train.config import TrainConfig
 from gptcore.train.optim import optimizer_tensors, restore_optimizer
 from gptcore.train.parallel import Parallel
-from gptcore.train.records import flush, written
+from gptcore.train.records import count_bytes, flush
 from gptcore.train.resume import (
     Position,
     check_identity,
@@ -37,7 +37,7 @@ from gptcore.train.resume import (
     newest_checkpoint,
     prune,
 )
-from gptcore.train.saver import Saver, copied
+from gptcore.train.saver import Saver, copy_to_host
 
 logger = logging.getLogger(__name__)
 FINISHED = "checkpoint"
@@ -78,7 +78,7 @@ class RunState:
     def save_position(self) -> None:
         """Write a checkpoint to resume from, in the background where one process holds all of it."""
         position = self.position
-        position.identity, position.written = self.identity, written(self.out)
+        position.identity, position.written = self.identity, count_bytes(self.out)
         regular = position.step % self.config.checkpoint_every == 0 and not position.skipped_in_row
         path = checkpoint_folder(self.out, position.step, regular=regular)
         values = {"position": asdict(position)}
@@ -86,20 +86,20 @@ class RunState:
         if self.parallel.sharded:
             self._save_shards(path, values, moments)
         elif self.parallel.rank == 0:
-            weights = self._copied(self._weights)
-            self._submit(path, weights, TrainingState(values, self._copied(moments)))
+            weights = self._copy(self._weights)
+            self._submit(path, weights, TrainingState(values, self._copy(moments)))
 
     def save_best(self) -> None:
         """Write the weights alone, as the best so far."""
-        weights = self.parallel.whole(self._weights)
+        weights = self.parallel.gather(self._weights)
         if self.parallel.rank == 0:
-            self._submit(self.best_folder, self._copied(weights), None)
+            self._submit(self.best_folder, self._copy(weights), None)
 
     def save_final(self, metrics: dict[str, float]) -> Path:
         """Write the finished model and its figures, and delete what only a resumed run would need."""
         self.saver.wait()
         path = self.out / FINISHED
-        weights = self.parallel.whole(self._weights)
+        weights = self.parallel.gather(self._weights)
         if self.parallel.rank == 0:
             self._write(path, weights, None)
             result = {"identity": self.identity, "checkpoint": file_sha256(path / MANIFEST), "metrics": metrics}
@@ -108,13 +108,13 @@ class RunState:
         self.parallel.wait()
         return path
 
-    def finished(self) -> dict[str, float] | None:
+    def read_figures(self) -> dict[str, float] | None:
         """The figures of this run if ``out`` holds it finished and whole; every process must ask.
 
         Raises:
             ConfigError: ``out`` holds another run.
         """
-        result = self.parallel.tell(self._result() if self.parallel.rank == 0 else None)
+        result = self.parallel.broadcast(self._result() if self.parallel.rank == 0 else None)
         if result is None:
             return None
         check_identity(result["identity"], self.identity, folder=self.out)
@@ -169,7 +169,7 @@ class RunState:
             (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
             newest = newest_checkpoint(self.out / "checkpoints", regular=regular)
             found = None if newest is None else str(newest)
-        told = self.parallel.tell(found)
+        told = self.parallel.broadcast(found)
         return None if told is None else Path(told)
 
     def return_to(self, path: Path) -> None:
@@ -201,7 +201,7 @@ class RunState:
         else:
             self._load_weights(path)
             moments = {
-                name: self.parallel.like(parameters[name.rpartition("/")[0]], tensor)
+                name: self.parallel.spread_like(parameters[name.rpartition("/")[0]], tensor)
                 for name, tensor in moments.items()
             }
         restore_optimizer(self.optimizer, self.model, moments)
@@ -220,16 +220,16 @@ class RunState:
     def _load_weights(self, path: Path) -> None:
         @torch.no_grad()
         def put(target: Tensor, value: Tensor) -> None:
-            target.copy_(self.parallel.like(target, value))
+            target.copy_(self.parallel.spread_like(target, value))
 
         checkpoint.load_weights(self.model, path, put=put)
 
-    def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _copy(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copies to be written in the background; at a time, those of one step alone are held."""
         if self._copied_at != self.position.step:
             self.saver.wait()
             self._copied_at = self.position.step
-        return copied(tensors)
+        return copy_to_host(tensors)
 
     def _submit(self, path: Path, weights: dict[str, Tensor], training: TrainingState | None) -> None:
         best_step = self.position.best_step
@@ -256,15 +256,15 @@ class RunState:
         large = {name: tensor for name, tensor in moments.items() if tensor.dim() > 0}
         values["sharded_moments"] = sorted(large)
         if self.parallel.rank != 0:
-            folder = Path(self.parallel.tell(None))
+            folder = Path(self.parallel.broadcast(None))
             save_shards(folder, model=self._weights, moments=large)
             self.parallel.wait()
             return
         flush(self.out)
         with whole_folder(path) as folder:
-            self.parallel.tell(str(folder))
+            self.parallel.broadcast(str(folder))
             save_shards(folder, model=self._weights, moments=large)
-            scalars = copied({name: tensor for name, tensor in moments.items() if tensor.dim() == 0})
+            scalars = copy_to_host({name: tensor for name, tensor in moments.items() if tensor.dim() == 0})
             training = TrainingState(values, scalars)
             checkpoint.fill(folder, tensors=None, spec=self.spec, readers=self.readers, training=training)
         config, best = self.config, self.position.best_step

@@ -27,16 +27,16 @@ from gptcore.readers import Readers
 from gptcore.train.config import RUNTIME, TrainConfig
 from gptcore.train.feed import Feed, Share
 from gptcore.train.held_out import HeldOut, evaluate
-from gptcore.train.interrupt import StopRequest, stop_requests, undisturbed
+from gptcore.train.interrupt import StopRequest, defer_sigterm, stop_requests
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import StepClock
 from gptcore.train.optim import set_rate
 from gptcore.train.parallel import Parallel
 from gptcore.train.records import Records
 from gptcore.train.result import Progress, TrainResult
-from gptcore.train.resume import Position, seed_step, told_of
+from gptcore.train.resume import Position, describe_data, seed_step
 from gptcore.train.state import RunState
-from gptcore.train.update_size import copied_sample, update_ratio
+from gptcore.train.update_size import copy_sample, update_ratio
 from gptcore.train.utilization import ceiling
 from gptcore.train.weighing import Weighing
 
@@ -180,21 +180,21 @@ class Trainer:
         self.state.saver.check()
         position, parallel = self.position, self.parallel
         data_step = position.step + position.data_offset
-        with self.clock.waiting():
+        with self.clock.time_wait():
             share = self.feed.take(data_step)
         counts = [int(count) for count in parallel.sum(share.counts)]
         if not any(counts):
             raise DataError(f"the batch of step {position.step} has no target at all; check the data's ledger")
         seed_step(self.seed, data_step, parallel.rank)
-        with self.clock.computing():
+        with self.clock.time_compute():
             own = self._backward(share, counts)
-        with self.clock.computing():
+        with self.clock.time_compute():
             self._scaler.unscale_(self.optimizer)
             norm = parallel.clip(self._trained, self.config.clip)
         asked = float(self.stop.signal_name is not None)
         *sums, n_tokens, stopped = parallel.sum([*own, share.n_tokens, asked])
         loss = self.weighing.mean(sums, counts)
-        with undisturbed():
+        with defer_sigterm():
             self._in_update = True
             self._update(loss, norm)
             self.optimizer.zero_grad(set_to_none=True)
@@ -219,9 +219,9 @@ class Trainer:
         while micros:
             micro = micros.pop(0)
             batch = micro.batch if parallel.device.type == "cpu" else micro.batch.to(parallel.device)
-            with parallel.synced(self._loss_of, last=not micros):
+            with parallel.sync_gradients(self._loss_of, last=not micros):
                 loss = self._loss_of(batch)
-                self._scaler.scale(weighing.scaled(loss, scales if micro.real else [0.0] * len(scales))).backward()
+                self._scaler.scale(weighing.scale(loss, scales if micro.real else [0.0] * len(scales))).backward()
             if micro.real:
                 sums = [total + own for total, own in zip(sums, weighing.sums(loss), strict=True)]
         return sums
@@ -231,8 +231,8 @@ class Trainer:
         fault = policy.fault(loss, norm, recent=position.recent_losses)
         if fault is None:
             set_rate(self.optimizer, self.learning_rate)
-            before = copied_sample(self._trained) if self._reports_next else None
-            with self.clock.computing():
+            before = copy_sample(self._trained) if self._reports_next else None
+            with self.clock.time_compute():
                 self.optimizer.step()
             if before is not None:
                 self._update_ratio = update_ratio(self._trained, before, self.parallel)
@@ -288,12 +288,12 @@ class Trainer:
                 metrics["train/update_ratio"] = self._update_ratio
             position.window_sums, position.window_counts = [], []
         if self._is_evaluated(step):
-            with self.clock.paused():
+            with self.clock.pause():
                 metrics |= self._evaluate()
         self.records.add(metrics, step=step)
         self._in_update = False  # before this line a saved state would lack what the history says of its step
         if metrics:
-            self.records.tell(metrics | speed, step=step)
+            self.records.track(metrics | speed, step=step)
         if self.on_progress:
             self.on_progress(Progress(step, self.n_steps, metrics))
         # a checkpoint in the middle of a spike would be none to return to
@@ -328,14 +328,14 @@ class Trainer:
         self.records.restore(position.written)
         event = {"train/rollbacks": float(len(position.rollbacks)), "train/skipped_steps": float(position.skipped)}
         self.records.add(event, step=position.step)
-        self.records.tell(event, step=position.step)
+        self.records.track(event, step=position.step)
         self._in_update = False
         self.state.save_position()
 
     def _evaluate(self) -> dict[str, float]:
         assert self.held_out is not None
         config, position = self.config, self.position
-        result = self._measured(config.eval_samples)
+        result = self._measure(config.eval_samples)
         if position.best_loss is None or result.loss < position.best_loss:
             position.best_loss, position.best_step = result.loss, position.step
             if config.keep == "best":
@@ -344,7 +344,7 @@ class Trainer:
             self.records.sample(self.model, self.readers.words(), config.sample_prompts, step=position.step)
         return {f"val/{name}": value for name, value in result.metrics.items()}
 
-    def _measured(self, max_samples: int | None) -> HeldOut:
+    def _measure(self, max_samples: int | None) -> HeldOut:
         assert self.held_out is not None
         config = self.config
         with self.parallel.autocast(config.precision)():
@@ -361,8 +361,8 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         spec, train = self.spec.to_dict(), self.config.to_dict()
         return {
-            "data": told_of(self.source, self.data),
-            "held_out": told_of(self.held_out, self.held_out_data),
+            "data": describe_data(self.source, self.data),
+            "held_out": describe_data(self.held_out, self.held_out_data),
             **{name: {"name": each.name, "digest": each.digest} for name, each in self.readers.present()},
             "init": self.init,
             **{name: spec[name] for name in ("model", "transforms", "template")},
@@ -378,10 +378,10 @@ class Trainer:
             self._evaluate()
             if self.config.keep == "best" and self.position.best_step != self.position.step:
                 self.state.load_best()
-            metrics |= {f"val/{name}": value for name, value in self._measured(None).metrics.items()}
+            metrics |= {f"val/{name}": value for name, value in self._measure(None).metrics.items()}
             self.records.add(metrics, step=self.position.step)
-            self.records.tell(metrics, step=self.position.step)
+            self.records.track(metrics, step=self.position.step)
         perf = self.clock.summary()
         path = self.state.save_final(metrics | perf)
-        self.records.tell(perf)
+        self.records.track(perf)
         return TrainResult(path, metrics | perf)

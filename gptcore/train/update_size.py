@@ -20,7 +20,7 @@ _NUMBERS = 2**18
 """Of each matrix, about: its rows are taken at even distances."""
 
 
-def sampled(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+def pick_sample(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Rows of up to four matrices, evenly spread from the first to the last, as far as this process holds them.
 
     Not the largest: an embedding of 50,257 words would cost as much to copy as five blocks.
@@ -31,16 +31,16 @@ def sampled(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [tensor[:: max(1, tensor.numel() // _NUMBERS)] for tensor in here]
 
 
-def copied_sample(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+def copy_sample(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Copies of the sampled matrices before an update."""
-    return [tensor.clone() for tensor in sampled(parameters)]
+    return [tensor.clone() for tensor in pick_sample(parameters)]
 
 
 @torch.no_grad()
 def update_ratio(parameters: Sequence[nn.Parameter], before: Sequence[Tensor], parallel: Parallel) -> float:
     """Norm of the sampled matrices' change over their norm before it; 0 where they are all zero."""
     change, size = 0.0, 0.0
-    for now, then in zip(sampled(parameters), before, strict=True):
+    for now, then in zip(pick_sample(parameters), before, strict=True):
         change += float((now - then).float().square().sum())
         size += float(then.float().square().sum())
     if parallel.sharded:

@@ -61,7 +61,7 @@ class Weighing:
         pairs = zip(self.weights.values(), counts, strict=True)
         return [weight * world_size / count if count else 0.0 for weight, count in pairs]
 
-    def scaled(self, loss: Loss, scales: Sequence[float]) -> Tensor:
+    def scale(self, loss: Loss, scales: Sequence[float]) -> Tensor:
         """() what is differentiated: the parts times their scales, added up.
 
         Raises:

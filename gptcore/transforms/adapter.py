@@ -54,7 +54,7 @@ class Adapter(Transform):
         raise NotImplementedError
 
     @classmethod
-    def unlike_peft(cls, config: Json) -> str:
+    def find_peft_mismatch(cls, config: Json) -> str:
         """What in an ``adapter_config.json`` is not of this kind of adapter; empty if it can be read by it."""
         del config
         return f"{cls.__name__} is not a form of peft's"
@@ -66,7 +66,7 @@ class Adapter(Transform):
         """The adapter, and the tensors of each of its layers by the layer's and their own names.
 
         Args:
-            config: ``adapter_config.json``, in which ``unlike_peft`` found nothing.
+            config: ``adapter_config.json``, in which ``find_peft_mismatch`` found nothing.
             layers: what peft has for each of our layers, by name.
             place: the folder, for messages.
 

@@ -82,9 +82,9 @@ class LoRALinear(Adapted):
         updated: Tensor = _Update.apply(y, dropped, self.lora_a.to(y.dtype), self.lora_b.to(y.dtype), self.scale)
         return updated.view(*x.shape[:-1], -1)
 
-    def merged(self) -> nn.Linear:
+    def merge(self) -> nn.Linear:
         """One plain linear layer that computes the same; the sum is made in fp64."""
-        below = self.base.merged() if isinstance(self.base, StandIn) else self.base
+        below = self.base.merge() if isinstance(self.base, StandIn) else self.base
         layer = plain_linear(cast(Tensor, below.weight), cast(Tensor | None, below.bias))
         with torch.no_grad():
             update = self.scale * (self.lora_b.double() @ self.lora_a.double())  # (O, I)
@@ -151,7 +151,7 @@ class LoRA(Adapter):
         return [{"lora_A.weight": a.clone(), "lora_B.weight": part.clone()} for part in parts]
 
     @classmethod
-    def unlike_peft(cls, config: Json) -> str:
+    def find_peft_mismatch(cls, config: Json) -> str:
         """The first setting that is not that of a plain LoRA."""
         for name, value in _PLAIN.items():
             if config.get(name, value) not in (value, None):
@@ -171,7 +171,7 @@ class LoRA(Adapter):
         numbers = isinstance(alpha, int | float) and isinstance(dropout, int | float)
         if not isinstance(rank, int) or rank < 1 or not numbers:
             raise CheckpointError(f"{place}: r, lora_alpha and lora_dropout are {rank!r}, {alpha!r} and {dropout!r}")
-        pairs = {name: _stacked(parts, where=f"{place}: {name}") for name, parts in layers.items()}
+        pairs = {name: _stack(parts, where=f"{place}: {name}") for name, parts in layers.items()}
         widest = max(len(a) for a, _ in pairs.values())
         update = cls(
             rank=widest,
@@ -185,7 +185,7 @@ class LoRA(Adapter):
         }
 
 
-def _stacked(parts: Sequence[PeftPart], *, where: str) -> tuple[Tensor, Tensor]:
+def _stack(parts: Sequence[PeftPart], *, where: str) -> tuple[Tensor, Tensor]:
     """One pair (r, I) and (O, r) of the pairs of several matrices; those that are not adapted have rows of zeros."""
     n_outputs, first = sum(part.n_rows for part in parts), 0
     a_parts, b_parts = [], []

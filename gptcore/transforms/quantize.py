@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
 from gptcore.nn.linear import StandIn, plain_embedding, plain_linear
-from gptcore.nn.nibbles import packed_nibbles, unpacked_nibbles
+from gptcore.nn.nibbles import pack_nibbles, unpack_nibbles
 from gptcore.nn.surgery import merge_adapters
 from gptcore.transforms.base import Transform
 from gptcore.transforms.storing import store
@@ -67,7 +67,7 @@ class QuantizedMatrix(nn.Module):
         if self.bits == 8:
             return codes.to(scales.dtype) * scales
         minimums = self.minimums if rows is None else self.minimums[rows]
-        grouped = unpacked_nibbles(codes).unflatten(-1, (-1, self.group_size)).to(scales.dtype)
+        grouped = unpack_nibbles(codes).unflatten(-1, (-1, self.group_size)).to(scales.dtype)
         dense: Tensor = (grouped * scales.unsqueeze(-1) + minimums.unsqueeze(-1)).flatten(-2)
         return dense
 
@@ -86,14 +86,14 @@ def _int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     minimums = groups.amin(dim=-1)  # (O, I / G)
     scales = (groups.amax(dim=-1) - minimums).clamp(min=1e-12) / 15.0
     codes = ((groups - minimums.unsqueeze(-1)) / scales.unsqueeze(-1)).round().clamp(0, 15).to(torch.uint8)
-    return packed_nibbles(codes.flatten(1)), scales, minimums
+    return pack_nibbles(codes.flatten(1)), scales, minimums
 
 
 class QuantizedLinear(StandIn):
     """y = x dense(W)^T + b, the weights dequantized at each call."""
 
     def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, *, narrow: bool = False) -> None:
-        """Hold the quantized matrix and an fp32 bias; ``narrow``: activations are rounded as by ``narrowed``."""
+        """Hold the quantized matrix and an fp32 bias; ``narrow``: activations are rounded as by ``narrow_rows``."""
         super().__init__()
         self.matrix, self.narrow = matrix, narrow
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
@@ -107,7 +107,7 @@ class QuantizedLinear(StandIn):
         """(O, I) fp32, made of the codes at each call."""
         return self.matrix.dense()
 
-    def merged(self) -> nn.Linear:
+    def merge(self) -> nn.Linear:
         """A plain linear layer of the numbers that the codes mean.
 
         Raises:
@@ -119,10 +119,10 @@ class QuantizedLinear(StandIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
-        return F.linear(narrowed(x) if self.narrow else x, self.matrix.dense(), self.bias)
+        return F.linear(narrow_rows(x) if self.narrow else x, self.matrix.dense(), self.bias)
 
 
-def narrowed(x: Tensor) -> Tensor:
+def narrow_rows(x: Tensor) -> Tensor:
     """The rows of x (..., I) fp32 rounded to whole steps, as many as exact int32 sums with int8 weights leave room for.
 
     At most 32,767 steps to each side of 0, and 5,504 where I is 3,072. The kernels multiply the int16 steps themselves
@@ -150,7 +150,7 @@ class QuantizedEmbedding(StandIn):
         """(V, C) fp32."""
         return self.matrix.dense()
 
-    def merged(self) -> nn.Embedding:
+    def merge(self) -> nn.Embedding:
         """A plain embedding of the numbers that the codes mean."""
         return plain_embedding(self.dense())
 

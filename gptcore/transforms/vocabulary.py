@@ -41,17 +41,17 @@ class ExtendVocabulary(Transform):
         if self.vocab_size < old.shape[0]:
             raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")
         tied = isinstance(model.head, nn.Linear) and model.head.weight is old
-        words.token_embedding = nn.Embedding.from_pretrained(self._grown(old), freeze=False)
+        words.token_embedding = nn.Embedding.from_pretrained(self._grow(old), freeze=False)
         if tied:
             words.tie_head()
         elif isinstance(model.head, nn.Linear) and model.head.weight.shape[0] == old.shape[0]:
             head = nn.Linear(old.shape[1], self.vocab_size, bias=False)
-            head.weight = nn.Parameter(self._grown(model.head.weight))
+            head.weight = nn.Parameter(self._grow(model.head.weight))
             model.head = head
         words.config = cast(WordNetworkConfig, set_by_path(words.config, "vocab_size", self.vocab_size))
         return model
 
-    def _grown(self, old: torch.Tensor) -> torch.Tensor:
+    def _grow(self, old: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             mean = old.mean(dim=0, keepdim=True)
             extra = mean + 0.02 * torch.randn(self.vocab_size - old.shape[0], old.shape[1])

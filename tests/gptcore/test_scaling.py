@@ -108,7 +108,7 @@ def measured_peak(job: Job, parallel: Parallel, live: LiveBytes) -> int:
         for _ in range(2):
             live.peak = 0
             for i in range(job.n_micro_batches):
-                with parallel.synced(loss_of, last=i == job.n_micro_batches - 1):
+                with parallel.sync_gradients(loss_of, last=i == job.n_micro_batches - 1):
                     (loss_of(batch_of(job)).total / 100).backward()
             peak = live.peak
             optimizer.step()
@@ -244,24 +244,24 @@ def test_logits_are_held_a_chunk_at_a_time() -> None:
 
 
 def test_the_largest_power_of_two_that_fits_is_taken() -> None:
-    job = scaling.fitted(XL, parallels=("ddp",))
+    job = scaling.fit_job(XL, parallels=("ddp",))
     assert (job.parallel, job.micro_batch_size) == ("ddp", 16)
     assert scaling.fits(job)
     assert not scaling.fits(replace(job, micro_batch_size=32))
-    small = scaling.fitted(replace(XL, model=PRESETS["nano"], batch_size=100), parallels=("ddp",))
+    small = scaling.fit_job(replace(XL, model=PRESETS["nano"], batch_size=100), parallels=("ddp",))
     assert small.micro_batch_size == 8  # 13 samples are each GPU's share
 
 
 def test_ddp_is_preferred_where_it_fits_and_fsdp_taken_where_it_does_not() -> None:
     both = ("ddp", "fsdp")
-    assert scaling.fitted(XL, parallels=both).parallel == "ddp"
-    small = scaling.fitted(replace(XL, gpu=GPUS["rtx4090"]), parallels=both)
+    assert scaling.fit_job(XL, parallels=both).parallel == "ddp"
+    small = scaling.fit_job(replace(XL, gpu=GPUS["rtx4090"]), parallels=both)
     assert small.parallel == "fsdp"
     assert scaling.fits(small)
 
 
 def test_where_nothing_fits_the_least_is_kept_and_remedies_are_computed() -> None:
-    job = scaling.fitted(replace(XL, gpu=GPUS["rtx4090"], n_gpus=1), parallels=("ddp",))
+    job = scaling.fit_job(replace(XL, gpu=GPUS["rtx4090"], n_gpus=1), parallels=("ddp",))
     assert job.micro_batch_size == 1
     assert not scaling.fits(job)
     found = {remedy.change: remedy for remedy in scaling.remedies(job)}

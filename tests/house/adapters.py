@@ -44,7 +44,7 @@ class DoRALinear(Adapted):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, cast(Tensor | None, self.base.bias))
 
-    def merged(self) -> nn.Linear:
+    def merge(self) -> nn.Linear:
         return plain_linear(self.weight, cast(Tensor | None, self.base.bias))
 
 
@@ -77,7 +77,7 @@ class DoRA(Adapter):
         ]
 
     @classmethod
-    def unlike_peft(cls, config: Json) -> str:
+    def find_peft_mismatch(cls, config: Json) -> str:
         return "" if config.get("use_dora") else "use_dora is not set"
 
     @classmethod
@@ -105,7 +105,7 @@ class Homeless(DoRA):
         return Adapter.to_peft(self)
 
     @classmethod
-    def unlike_peft(cls, config: Json) -> str:
+    def find_peft_mismatch(cls, config: Json) -> str:
         return f"peft_type is {config.get('peft_type')!r}, which is not Homeless"
 
 

@@ -64,7 +64,7 @@ class Answer(Objective):
         """The sum over them."""
         assert isinstance(model, Seq2Seq)
         memory = model.encode(batch.inputs["source"], lengths=batch.lengths)
-        logits: Tensor = model.head(model.answered(batch.inputs["tokens"], memory))
+        logits: Tensor = model.head(model.decode(batch.inputs["tokens"], memory))
         labels = batch.targets["labels"].flatten()
         total = F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
         return Loss({"answer": total}, {})

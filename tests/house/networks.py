@@ -69,7 +69,7 @@ class HouseDecoder(Words, Model):
         self.blocks = nn.ModuleList(Block(width=config.width, n_heads=config.n_heads) for _ in range(config.n_layers))
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
-        rows = self._packed(looked_up, lengths, packed)
+        rows = self._row_lengths(looked_up, lengths, packed)
         mix = mixing.causal if rows is None else mixing.packed(rows)
         x = self.placed(looked_up, rows)
         for block in self.blocks:
@@ -77,10 +77,10 @@ class HouseDecoder(Words, Model):
         y: Tensor = self.norm(x)
         return y
 
-    def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def _extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
         n_new = tokens.shape[1]
         x: Tensor = self.token_embedding(tokens) + self.position_embedding(cache.positions(n_new))
-        for block, mix in zip(self.blocks, mixing.continued(cache, n_new), strict=True):
+        for block, mix in zip(self.blocks, mixing.cached(cache, n_new), strict=True):
             x = block(x, mix=mix)
         return x
 
@@ -143,7 +143,7 @@ class HouseEncoder(Words):
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_layers))
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
-        rows = self._packed(looked_up, lengths, packed)
+        rows = self._row_lengths(looked_up, lengths, packed)
         mix = both_ways(lengths) if rows is None else mixing.packed(rows, inner=mixing.full)
         x = self.placed(looked_up, rows)
         for block in self.blocks:
@@ -218,7 +218,7 @@ class HouseSeq2Seq(Words, Seq2Seq):
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
         if packed:
             raise ConfigError("expected padded rows, got packed ones; set train.packed to false")
-        self._packed(looked_up, lengths, packed)
+        self._row_lengths(looked_up, lengths, packed)
         x, mix = self.placed(looked_up, None), both_ways(lengths)
         for block in self.encoder:
             x = block(x, mix)
@@ -233,7 +233,7 @@ class HouseSeq2Seq(Words, Seq2Seq):
         assert source is not None
         return row_means(self.features(source, lengths=lengths, packed=packed), lengths, packed=packed)
 
-    def answered(self, tokens: Tensor, memory: Memory) -> Tensor:
+    def decode(self, tokens: Tensor, memory: Memory) -> Tensor:
         """(B, T, C), for a loss."""
         x, look = self.placed(self.token_embedding(tokens), None), mixing.padded(memory.lengths)
         for block in self.blocks:
@@ -246,7 +246,7 @@ class HouseSeq2Seq(Words, Seq2Seq):
         own, memory = (_layers(self.config, n_rows, size) for size in (min(capacity or length, length), length))
         return MemoryCache(own, memory=memory)
 
-    def opened(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
+    def start(self, prompt: Sequence[int], cache: KVCache) -> Sequence[int]:
         """The prompt is the source."""
         assert isinstance(cache, MemoryCache)
         memory = self.encode(torch.tensor([list(prompt)]))
@@ -261,7 +261,7 @@ class HouseSeq2Seq(Words, Seq2Seq):
         n_new = tokens.shape[1]
         look = mixing.padded(cache.memory_lengths.clamp(min=1).tolist())
         x: Tensor = self.token_embedding(tokens) + self.position_embedding(cache.positions(n_new))
-        mixes = mixing.continued(cache, n_new)
+        mixes = mixing.cached(cache, n_new)
         for block, mix, layer in zip(self.blocks, mixes, cache.memory, strict=True):
             x = block(x, mix, (layer.keys, layer.values), look)
         logits: Tensor = self.head(x[:, -n_last:].flatten(0, 1))

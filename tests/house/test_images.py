@@ -17,7 +17,7 @@ from gptcore import checkpoint
 from gptcore.batch import Batch
 from gptcore.checkpoint import ModelSpec
 from gptcore.classifier import TextClassifier
-from gptcore.data.base import Data, seeded_order
+from gptcore.data.base import Data, shuffle_order
 from gptcore.errors import CheckpointError, ConfigError, TokenizerMismatch
 from gptcore.objectives import Classify
 from gptcore.readers import ImageReader
@@ -60,7 +60,7 @@ class TileSource:
         self._pixels = torch.stack([reader.read(image) for image in PIXELS])
 
     def order(self, *, epoch: int, seed: int, **_: int) -> np.ndarray[Any, Any]:
-        return seeded_order(self.n_samples, seed=seed, epoch=epoch)
+        return shuffle_order(self.n_samples, seed=seed, epoch=epoch)
 
     def batch(self, indices: Sequence[int], **_: Any) -> Batch:
         chosen = torch.as_tensor(np.asarray(indices))

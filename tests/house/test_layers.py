@@ -115,7 +115,7 @@ def test_every_layer_of_codes_says_what_it_stands_for(saved: Saved, transforms: 
     before, found = model(TOKENS), 0
     for name, module in list(model.named_modules()):
         if isinstance(module, StandIn):
-            plain = module.merged()
+            plain = module.merge()
             assert type(plain) in (nn.Linear, nn.Embedding)
             assert torch.equal(plain.get_parameter("weight"), module.dense())
             parent, _, leaf = name.rpartition(".")

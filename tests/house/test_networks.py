@@ -223,7 +223,7 @@ def greedy(network: HouseSeq2Seq, source: Sequence[int], n_new: int) -> list[int
     memory: Memory = network.encode(torch.tensor([list(source)]))
     tokens = [network.config.start_token]
     for _ in range(n_new):
-        features: Tensor = network.answered(torch.tensor([tokens]), memory)
+        features: Tensor = network.decode(torch.tensor([tokens]), memory)
         tokens.append(int(network.head(features[0, -1]).argmax()))
     return tokens[1:]
 
@@ -241,7 +241,7 @@ def test_a_decoder_answers_through_next_logits_alone() -> None:
         """Not of any class of ours."""
 
         training, config = False, decoder.config
-        new_cache, opened, read, next_logits = decoder.new_cache, decoder.opened, decoder.read, decoder.next_logits
+        new_cache, opened, read, next_logits = decoder.new_cache, decoder.start, decoder.read, decoder.next_logits
 
     request = Request([1, 2, 3], Sampling(max_new_tokens=9))
     (wanted,) = Generator(decoder).generate([request])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gptcore.config import Config, at_least
+from gptcore.config import Config, require_at_least
 from gptcore.errors import ConfigError
 from gptcore.readers import LongInputs
 from gptcore.train import TrainConfig
@@ -31,7 +31,7 @@ class ClassifyStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the base model is trained."""
-        at_least(self, n_blocks=0)
+        require_at_least(self, n_blocks=0)
         if self.dropout is not None:
             Dropout(self.dropout)
         if not 0.0 <= self.label_smoothing < 1.0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gptcore.compress import Pattern, prunable_sizes
-from gptcore.config import Config, at_least, nearest
+from gptcore.config import Config, nearest, require_at_least
 from gptcore.errors import ConfigError
 from gptcore.models import ModelConfig
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
@@ -77,7 +77,7 @@ class CompressStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the model is trained."""
-        at_least(self, group_size=1, block_size=2, calibration_samples=1, speed_tokens=1)
+        require_at_least(self, group_size=1, block_size=2, calibration_samples=1, speed_tokens=1)
         if not self.methods:
             raise ConfigError(f"compress.methods is empty; name one or more of {', '.join(STEPS)}")
         if len(set(self.methods)) < len(self.methods):

@@ -91,7 +91,7 @@ class Workshop:
     def _change(self, source: Path, path: Path, step: str) -> None:
         seed_everything(self.context.seed)
         loaded = checkpoint.load(source)
-        spec = loaded.spec.merged()
+        spec = loaded.spec.merge()
         if step in _DTYPES:
             checkpoint.save(path, model=loaded.model, spec=loaded.spec, **loaded.readers._asdict(), dtype=_DTYPES[step])
             return
@@ -100,12 +100,12 @@ class Workshop:
             model = self._with_zeros(loaded, step)
         elif step == "student":
             student = smaller(prunable_sizes(spec.model), layers=self.config.layers_kept, width=self.config.width_kept)
-            spec = fitted(spec, student)
+            spec = fit_spec(spec, student)
             model = spec.build()
         elif step in _STRUCTURE:
             pruned = _STRUCTURE[step](loaded.model, self._calibration(loaded), self.config)
             sizes = {name: getattr(pruned.config, name) for name in _SIZES}
-            model, spec = pruned, fitted(spec, replace(prunable_sizes(spec.model), **sizes))
+            model, spec = pruned, fit_spec(spec, replace(prunable_sizes(spec.model), **sizes))
         else:
             transform = self._transform(step)
             spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, transform))
@@ -178,7 +178,7 @@ _STRUCTURE: dict[str, Callable[[Network, Calibration, CompressStage], GPT]] = {
 }
 
 
-def fitted(spec: ModelSpec, sizes: GPTConfig) -> ModelSpec:
+def fit_spec(spec: ModelSpec, sizes: GPTConfig) -> ModelSpec:
     """The same model in other sizes; a classifier trains no more blocks than there are."""
     transforms = tuple(each.for_blocks(sizes.n_layers) for each in spec.transforms)
     return replace(spec, model=sizes, transforms=transforms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gptcore.config import Config, at_least
+from gptcore.config import Config, require_at_least
 from gptcore.errors import ConfigError
 
 
@@ -36,7 +36,7 @@ class EvaluateStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the models are trained."""
-        at_least(self, concurrency=1, num_ctx=1024)
+        require_at_least(self, concurrency=1, num_ctx=1024)
         if "instruct" not in self.judge_models or len(set(self.judge_models)) < len(self.judge_models):
             raise ConfigError(
                 f"evaluate.judge_models is {', '.join(self.judge_models) or 'empty'}; it must have instruct, each once"

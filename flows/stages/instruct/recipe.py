@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gptcore.config import Config, at_least
+from gptcore.config import Config, require_at_least
 from gptcore.data.templates import template_by_name
 from gptcore.train import TrainConfig
 
@@ -27,4 +27,4 @@ class InstructStage(Config):
     def __post_init__(self) -> None:
         """Refuse what would be found out only after the base model is trained."""
         template_by_name(self.template)
-        at_least(self, max_new_tokens=1, max_responses=1)
+        require_at_least(self, max_new_tokens=1, max_responses=1)

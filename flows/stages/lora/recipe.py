@@ -9,7 +9,7 @@ from typing import Literal
 from gptcore.config import Config, nearest
 from gptcore.errors import ConfigError
 from gptcore.models import GPTConfig
-from gptcore.nn.surgery import named_linears
+from gptcore.nn.surgery import find_linears
 from gptcore.train import TrainConfig
 from gptcore.transforms import NF4, LoRA
 
@@ -54,4 +54,4 @@ class LoraStage(Config):
 def _linear_layers() -> set[str]:
     """The last names of the linear layers of a block, as LoRA addresses them."""
     smallest = GPTConfig(vocab_size=1, context_length=1, width=1, n_layers=1, n_heads=1).build()
-    return {name.rpartition(".")[2] for name, _ in named_linears(smallest) if name.startswith("blocks.")}
+    return {name.rpartition(".")[2] for name, _ in find_linears(smallest) if name.startswith("blocks.")}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from flows.sources.base import SourceConfig
 from flows.sources.every import SOURCES
-from gptcore.config import Config, at_least, later
+from gptcore.config import Config, later, require_at_least
 from gptcore.errors import ConfigError
 
 _OWN_SPLITS = {"classify": "classify_split", "instruct": "instruct_split"}
@@ -44,7 +44,7 @@ class PrepareStage(Config):
 
     def __post_init__(self) -> None:
         """Refuse what would be found out only while the data is prepared, or after."""
-        at_least(self, vocab_size=257, min_chars=0)
+        require_at_least(self, vocab_size=257, min_chars=0)
         if self.near_duplicates is not None and not 0.0 < self.near_duplicates < 1.0:
             raise ConfigError(
                 f"prepare.near_duplicates is {self.near_duplicates}; it must lie between 0 and 1, or be none"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptcore.models.family import GGUFForm
 from gptcore.models.gpt.hf import TRANSPOSED
-from gptcore.models.renaming import renamed
+from gptcore.models.renaming import rename_tensor
 
 ARCHITECTURE = "gpt2"
 _NAMES = {
@@ -44,7 +44,7 @@ def to_gguf_tensors(tensors: Mapping[str, Tensor], *, config: Mapping[str, Any])
     """Hugging Face's tensors under llama.cpp's names and in its layout."""
     del config
     return {
-        renamed(name, _NAMES, blocks="transformer.h.", new_blocks="blk."): tensor.T
+        rename_tensor(name, _NAMES, blocks="transformer.h.", new_blocks="blk."): tensor.T
         if name.endswith(TRANSPOSED)
         else tensor
         for name, tensor in tensors.items()
@@ -55,7 +55,8 @@ def from_gguf_tensors(tensors: Mapping[str, Tensor], *, config: Mapping[str, Any
     """llama.cpp's tensors under Hugging Face's names and in its layout; unknown names stay as they are."""
     del config
     named = {
-        renamed(name, _BACK, blocks="blk.", new_blocks="transformer.h."): tensor for name, tensor in tensors.items()
+        rename_tensor(name, _BACK, blocks="blk.", new_blocks="transformer.h."): tensor
+        for name, tensor in tensors.items()
     }
     return {name: t.T if name.endswith(TRANSPOSED) and t.dim() == 2 else t for name, t in named.items()}
 

@@ -21,7 +21,7 @@ from gptcore.models.base import Model, ModelConfig
 from gptcore.nn import mixing
 from gptcore.nn.block import Block
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import causal, continued
+from gptcore.nn.mixing import cached, causal
 from gptcore.nn.rows import row_positions
 
 
@@ -135,8 +135,8 @@ class GPT(Model):
         initialise(self, n_layers=config.n_layers)
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
-        rows = self._packed(looked_up, lengths, packed)
-        x = self._placed(looked_up, rows)
+        rows = self._row_lengths(looked_up, lengths, packed)
+        x = self._add_positions(looked_up, rows)
         mix = causal if rows is None else mixing.packed(rows)
         for block in self.blocks:
             x = block(x, mix=mix)
@@ -155,8 +155,8 @@ class GPT(Model):
             ConfigError: more positions than ``context_length``, or lengths that are not those of the rows.
         """
         looked_up = self.token_embedding(tokens)
-        rows = self._packed(looked_up, lengths, packed)
-        x = self._placed(looked_up, rows)
+        rows = self._row_lengths(looked_up, lengths, packed)
+        x = self._add_positions(looked_up, rows)
         mix = causal if rows is None else mixing.packed(rows)
         *below, last = self.blocks
         for block in below:
@@ -165,15 +165,15 @@ class GPT(Model):
         y: Tensor = self.norm(last.at(x, positions, lengths=rows)).squeeze(1)
         return y
 
-    def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def _extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
         n_new = tokens.shape[1]
         self._check_length(int(cache.lengths.max()) + n_new, cache.capacity)
         x: Tensor = self.token_embedding(tokens) + self.position_embedding(cache.positions(n_new))
-        for block, mix in zip(self.blocks, continued(cache, n_new), strict=True):
+        for block, mix in zip(self.blocks, cached(cache, n_new), strict=True):
             x = block(x, mix=mix)
         return x
 
-    def _placed(self, looked_up: Tensor, rows: Sequence[int] | None) -> Tensor:
+    def _add_positions(self, looked_up: Tensor, rows: Sequence[int] | None) -> Tensor:
         """The tokens' embeddings (B, T, C) with those of their positions, which begin anew in each packed row."""
         table = self.position_embedding.weight
         placed = table[: looked_up.shape[1]] if rows is None else table[row_positions(rows, device=table.device)]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gptcore.models.family import GGUFForm
-from gptcore.models.renaming import renamed
+from gptcore.models.renaming import rename_tensor
 
 ARCHITECTURE = "llama"
 _NAMES = {
@@ -51,7 +51,7 @@ def to_gguf_tensors(tensors: Mapping[str, Tensor], *, config: Mapping[str, Any])
     for name, tensor in tensors.items():
         n_heads = _n_heads(name, config)
         ordered = tensor.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2) if n_heads else tensor
-        written[renamed(name, _NAMES, blocks="model.layers.", new_blocks="blk.")] = ordered
+        written[rename_tensor(name, _NAMES, blocks="model.layers.", new_blocks="blk.")] = ordered
     return written
 
 
@@ -59,7 +59,7 @@ def from_gguf_tensors(tensors: Mapping[str, Tensor], *, config: Mapping[str, Any
     """llama.cpp's tensors under Hugging Face's names and in its order of rows; unknown names stay as they are."""
     read = {}
     for theirs, tensor in tensors.items():
-        name = renamed(theirs, _BACK, blocks="blk.", new_blocks="model.layers.")
+        name = rename_tensor(theirs, _BACK, blocks="blk.", new_blocks="model.layers.")
         n_heads = _n_heads(name, config)
         fits = n_heads and tensor.dim() == 2 and tensor.shape[0] % (2 * n_heads) == 0
         read[name] = tensor.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2) if fits else tensor

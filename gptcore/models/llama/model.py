@@ -24,8 +24,8 @@ from gptcore.nn.block import Block
 from gptcore.nn.gated import GatedFeedForward
 from gptcore.nn.grouped import GroupedSelfAttention
 from gptcore.nn.kv_cache import KVCache, LayerCache
-from gptcore.nn.mixing import causal, continued
-from gptcore.nn.rotary import Turns, turned
+from gptcore.nn.mixing import cached, causal
+from gptcore.nn.rotary import Turns, rotary
 from gptcore.nn.rows import row_positions
 
 
@@ -121,22 +121,22 @@ class Llama(Model):
         initialise(self, n_layers=config.n_layers)
 
     def _features(self, looked_up: Tensor, lengths: Sequence[int] | None, packed: bool) -> Tensor:
-        rows = self._packed(looked_up, lengths, packed)
+        rows = self._row_lengths(looked_up, lengths, packed)
         turns = self._turns(row_positions(rows or [looked_up.shape[1]], device=looked_up.device))
-        mix = turned(causal if rows is None else mixing.packed(rows), turns)
+        mix = rotary(causal if rows is None else mixing.packed(rows), turns)
         x = F.dropout(looked_up, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, mix=mix)
         y: Tensor = self.norm(x)
         return y
 
-    def _continued(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def _extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
         n_new = tokens.shape[1]
         self._check_length(int(cache.lengths.max()) + n_new, cache.capacity)
         turns = self._turns(cache.positions(n_new))
         x: Tensor = self.token_embedding(tokens)
-        for block, mix in zip(self.blocks, continued(cache, n_new), strict=True):
-            x = block(x, mix=turned(mix, turns))
+        for block, mix in zip(self.blocks, cached(cache, n_new), strict=True):
+            x = block(x, mix=rotary(mix, turns))
         return x
 
     def _turns(self, positions: Tensor) -> Turns:

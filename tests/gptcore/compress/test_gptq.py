@@ -15,7 +15,7 @@ from gptcore.compress import Moments, calibrate, compare, gptq, gptq_matrix, out
 from gptcore.data.windows import WindowSource
 from gptcore.errors import ConfigError
 from gptcore.models import GPT
-from gptcore.nn import named_linears
+from gptcore.nn import find_linears
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import LoRA, Quantize, QuantizedLinear, QuantizedMatrix
 
@@ -105,7 +105,7 @@ def test_a_layer_is_calibrated_with_what_the_changed_layers_before_it_give(
     with torch.no_grad():
         calibration.through(model, zeroed)
     assert list(seen) == [
-        f"blocks.{i}.{name}" for i, block in enumerate(model.blocks) for name, _ in named_linears(block)
+        f"blocks.{i}.{name}" for i, block in enumerate(model.blocks) for name, _ in find_linears(block)
     ]
     assert float(seen["blocks.0.attention.qkv"].gram.abs().max()) > 0
     assert float(seen["blocks.0.attention.out"].gram.abs().max()) == 0  # the values before it are all zero now

@@ -29,7 +29,7 @@ from gptcore.errors import ConfigError
 from gptcore.export import export_hf, import_hf
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import GPT, GPTConfig
-from gptcore.nn import count_parameters, named_linears
+from gptcore.nn import count_parameters, find_linears
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import LoRA
 
@@ -46,7 +46,7 @@ def test_magnitude_drops_the_smallest_of_each_matrix(learned: Learned, sparsity:
     model, before = learned(), learned()
     magnitude(model, Pattern(sparsity))
     for block, old in zip(model.blocks, before.blocks, strict=True):
-        for (_, ours), (_, theirs) in zip(named_linears(block), named_linears(old), strict=True):
+        for (_, ours), (_, theirs) in zip(find_linears(block), find_linears(old), strict=True):
             gone = ours.weight == 0
             assert int(gone.sum()) == int(sparsity * gone.numel())
             assert torch.equal(ours.weight[~gone], theirs.weight[~gone])
@@ -81,7 +81,7 @@ def test_two_of_each_four_neighbours_stay(learned: Learned, source: WindowSource
     model = learned()
     wanda(model, calibrate(model, source, n_samples=4, seed=2), Pattern(keep=2, of=4))
     for block in model.blocks:
-        for _, layer in named_linears(block):
+        for _, layer in find_linears(block):
             assert bool(((layer.weight.view(-1, 4) == 0).sum(dim=1) == 2).all())
 
 
@@ -92,7 +92,7 @@ def test_two_of_each_four_neighbours_stay(learned: Learned, source: WindowSource
         (lambda: Pattern(keep=2), "a pattern n:m needs both numbers, as in 2:4"),
         (lambda: Pattern(keep=4, of=4), "the pattern is 4:4; the first number must be above 0 and below the second"),
         (
-            lambda: Pattern(keep=2, of=5).dropped(torch.ones(2, 8), by_row=True),
+            lambda: Pattern(keep=2, of=5).select_lowest(torch.ones(2, 8), by_row=True),
             "8 inputs cannot be cut into groups of 5",
         ),
     ],

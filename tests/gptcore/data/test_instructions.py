@@ -82,7 +82,7 @@ def test_a_row_whose_targets_are_all_cut_is_dropped_and_counted(tmp_path: Path) 
     long = {**ROW, "instruction": "convert " * 60}
     source = _data(tmp_path, [ROW, long], context_length=60).open()
     source.ledger.check()
-    assert (source.n_samples, source.ledger.fully_masked(), source.ledger.total("in")) == (1, 1, 2)
+    assert (source.n_samples, source.ledger.count_fully_masked(), source.ledger.total("in")) == (1, 1, 2)
 
 
 def test_exactly_one_target_left_is_kept(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_totals_narrow_by_stage_split_and_reason() -> None:
     assert ledger.total("dropped") == 4
     assert ledger.total("dropped", stage="clean") == 3
     assert ledger.total("dropped", reason="duplicate", split="all") == 3
-    assert ledger.fully_masked(split="train") == ledger.fully_masked(stage="encode") == 1
+    assert ledger.count_fully_masked(split="train") == ledger.count_fully_masked(stage="encode") == 1
     assert ledger.total("tokens") == 123
 
 

@@ -10,7 +10,7 @@ import torch
 
 from gptcore.errors import ConfigError, DataError, DivergedError, PromptTooLong, TokenizerMismatch
 from gptcore.generation import Answer, Event, Generator, Request, Sampling
-from gptcore.generation.sampling import drawn, penalised
+from gptcore.generation.sampling import penalise, sample_token
 from gptcore.models.gpt import GPT
 from gptcore.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ def without_cache(model: GPT, prompt: list[int], sampling: Sampling) -> list[int
             logits = model(torch.tensor([tokens]))[0, -1]
         seen = torch.zeros(len(logits), dtype=torch.bool)
         seen[tokens] = True
-        tokens.append(drawn(penalised(logits, seen, sampling.repetition_penalty), sampling, draws))
+        tokens.append(sample_token(penalise(logits, seen, sampling.repetition_penalty), sampling, draws))
     return tokens[len(prompt) :]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from gptcore.errors import ConfigError
 from gptcore.generation import Sampling, narrow
-from gptcore.generation.sampling import drawn, penalised
+from gptcore.generation.sampling import penalise, sample_token
 
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
@@ -55,7 +55,7 @@ def test_a_large_vocabulary_is_narrowed_as_if_all_of_it_were_sorted(spread: floa
 
 def test_draws_follow_the_probabilities() -> None:
     n, draws = 2000, torch.Generator().manual_seed(1)
-    found = Counter(drawn(LOGITS, Sampling(temperature=1.0), draws) for _ in range(n))
+    found = Counter(sample_token(LOGITS, Sampling(temperature=1.0), draws) for _ in range(n))
     for token, expected in enumerate((0.5, 0.3, 0.15, 0.05)):
         assert abs(found[token] / n - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
 
@@ -63,18 +63,18 @@ def test_draws_follow_the_probabilities() -> None:
 @pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e-3])
 def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
     logits = torch.tensor([1.0, 30.0, -2000.0, 29.0])
-    assert drawn(logits, Sampling(temperature=temperature), torch.Generator()) == 1
+    assert sample_token(logits, Sampling(temperature=temperature), torch.Generator()) == 1
 
 
 def test_a_token_of_no_probability_is_never_drawn() -> None:
     logits = torch.tensor([-1e9, 0.0, -1e9, -1e9])
     draws = torch.Generator().manual_seed(0)
-    assert {drawn(logits, Sampling(temperature=1.0), draws) for _ in range(200)} == {1}
+    assert {sample_token(logits, Sampling(temperature=1.0), draws) for _ in range(200)} == {1}
 
 
 def test_the_penalty_speaks_against_what_was_seen() -> None:
     logits, seen = torch.tensor([2.0, 2.0, -2.0, -2.0]), torch.tensor([True, False, True, False])
-    assert penalised(logits, seen, 2.0).tolist() == [1.0, 2.0, -4.0, -2.0]
+    assert penalise(logits, seen, 2.0).tolist() == [1.0, 2.0, -4.0, -2.0]
 
 
 @pytest.mark.parametrize(

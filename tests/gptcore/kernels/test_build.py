@@ -13,7 +13,7 @@ import pytest
 
 from gptcore.errors import ConfigError
 from gptcore.kernels import native as module
-from gptcore.kernels.build import built_library, cache_folder, find_compiler, openmp_runtime
+from gptcore.kernels.build import build_library, cache_folder, find_compiler, openmp_runtime
 from gptcore.kernels.native import Native, load_kernels
 
 
@@ -40,9 +40,9 @@ def test_processes_that_start_together_build_once_and_another_processor_is_anoth
     lock, library = sorted(folder.iterdir())
     assert (lock.suffix, library.suffix) == (".lock", ".so")
     before = library.stat().st_mtime_ns
-    assert built_library(folder=folder) == library
+    assert build_library(folder=folder) == library
     assert library.stat().st_mtime_ns == before
-    assert built_library(target=(), folder=folder) != library
+    assert build_library(target=(), folder=folder) != library
 
 
 def test_the_openmp_runtime_is_torchs_own_whatever_is_loaded_besides() -> None:
@@ -58,7 +58,7 @@ def test_the_openmp_runtime_is_torchs_own_whatever_is_loaded_besides() -> None:
 def test_one_openmp_runtime_serves_torch_and_the_kernels(compiler: str) -> None:
     if openmp_runtime() is None:
         pytest.skip("torch uses no OpenMP runtime here, or the system does not tell which")
-    Native(built_library())
+    Native(build_library())
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     loaded = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line and "torch" in maps}
     assert len({path for path in loaded if "torch" in path or "/usr/" in path}) == 1
@@ -76,14 +76,14 @@ def test_a_compiler_that_is_missing_or_fails_is_told(
 ) -> None:
     monkeypatch.setenv("CXX", name)
     with pytest.raises(ConfigError, match=message):
-        built_library(folder=tmp_path)
+        build_library(folder=tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"] * (name == "false")
 
 
 def test_a_folder_that_cannot_be_written_is_told(compiler: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be built in .*file/kernels .*XDG_CACHE_HOME"):
-        built_library(folder=tmp_path / "file" / "kernels")
+        build_library(folder=tmp_path / "file" / "kernels")
 
 
 def test_without_kernels_inference_says_so_once_and_goes_on(

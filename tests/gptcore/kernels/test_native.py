@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptcore.errors import ConfigError
-from gptcore.kernels.build import NATIVE, built_library, find_compiler
+from gptcore.kernels.build import NATIVE, build_library, find_compiler
 from gptcore.kernels.native import Native, Weights
 from gptcore.transforms import QuantizedMatrix
 
@@ -31,7 +31,7 @@ def kernels(request: pytest.FixtureRequest) -> Native:
     cpu = Path("/proc/cpuinfo")
     if request.param == "avx2" and " avx2 " not in cpu.read_text(encoding="utf-8"):
         pytest.skip("this processor has no AVX2")
-    made = Native(built_library(target=TARGETS[request.param]))
+    made = Native(build_library(target=TARGETS[request.param]))
     expected = {"avx2": "AVX2", "portable": "portable"}
     assert made.lanes == expected.get(request.param, made.lanes)
     return made

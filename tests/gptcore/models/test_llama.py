@@ -111,9 +111,9 @@ def test_only_distances_matter_to_rotary_positions(llama: Build) -> None:
 
 def _mix_at(model: Llama, positions: torch.Tensor) -> Any:
     from gptcore.nn.mixing import causal
-    from gptcore.nn.rotary import Turns, turned
+    from gptcore.nn.rotary import Turns, rotary
 
-    return turned(causal, Turns.at(positions, head_width=8, base=model.config.rope_base))
+    return rotary(causal, Turns.at(positions, head_width=8, base=model.config.rope_base))
 
 
 def test_every_transform_goes_over_it_and_survives_a_checkpoint(

@@ -11,7 +11,7 @@ from gptcore.batch import Batch
 from gptcore.errors import ConfigError
 from gptcore.nn import mixing
 from gptcore.nn.kv_cache import LayerCache, MemoryCache
-from gptcore.nn.rows import packed_rows, row_ends, row_means, row_positions, row_starts
+from gptcore.nn.rows import resolve_rows, row_ends, row_means, row_positions, row_starts
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def test_lengths_that_are_not_those_of_the_rows_are_refused(
     shape: tuple[int, int], lengths: tuple[int, ...], packed: bool, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        packed_rows(torch.Size(shape), lengths, packed=packed)
+        resolve_rows(torch.Size(shape), lengths, packed=packed)
 
 
 @pytest.mark.parametrize("inner", [mixing.full, mixing.causal])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gptcore.errors import ConfigError
-from gptcore.nn import count_parameters, freeze, named_linears, replace_modules
+from gptcore.nn import count_parameters, find_linears, freeze, replace_modules
 
 
 def two_layers() -> nn.Sequential:
@@ -15,7 +15,7 @@ def two_layers() -> nn.Sequential:
 
 
 def test_linear_layers_are_found_by_dotted_name() -> None:
-    assert [name for name, _ in named_linears(two_layers())] == ["0", "2.0"]
+    assert [name for name, _ in find_linears(two_layers())] == ["0", "2.0"]
 
 
 def test_chosen_layers_are_replaced_in_place() -> None:

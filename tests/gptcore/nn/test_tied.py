@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptcore.models.gpt import GPT
 from gptcore.nn.linear_loss import linear_cross_entropy
-from gptcore.nn.tied import tied_lookup
+from gptcore.nn.tied import look_up_tied
 
 Build = Callable[..., GPT]
 
@@ -20,7 +20,7 @@ def parts(uses: str) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     weight, tokens = torch.randn(11, 4, dtype=torch.float64, requires_grad=True), torch.tensor([[3, 3, 0], [10, 3, 5]])
     found = []
-    for rows, head in (tied_lookup(weight, tokens), (weight[tokens], weight)):
+    for rows, head in (look_up_tied(weight, tokens), (weight[tokens], weight)):
         loss = torch.zeros((), dtype=torch.float64)
         if "rows" in uses:
             loss = loss + rows.tanh().square().sum()

@@ -82,7 +82,7 @@ def test_a_row_without_room_for_text_is_refused(longest: int | None, context_len
 
 @pytest.mark.parametrize(("longest", "kept"), [(None, None), (20, None), (64, None), (19, 19)])
 def test_a_row_as_long_as_the_context_needs_no_saying(longest: int | None, kept: int | None) -> None:
-    assert TextReader(longest=longest).within(20).longest == kept
+    assert TextReader(longest=longest).fit_context(20).longest == kept
 
 
 def test_a_reader_survives_json_and_an_unknown_way_is_refused() -> None:

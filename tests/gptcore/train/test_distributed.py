@@ -34,7 +34,7 @@ def outlived():
     with group("ddp") as parallel:
         module = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
         module(torch.ones(2, 4)).sum().backward()
-        parallel.tell("the last that is said")
+        parallel.broadcast("the last that is said")
         return module
 for job in json.loads(Path(sys.argv[1]).read_text()):
     for _ in range(job.pop("outlived", 0)):

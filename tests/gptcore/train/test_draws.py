@@ -16,7 +16,7 @@ from gptcore.errors import ConfigError, InterruptedRun
 from gptcore.run import Run
 from gptcore.train import MemoryLogger, Progress, evaluate
 from gptcore.train.feed import Feed
-from gptcore.train.resume import Position, check_identity, told_of
+from gptcore.train.resume import Position, check_identity, describe_data
 from tests.house.objectives import MaskedAndTurned, TurnedHead
 from tests.house.sources import HiddenWindows
 
@@ -130,9 +130,9 @@ def test_a_run_goes_on_with_its_own_settings_of_the_data_wherever_that_lies(prep
 
 def test_a_state_from_before_settings_and_parts_were_remembered_is_taken(prepared: Any) -> None:
     source = prepared.train.open()
-    saved = {"data": told_of(source, None), "held_out": None}
-    check_identity(saved, {"data": told_of(source, prepared.train), "held_out": None}, folder=Path("out"))
-    other = {"data": told_of(prepared.held_out.open(), prepared.held_out), "held_out": None}
+    saved = {"data": describe_data(source, None), "held_out": None}
+    check_identity(saved, {"data": describe_data(source, prepared.train), "held_out": None}, folder=Path("out"))
+    other = {"data": describe_data(prepared.held_out.open(), prepared.held_out), "held_out": None}
     with pytest.raises(ConfigError, match=r"data\.fingerprint was"):
         check_identity(saved, other, folder=Path("out"))
     position = Position.from_saved({"step": 3, "window_total": 2.5, "window_count": 4})

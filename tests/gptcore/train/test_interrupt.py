@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gptcore.train.interrupt import stop_requests, undisturbed
+from gptcore.train.interrupt import defer_sigterm, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -62,7 +62,7 @@ def test_sigterm_waits_for_the_end_of_an_update_and_then_acts_as_before() -> Non
     seen: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: seen.append("stopped"))
     try:
-        with undisturbed():
+        with defer_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
             seen.append("updated")
         assert seen == ["updated", "stopped"]

@@ -29,12 +29,12 @@ class Seconds:
 
 
 def one_step(clock: StepClock, time: Seconds, *, wait: float, compute: float, other: float) -> None:
-    with clock.waiting():
+    with clock.time_wait():
         time.pass_by(wait)
-    with clock.computing():
+    with clock.time_compute():
         time.pass_by(compute / 2)
     time.pass_by(other)
-    with clock.computing():
+    with clock.time_compute():
         time.pass_by(compute / 2)
     clock.add(n_tokens=100, n_items=50, n_rows=10)
 
@@ -44,7 +44,7 @@ def test_shares_and_rates_are_those_of_the_steps_since_the_last_reading() -> Non
     clock = StepClock(Work(per_token=1e6, per_item=2e6, per_pair=1e4), now=time)
     clock.start(ceiling=1e9)
     one_step(clock, time, wait=1.0, compute=2.0, other=1.0)
-    with clock.paused():
+    with clock.pause():
         time.pass_by(50.0)
     one_step(clock, time, wait=0.0, compute=4.0, other=0.0)
     flop = 100 * 1e6 + 50 * 2e6 + 100 * 10 * 1e4

@@ -153,7 +153,7 @@ def test_parts_without_a_weight_or_a_gradient_are_refused_by_name() -> None:
     with pytest.raises(
         ConfigError, match=re.escape("expected the parts one, got one (without a gradient), two; while")
     ):
-        weighing.scaled(Loss({"one": torch.ones(()), "two": torch.ones((), requires_grad=True)}, {}), [1.0])
+        weighing.scale(Loss({"one": torch.ones(()), "two": torch.ones((), requires_grad=True)}, {}), [1.0])
     with pytest.raises(ValueError, match=r"expected a loss of one part, got one, two; read Loss\.parts"):
         _ = Loss({"one": torch.ones(()), "two": torch.ones(())}, {}).total
 

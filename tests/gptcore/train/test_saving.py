@@ -18,7 +18,7 @@ from gptcore.errors import OutOfDiskError
 from gptcore.run import Run
 from gptcore.train import MemoryLogger
 from gptcore.train.resume import newest_checkpoint
-from gptcore.train.saver import Saver, copied
+from gptcore.train.saver import Saver, copy_to_host
 
 
 def test_the_history_is_on_the_disk_before_a_position_that_counts_on_it(
@@ -123,7 +123,7 @@ def test_writes_come_one_after_another_in_their_order(saver: Saver) -> None:
 
 def test_what_is_written_is_a_copy(prepared: Any, tmp_path: Path) -> None:
     tensor = torch.arange(6.0).view(2, 3).t()
-    found = copied({"a": tensor})["a"]
+    found = copy_to_host({"a": tensor})["a"]
     tensor.zero_()
     assert found.is_contiguous()
     assert found.tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]

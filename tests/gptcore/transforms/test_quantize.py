@@ -23,7 +23,7 @@ from gptcore.transforms import (
     QuantizedMatrix,
     Transform,
 )
-from gptcore.transforms.quantize import narrowed
+from gptcore.transforms.quantize import narrow_rows
 
 Build = Callable[..., GPT]
 
@@ -175,12 +175,12 @@ def test_a_group_size_that_does_not_divide_the_inputs_is_refused(gpt: Build, gro
 def test_activations_are_rounded_to_steps_that_int32_sums_have_room_for() -> None:
     x = torch.randn(5, 3072)
     x[1] = 0.0
-    found = narrowed(x)
+    found = narrow_rows(x)
     steps = x.abs().amax(dim=-1) / 5504  # 2^31 / (127 * 3072)
     assert ((found - x).abs().amax(dim=-1) <= 0.5001 * steps).all()
     assert len(found[0].unique()) < len(x[0].unique())
     assert torch.equal(found[1], x[1])
-    assert narrowed(torch.tensor([[1.0, float("nan")]])).isnan().any()
+    assert narrow_rows(torch.tensor([[1.0, float("nan")]])).isnan().any()
 
 
 def test_activations_of_16_bits_go_with_8_bits_a_weight(gpt: Build) -> None:
