@@ -38,7 +38,7 @@ def gguf_form(part: Network | NetworkConfig) -> tuple[HFForm, GGUFForm]:
     return hf_form(part), family.gguf
 
 
-def hf_form_named(name: object, *, place: str) -> HFForm:
+def find_hf_form(name: object, *, place: str) -> HFForm:
     """The form of the family that a ``config.json`` names.
 
     Raises:
@@ -50,7 +50,7 @@ def hf_form_named(name: object, *, place: str) -> HFForm:
     return forms[str(name)]
 
 
-def gguf_form_named(name: object, *, place: str) -> tuple[HFForm, GGUFForm]:
+def find_gguf_forms(name: object, *, place: str) -> tuple[HFForm, GGUFForm]:
     """The forms of the family whose architecture a GGUF file names.
 
     Raises:

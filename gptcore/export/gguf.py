@@ -24,7 +24,7 @@ from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import PromptTemplate, template_by_name, template_names
 from gptcore.errors import CheckpointError, ConfigError, ExportMismatch
 from gptcore.export.equality import Agreement, agreement, probe
-from gptcore.export.families import gguf_form, gguf_form_named, model_with
+from gptcore.export.families import find_gguf_forms, gguf_form, model_with
 from gptcore.export.gguf_file import GGUFFile, read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.export.gguf_tokens import check_tokenizer, read_tokenizer, write_tokenizer
@@ -221,7 +221,7 @@ def _check_numbers(written: GGUFFile, tensors: dict[str, Tensor]) -> None:
 
 
 def _model_of(read: GGUFFile, *, place: str) -> Model:
-    form, gguf = gguf_form_named(read.fields.get("general.architecture"), place=place)
+    form, gguf = find_gguf_forms(read.fields.get("general.architecture"), place=place)
     tied = "output.weight" not in read.tensors
     hf = {**gguf.from_fields(read.fields), "tie_word_embeddings": tied}
     table = read.tensors.get("token_embd.weight")

@@ -120,14 +120,14 @@ class _Reader:
 
     def whole(self) -> GGUFFile:
         if bytes(self._take(4, "its mark")) != _MAGIC:
-            raise self._damaged("it does not begin with GGUF; it is another kind of file")
+            raise self._damage("it does not begin with GGUF; it is another kind of file")
         version = self._number("<I", "its version")
         if version not in _VERSIONS:
-            raise self._damaged(f"it is of version {version}; only {_VERSIONS[0]} and {_VERSIONS[1]} can be read")
+            raise self._damage(f"it is of version {version}; only {_VERSIONS[0]} and {_VERSIONS[1]} can be read")
         n_tensors = self._count("tensors", least_bytes=8 + 4 + 8 + 4 + 8)
         n_fields = self._count("fields", least_bytes=8 + 4 + 1)
         fields = self._unique("field", n_fields, lambda: self._value(self._number("<I", "a field's type")))
-        described = self._unique("tensor", n_tensors, self._described)
+        described = self._unique("tensor", n_tensors, self._read_description)
         alignment = fields.get("general.alignment", 32)
         if (
             not isinstance(alignment, int)
@@ -135,16 +135,16 @@ class _Reader:
             or alignment < 1
             or alignment & (alignment - 1)
         ):
-            raise self._damaged(f"general.alignment is {alignment!r}; it must be a power of two")
+            raise self._damage(f"general.alignment is {alignment!r}; it must be a power of two")
         start = -(-self.place // alignment) * alignment
         return GGUFFile(fields, {name: self._tensor(name, start, *told) for name, told in described.items()})
 
-    def _damaged(self, why: str) -> CheckpointError:
+    def _damage(self, why: str) -> CheckpointError:
         return CheckpointError(f"{self.path} is damaged at byte {self.place:,}: {why}; make or copy it anew")
 
     def _take(self, n_bytes: int, what: str) -> memoryview:
         if n_bytes > len(self.view) - self.place:
-            raise self._damaged(f"{what} should take {n_bytes:,} bytes, {len(self.view) - self.place:,} are left")
+            raise self._damage(f"{what} should take {n_bytes:,} bytes, {len(self.view) - self.place:,} are left")
         self.place += n_bytes
         return self.view[self.place - n_bytes : self.place]
 
@@ -154,24 +154,24 @@ class _Reader:
     def _count(self, what: str, *, least_bytes: int) -> int:
         n = int(self._number("<Q", f"the number of {what}"))
         if n * least_bytes > len(self.view) - self.place:
-            raise self._damaged(f"it promises {n:,} {what}, for which the file is too short")
+            raise self._damage(f"it promises {n:,} {what}, for which the file is too short")
         return n
 
     def _text(self, what: str, *, longest: int | None = None) -> str:
         n = int(self._number("<Q", f"the length of {what}"))
         if longest is not None and n > longest:
-            raise self._damaged(f"{what} has {n:,} bytes, the most is {longest:,}")
+            raise self._damage(f"{what} has {n:,} bytes, the most is {longest:,}")
         try:
             return bytes(self._take(n, what)).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self._damaged(f"{what} is not UTF-8 ({error})") from error
+            raise self._damage(f"{what} is not UTF-8 ({error})") from error
 
     def _unique(self, what: str, n: int, read: Callable[[], Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for _ in range(n):
             name = self._text(f"the name of a {what}", longest=_MAX_NAME)
             if name in found:
-                raise self._damaged(f"the {what} {name!r} is there twice")
+                raise self._damage(f"the {what} {name!r} is there twice")
             found[name] = read()
         return found
 
@@ -181,35 +181,35 @@ class _Reader:
         if kind in _SCALARS:
             return self._number(_SCALARS[kind], "a number")
         if kind != _ARRAY:
-            raise self._damaged(f"a field is of type {kind}, which there is not")
+            raise self._damage(f"a field is of type {kind}, which there is not")
         inner = self._number("<I", "a list's type")
         if inner == _STRING:
             return [self._text("a text") for _ in range(self._count("texts", least_bytes=8))]
         if inner not in _SCALARS:
-            raise self._damaged(f"a list is of type {inner}, which cannot be read")
+            raise self._damage(f"a list is of type {inner}, which cannot be read")
         size = struct.calcsize(_SCALARS[inner])
         n = self._count("numbers", least_bytes=size)
         return np.frombuffer(self._take(n * size, "a list"), dtype=np.dtype(_SCALARS[inner])).tolist()
 
-    def _described(self) -> tuple[tuple[int, ...], GGMLQuantizationType, int]:
+    def _read_description(self) -> tuple[tuple[int, ...], GGMLQuantizationType, int]:
         n_dimensions = self._number("<I", "a tensor's number of dimensions")
         if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
-            raise self._damaged(f"a tensor has {n_dimensions:,} dimensions; the most is {_MAX_DIMENSIONS}")
+            raise self._damage(f"a tensor has {n_dimensions:,} dimensions; the most is {_MAX_DIMENSIONS}")
         shape = tuple(int(self._number("<Q", "a tensor's size")) for _ in range(n_dimensions))[::-1]
         kind = self._number("<I", "a tensor's kind")
         try:
             return shape, GGMLQuantizationType(kind), int(self._number("<Q", "a tensor's place"))
         except ValueError as error:
-            raise self._damaged(f"a tensor is of kind {kind}, which is not known here") from error
+            raise self._damage(f"a tensor is of kind {kind}, which is not known here") from error
 
     def _tensor(
         self, name: str, start: int, shape: tuple[int, ...], kind: GGMLQuantizationType, offset: int
     ) -> GGUFTensor:
         block, block_bytes = GGML_QUANT_SIZES[kind]
         if shape[-1] % block or 0 in shape:
-            raise self._damaged(f"{name} of shape {shape} cannot be cut into blocks of {block}, as {kind.name} is")
+            raise self._damage(f"{name} of shape {shape} cannot be cut into blocks of {block}, as {kind.name} is")
         n_bytes = math.prod(shape) // block * block_bytes  # python's integers: a product cannot wrap around
         first = start + offset
         if first + n_bytes > len(self.view):
-            raise self._damaged(f"{name} of shape {shape} ends at byte {first + n_bytes:,} of {len(self.view):,}")
+            raise self._damage(f"{name} of shape {shape} ends at byte {first + n_bytes:,} of {len(self.view):,}")
         return GGUFTensor(shape, kind, np.frombuffer(self.view[first : first + n_bytes], dtype=np.uint8))

@@ -18,13 +18,13 @@ from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError, ExportMismatch
 from gptcore.export.equality import agreement, probe
-from gptcore.export.families import hf_form, hf_form_named, model_with
+from gptcore.export.families import find_hf_form, hf_form, model_with
 from gptcore.export.gguf_tokens import PROBES
 from gptcore.export.hf_classifier import (
     classifier_config,
     classifier_from_hf,
     labels_in,
-    padded_classifier,
+    pad_classifier,
     score_tensors,
 )
 from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_reader, read_hf_tokenizer, write_hf_tokenizer
@@ -67,7 +67,7 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
     form, labels = hf_form(loaded.decoder), loaded.spec.outputs if loaded.spec.head == "classes" else ()
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     if labels:
-        loaded = padded_classifier(loaded)
+        loaded = pad_classifier(loaded)
     config = form.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
     tensors = form.to_tensors(loaded.model)
     if labels:
@@ -123,7 +123,7 @@ def read_hf_config(folder: Path) -> ModelConfig:
 
 def _config_in(folder: Path) -> tuple[dict[str, Any], HFForm, ModelConfig]:
     data = read_json_object(folder / "config.json", CheckpointError)
-    form = hf_form_named(data.get("model_type"), place="config.json")
+    form = find_hf_form(data.get("model_type"), place="config.json")
     return data, form, form.from_config(data)
 
 

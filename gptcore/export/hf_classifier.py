@@ -29,7 +29,7 @@ from gptcore.transforms import Classifier, ExtendVocabulary
 _SCORE = "score.weight"
 
 
-def padded_classifier(loaded: Loaded) -> Loaded:
+def pad_classifier(loaded: Loaded) -> Loaded:
     """The classifier with one more word, for padding.
 
     Raises:

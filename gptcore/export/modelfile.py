@@ -18,13 +18,13 @@ _QUOTE = '"""'
 def chat_template(template: PromptTemplate) -> str:
     """The style as a Jinja template over ``messages``; the system's words stand before the user's next ones."""
     before, after = _around(template)
-    turn = f"{{{{- {_quoted(before)} + ns.system + message['content'] + {_quoted(after)} -}}}}"
+    turn = f"{{{{- {_quote(before)} + ns.system + message['content'] + {_quote(after)} -}}}}"
     return (
         "{%- set ns = namespace(system='') -%}"
         "{%- for message in messages -%}"
         "{%- if message['role'] == 'system' -%}{%- set ns.system = message['content'] + '\\n\\n' -%}"
         "{%- elif message['role'] == 'user' -%}" + turn + "{%- set ns.system = '' -%}"
-        f"{{%- else -%}}{{{{- message['content'] + {_quoted(template.end)} -}}}}"
+        f"{{%- else -%}}{{{{- message['content'] + {_quote(template.end)} -}}}}"
         "{%- endif -%}"
         "{%- endfor -%}"
     )
@@ -76,5 +76,5 @@ def _around(template: PromptTemplate) -> tuple[str, str]:
     return before, after
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)

@@ -92,7 +92,7 @@ def check_peft(folder: Path, tokens: Tensor, wanted: Tensor) -> None:
     """
     try:
         base, _ = hf_model_in(folder / _BASE)
-        model, _ = _adapted(folder, base)
+        model, _ = _adapt(folder, base)
     except (CheckpointError, ConfigError) as error:
         raise ExportMismatch(
             f"the folder was read back and is not what was meant: {error}; nothing was written"
@@ -107,7 +107,7 @@ def import_peft(folder: Path, base: Path, out: Path) -> Path:
         CheckpointError: a file is missing or damaged, the adapter is of no kind of ours, or does not fit the base.
     """
     loaded: Loaded = checkpoint.load(base)
-    model, update = _adapted(folder, loaded.decoder)
+    model, update = _adapt(folder, loaded.decoder)
     spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, update))
     checkpoint.save(out, model=model, spec=spec, **loaded.readers._asdict())
     return out
@@ -119,7 +119,7 @@ def _logits(model: Model, tokens: Tensor) -> Tensor:
     return logits
 
 
-def _adapted(folder: Path, base: Model) -> tuple[Model, Adapter]:
+def _adapt(folder: Path, base: Model) -> tuple[Model, Adapter]:
     """The base with a folder's adapter on it, in place and in evaluation mode."""
     config = read_json_object(folder / _CONFIG, CheckpointError)
     kind = _kind(config, folder)
