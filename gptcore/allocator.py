@@ -4,7 +4,7 @@ glibc gives the end of its heap back to the system whenever it is free and asks 
 is then faulted in anew, which costs a plain CPU training run up to a quarter of its speed. M_TRIM_THRESHOLD keeps it.
 Blocks from M_MMAP_THRESHOLD on are mapped one by one and leave no holes: kept in the heap, too, they would make GPT-2
 124M up to a sixth faster and an eighth larger (mallopt(3)). Huge pages make up for half of that; glibc (2.35 and later)
-asks for them only if it was told so when the process started. An allocator that the user has preloaded is left alone.
+asks for them only if it was set so when the process started. An allocator that the user has preloaded is left alone.
 """
 
 from __future__ import annotations

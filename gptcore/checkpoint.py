@@ -57,7 +57,7 @@ class ModelSpec(Config):
 
     @property
     def head(self) -> Head | None:
-        """What the head gives: what the last transform with a head says, or words; None where there is no head yet."""
+        """What the head predicts: as the last transform with a head sets it, or words; None without a head."""
         own: Head | None = "words" if isinstance(self.model, WordNetworkConfig) else None
         return next((each.head for each in reversed(self.transforms) if each.head), own)
 
@@ -118,7 +118,7 @@ class Loaded(NamedTuple):
 
 
 class TrainingState(NamedTuple):
-    """What a run needs beside the weights to go on as if it had never stopped."""
+    """What a run needs beside the weights to resume as if it had never stopped."""
 
     values: dict[str, Any]
     """JSON values: step, best metric, fingerprints."""
@@ -158,7 +158,7 @@ def save(
         spec: what it is.
         tokenizer: that it was trained with, if it reads text.
         images: the image reader that it was trained with, if it reads images.
-        training: what a run needs to go on.
+        training: what a run needs to resume.
         dtype: bf16 or fp16 stores the weights in half of the bytes; they are fp32 again when they are loaded.
 
     Raises:
@@ -190,7 +190,7 @@ def fill(
         tensors: every weight once; None where the weights lie in shards beside.
         spec: what the model is.
         readers: that it was trained with.
-        training: what a run needs to go on.
+        training: what a run needs to resume.
     """
     write_json(folder / "model.json", spec.to_dict())
     if tensors is not None:
@@ -279,7 +279,7 @@ def load_weights(model: nn.Module, path: Path, *, put: Callable[[Tensor, Tensor]
     for name, tensor in own.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
+                f"{path}: expected {name} of shape {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}"
             )
     for name, tensor in own.items():
         (put or torch.Tensor.copy_)(tensor, tensors[name])

@@ -35,6 +35,6 @@ def load_components() -> tuple[str, ...]:
             package = point.dist.name if point.dist else "an unknown package"
             raise ConfigError(
                 f"the component {point.name!r} ({point.value}) of {package} could not be loaded: {error}; "
-                "mend or uninstall that package"
+                "fix or uninstall that package"
             ) from error
     return tuple(point.name for point in points)

@@ -46,10 +46,10 @@ class Config:
         """
         super().__init_subclass__(**rest)
         known = KINDS.setdefault(cls.__name__, cls)
-        if _qualified_name(known) != _qualified_name(cls):
+        if _full_name(known) != _full_name(cls):
             raise ConfigError(
-                f"two kinds of configuration are named {cls.__name__!r}: {_qualified_name(known)} and "
-                f"{_qualified_name(cls)}; rename one, since a JSON form names its kind by the class name alone"
+                f"two kinds of configuration are named {cls.__name__!r}: {_full_name(known)} and "
+                f"{_full_name(cls)}; rename one, since a JSON form names its kind by the class name alone"
             )
         KINDS[cls.__name__] = cls
 
@@ -103,7 +103,9 @@ def require_at_least(config: Config, **lowest: int) -> None:
     """
     for name, low in lowest.items():
         if getattr(config, name) < low:
-            raise ConfigError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be at least {low}")
+            raise ConfigError(
+                f"expected {type(config).__name__}.{name} to be at least {low}, got {getattr(config, name)}"
+            )
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -155,7 +157,7 @@ def _is_silent(field: dataclasses.Field[Any], value: Any) -> bool:
     return bool(field.metadata.get("silent")) and value == field.default
 
 
-def _qualified_name(kind: type[Config]) -> str:
+def _full_name(kind: type[Config]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -194,18 +196,18 @@ def coerce(hint: Any, raw: Any, *, where: str) -> Any:
         for choice in args:
             if raw == choice or raw == str(choice):  # a command line gives "4" where the choice is 4
                 return choice
-        raise ConfigError(f"{where} is {raw!r}; it must be one of {', '.join(map(repr, args))}")
+        raise ConfigError(f"expected {where} to be one of {', '.join(map(repr, args))}, got {raw!r}")
     if origin is tuple:
         items = _split(raw) if isinstance(raw, str) else raw
         if not isinstance(items, list | tuple):
-            raise ConfigError(f"{where} is {raw!r}; it must be a list")
+            raise ConfigError(f"expected {where} to be a list, got {raw!r}")
         inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
         if inner is None and len(items) != len(args):
-            raise ConfigError(f"{where} has {len(items)} values; it must have {len(args)}")
+            raise ConfigError(f"expected {where} to have {len(args)} values, got {len(items)}")
         return tuple(coerce(inner or args[i], item, where=f"{where}[{i}]") for i, item in enumerate(items))
     if origin is dict:
         if not isinstance(raw, dict):
-            raise ConfigError(f"{where} is {raw!r}; it must be a table of names and values")
+            raise ConfigError(f"expected {where} to be a table of names and values, got {raw!r}")
         return {key: coerce(args[1], item, where=f"{where}[{key!r}]") for key, item in raw.items()}
     return _coerce_plain(hint, raw, where)
 
@@ -246,7 +248,7 @@ def _coerce_plain(hint: Any, raw: Any, where: str) -> Any:
                 pass
     else:
         return raw
-    raise ConfigError(f"{where} is {raw!r}; it must be of type {hint.__name__}")
+    raise ConfigError(f"expected {where} to be of type {hint.__name__}, got {raw!r}")
 
 
 def _split(text: str) -> list[str]:

@@ -104,10 +104,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file.
 
     Raises:
-        DataError: the file is missing, or a line is no JSON object; names file and line.
+        DataError: the file is missing, or a line is not a JSON object; names file and line.
     """
     if not path.is_file():
-        raise DataError(f"{path} is missing; make the stage that writes it again with --force")
+        raise DataError(f"{path} is missing; rerun the stage that writes it with --force")
     rows = []
     # not str.splitlines: a text may hold U+2028 and other separators, which JSON leaves as they are
     with path.open(encoding="utf-8", newline="\n") as file:
@@ -115,11 +115,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataError(
-                    f"{path}, line {number} is not JSON ({error}); make the stage again with --force"
-                ) from error
+                raise DataError(f"{path}, line {number} is not JSON ({error}); rerun the stage with --force") from error
             if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number} is no JSON object; make the stage again with --force")
+                got = type(row).__name__
+                raise DataError(
+                    f"{path}, line {number}: expected a JSON object, got {got}; rerun the stage with --force"
+                )
             rows.append(row)
     return rows
 
@@ -202,7 +203,7 @@ def verify_folder(path: Path, error: type[GptcoreError]) -> str:
         listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
         entries = [(str(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed]
     except FileNotFoundError as cause:
-        raise error(f"{path} has no {MANIFEST}: it was never finished, or is no folder of ours") from cause
+        raise error(f"{path} has no {MANIFEST}: it was never finished, or gptworks did not write it") from cause
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise error(
             f"{manifest} is damaged, or that of another kind of folder ({type(cause).__name__}: {cause}); "

@@ -73,8 +73,8 @@ def remove_if_free(path: Path) -> bool:
 def owner(path: Path) -> str:
     """Who last took the lock, as text for a person: pid, host and start."""
     try:
-        told = json.loads(path.read_text())
-        return f"process {told['pid']} on {told['host']} since {told['started']}"
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']} since {holder['started']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

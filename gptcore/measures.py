@@ -26,9 +26,9 @@ class ClassMetrics(NamedTuple):
     accuracy: float
     """Share of right answers."""
     macro_f1: float
-    """Mean over the classes of the harmonic mean of precision and recall; a class never seen nor told counts 0."""
+    """Mean over the classes of the harmonic mean of precision and recall; 0 of a class never seen nor predicted."""
     confusion: list[list[int]]
-    """Rows: the true class; columns: the class that was told."""
+    """Rows: the true class; columns: the predicted class."""
 
 
 class Continuation(NamedTuple):
@@ -52,7 +52,7 @@ def continuation_nats(model: Network, items: Sequence[Continuation]) -> list[flo
     read in windows one after the other, each of which sees only itself and the token before it.
 
     Raises:
-        ConfigError: the model is no decoder.
+        ConfigError: the model is not a decoder.
     """
     decoder = as_decoder(model.eval(), purpose="the probability of a text")
     context = decoder.config.context_length
@@ -129,8 +129,8 @@ def classify_rows(model: Network, source: Source, *, n_classes: int, batch_size:
     order = source.order(epoch=0, seed=0, batch_size=batch_size)  # similar lengths together: less padding
     for start in range(0, source.n_samples, batch_size):
         batch = source.batch(order[start : start + batch_size])
-        told = class_logits(model, batch).argmax(dim=1)
-        for truth, answer in zip(batch.targets["classes"].tolist(), told.tolist(), strict=True):
+        predicted = class_logits(model, batch).argmax(dim=1)
+        for truth, answer in zip(batch.targets["classes"].tolist(), predicted.tolist(), strict=True):
             confusion[truth, answer] += 1
     right = confusion.diagonal().double()
     f1 = 2 * right / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)

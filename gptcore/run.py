@@ -69,9 +69,13 @@ class Run(Config):
     def __post_init__(self) -> None:
         """Refuse a run that has no model, or two, or nothing to read by."""
         if self.tokenizer is None and self.images is None:
-            raise ConfigError("set tokenizer or images: the folder of what made the data, which the checkpoint keeps")
+            raise ConfigError(
+                "expected tokenizer or images, got neither; set the folder of the reader that the data was made with"
+            )
         if (self.model is None) == (self.init is None):
-            raise ConfigError("set either model (random weights) or init (a checkpoint), not both and not neither")
+            raise ConfigError(
+                "expected exactly one of model (random weights) and init (a checkpoint); set one, leave out the other"
+            )
 
     def execute(
         self,
@@ -82,7 +86,7 @@ class Run(Config):
         parallel: Kind = "ddp",
         meter: EnergyMeter | None = None,
     ) -> TrainResult:
-        """Train, or go on where the same run stopped; leaves ``out/checkpoint``. A finished run is not trained again.
+        """Train, or resume where the same run stopped; leaves ``out/checkpoint``. A finished run is not trained again.
 
         Under torchrun every process calls this with the same ``out`` on a folder that all see; rank 0 writes and logs.
 
@@ -91,7 +95,7 @@ class Run(Config):
             log: where its numbers go.
             on_progress: called after each step.
             parallel: how several processes train together: ``ddp`` or ``fsdp``.
-            meter: counts the energy of rank 0's machine while it trains; without it none is told.
+            meter: counts the energy of rank 0's machine while it trains; without it none is logged.
 
         Raises:
             LockedError: another process is training in ``out``.
@@ -203,7 +207,7 @@ class Run(Config):
 
 
 def check_start(path: Path, theirs: Readers, ours: Readers) -> None:
-    """Refuse to go on with a checkpoint whose weights know other inputs than those that are made now.
+    """Refuse to start from a checkpoint whose weights know other inputs than those that are made now.
 
     Raises:
         TokenizerMismatch: its tokenizer is another, and ours does more than extend it; or its image reader is another.

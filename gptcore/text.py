@@ -59,8 +59,8 @@ class TextModel:
         loaded.model.require("generate", purpose=f"answers in text from {path}")
         if loaded.spec.head != "words":
             raise ConfigError(
-                f"{path} has a head that gives {loaded.spec.head} in the place of words, so it cannot answer in text; "
-                "give the checkpoint of a language model, as pretrain and finetune-instruct leave it"
+                f"expected a head over words to answer in text, got {path} with a head over {loaded.spec.head}; "
+                "give the checkpoint of a language model, as pretrain and finetune-instruct write it"
             )
         name = template or loaded.spec.template
         model = cast(Model | Seq2Seq, prepare_for_inference(loaded.model))
@@ -168,14 +168,14 @@ class TextModel:
         """A conversation as token ids, and how many tokens of its oldest exchanges were left out to keep to ``room``.
 
         What the system says stands before the first instruction; user turns in a row are one instruction. An answer
-        that the last turn begins is gone on with. Without a template the turns are plain text, one after another. The
+        that the last turn begins is continued. Without a template the turns are plain text, one after another. The
         last exchange is never left out, so the ids may be more than ``room``.
 
         Raises:
             ConfigError: nobody has asked anything.
         """
         if not any(turn.role == "user" for turn in turns):
-            raise ConfigError("the conversation has no message of a user; its last one is what is answered")
+            raise ConfigError("expected at least one message of a user, whose last one is answered, got none")
         system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
         exchanges = _exchanges(turns)
         whole = ids = self._encode_exchanges(exchanges, system)

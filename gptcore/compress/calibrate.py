@@ -88,7 +88,7 @@ class Calibration:
 
         Args:
             model: the model that was calibrated.
-            change: is told the layer's dotted name in the model.
+            change: called with the layer's dotted name in the model.
         """
         for i, block in enumerate(model.blocks):
             for name, layer in list(find_linears(block)):

@@ -80,11 +80,13 @@ def compare(
 def _measure(theirs: Tensor, ours: Tensor, labels: Tensor) -> tuple[float, Tensor, int]:
     """Of some positions, from both logits (n, V): summed loss, divergences (n,) fp64, number of equal best tokens."""
     if theirs.shape != ours.shape:
-        raise ConfigError(f"a model of {ours.shape[1]} words cannot be compared with one of {theirs.shape[1]}")
-    wanted, told = theirs.float().log_softmax(dim=1), ours.float().log_softmax(dim=1)
-    divergence = (wanted.exp() * (wanted - told)).sum(dim=1, dtype=torch.float64).clamp(min=0.0)
-    loss = -told.gather(1, labels[:, None]).sum(dtype=torch.float64)
-    return float(loss), divergence, int((wanted.argmax(dim=1) == told.argmax(dim=1)).sum())
+        raise ConfigError(
+            f"expected a model with {theirs.shape[1]} outputs, as the one it is compared with, got {ours.shape[1]}"
+        )
+    expected, log_probs = theirs.float().log_softmax(dim=1), ours.float().log_softmax(dim=1)
+    divergence = (expected.exp() * (expected - log_probs)).sum(dim=1, dtype=torch.float64).clamp(min=0.0)
+    loss = -log_probs.gather(1, labels[:, None]).sum(dtype=torch.float64)
+    return float(loss), divergence, int((expected.argmax(dim=1) == log_probs.argmax(dim=1)).sum())
 
 
 def resident_bytes(model: Network) -> int:

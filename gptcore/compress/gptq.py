@@ -35,7 +35,9 @@ def gptq(model: Network, calibration: Calibration, transform: Quantize) -> Netwo
         ConfigError: the transform is not of 4 bits, a weight is not finite, or the groups do not divide the inputs.
     """
     if transform.bits != 4:
-        raise ConfigError(f"GPTQ is for 4 bits, not {transform.bits}: at 8 bits rounding to the nearest loses nothing")
+        raise ConfigError(
+            f"expected 4 bits for GPTQ, got {transform.bits}: at 8 bits rounding to the nearest loses nothing"
+        )
     merge_adapters(model)
     matrices: dict[str, QuantizedMatrix] = {}
 

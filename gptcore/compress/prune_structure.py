@@ -139,7 +139,7 @@ def smaller(config: GPTConfig, *, layers: float, width: float) -> GPTConfig:
 
 def _check(kept: int, there: int, *, what: str) -> None:
     if not 0 < kept < there:
-        raise ConfigError(f"{kept} {what} are to be kept of {there}; it must be at least 1 and fewer than there are")
+        raise ConfigError(f"expected to keep at least 1 and fewer than all {there} {what}, got {kept}")
 
 
 def _without(layer: nn.Linear, moments: Moments, *, n_groups: int, kept: int) -> tuple[Tensor, nn.Linear]:

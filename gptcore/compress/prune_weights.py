@@ -2,7 +2,7 @@
 
 Magnitude: the smallest weights of a matrix. Wanda: "A Simple and Effective Pruning Approach for Large Language Models",
 https://arxiv.org/abs/2306.11695: in each output row the smallest |weight| times the norm of its input on calibration
-text. Zeros take as much memory and time as other numbers here: this tells what a model can do without, and makes
+text. Zeros take as much memory and time as other numbers here: this shows what a model can do without, and makes
 nothing faster.
 
 Shapes: O outputs (rows), I inputs.
@@ -35,13 +35,11 @@ class Pattern:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if not 0.0 <= self.sparsity < 1.0:
-            raise ConfigError(f"sparsity is {self.sparsity}; it must be at least 0 and below 1")
+            raise ConfigError(f"expected sparsity to be at least 0 and below 1, got {self.sparsity}")
         if (self.keep is None) != (self.of is None):
-            raise ConfigError("a pattern n:m needs both numbers, as in 2:4")
+            raise ConfigError("expected both numbers of a pattern n:m, as in 2:4, got one")
         if self.keep is not None and self.of is not None and not 0 < self.keep < self.of:
-            raise ConfigError(
-                f"the pattern is {self.keep}:{self.of}; the first number must be above 0 and below the second"
-            )
+            raise ConfigError(f"expected a pattern n:m with n above 0 and below m, got {self.keep}:{self.of}")
 
     def select_lowest(self, scores: Tensor, *, by_row: bool) -> Tensor:
         """(O, I) bool: the lowest of the scores (O, I), row by row or in the whole matrix.

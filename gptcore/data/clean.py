@@ -153,14 +153,14 @@ def split_by_hash(
         ConfigError: a fraction is negative or they do not add up to 1.
     """
     if min(fractions.values(), default=-1.0) < 0 or abs(sum(fractions.values()) - 1.0) > 1e-9:
-        raise ConfigError(f"split fractions are {dict(fractions)}; they must not be negative and must add up to 1")
+        raise ConfigError(f"expected split fractions of at least 0 that add up to 1, got {dict(fractions)}")
     # equal texts have equal hashes, so without near duplicates nothing need be remembered
     index = None if near_duplicate_threshold is None else TextIndex(near_duplicate_threshold)
     names = list(fractions)
     for number, item in enumerate(items):
         value = text(item)
         signature = index.signature(value) if index else None
-        # a text's number in the index also tells its split
+        # a text's number in the index also gives its split
         found = {names[match.key % len(names)] for match in index.find(signature)} if index and signature else set()
         if len(found) > 1:
             ledger.count(stage, "in", unit=unit)

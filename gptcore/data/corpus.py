@@ -97,7 +97,7 @@ def write_shards(
         OutOfDiskError: the disk is full; nothing is left behind.
     """
     if shard_tokens < 1:
-        raise ConfigError(f"shard_tokens is {shard_tokens}; it must be at least 1")
+        raise ConfigError(f"expected shard_tokens to be at least 1, got {shard_tokens}")
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     with whole_folder(folder) as beside:
         writer = _ShardWriter(beside, _DTYPES[dtype], shard_tokens)

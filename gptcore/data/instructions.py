@@ -52,7 +52,7 @@ class Instructions(Data):
             DataError: the file is broken, a row is too long (``too_long="error"``), or no usable target is left.
         """
         if self.context_length < 1:
-            raise ConfigError(f"Instructions.context_length is {self.context_length}; it must be at least 1")
+            raise ConfigError(f"expected Instructions.context_length to be at least 1, got {self.context_length}")
         template = template_by_name(self.template)
         tokenizer = Tokenizer.load(self.tokenizer)
         template.check_tokenizer(tokenizer)

@@ -79,9 +79,9 @@ class LabelledText(Data):
 
     def _check(self) -> None:
         if len(set(self.labels)) < max(2, len(self.labels)):
-            raise ConfigError(f"LabelledText.labels is {self.labels}; it must hold two or more names, each once")
+            raise ConfigError(f"expected LabelledText.labels to hold two or more names, each once, got {self.labels}")
         if self.context_length < 2:
-            raise ConfigError(f"LabelledText.context_length is {self.context_length}; it must be at least 2")
+            raise ConfigError(f"expected LabelledText.context_length to be at least 2, got {self.context_length}")
 
 
 def label_names(path: Path) -> tuple[str, ...]:

@@ -108,7 +108,9 @@ class Ledger:
         ledger = Ledger()
         for row in rows:
             if row["outcome"] not in get_args(Outcome):
-                raise DataError(f"ledger line {row!r}: outcome must be one of {', '.join(get_args(Outcome))}")
+                raise DataError(
+                    f"ledger line {row!r}: expected the outcome to be one of {', '.join(get_args(Outcome))}"
+                )
             ledger._counts[_Key(row["stage"], row["split"], row["outcome"], row["reason"], row["unit"])] += int(
                 row["n"]
             )

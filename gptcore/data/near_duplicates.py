@@ -93,8 +93,8 @@ class TextIndex:
         threshold = near_duplicate_threshold
         if threshold is not None and not 0.0 < threshold < 1.0:
             raise ConfigError(
-                f"near_duplicate_threshold is {threshold}; it must lie between 0 and 1, "
-                "or be none to drop only exact duplicates"
+                "expected near_duplicate_threshold to lie between 0 and 1, or none to drop only exact duplicates, "
+                f"got {threshold}"
             )
         self._threshold = threshold
         self._n_bands = self._rows = 0

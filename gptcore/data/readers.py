@@ -146,9 +146,11 @@ def _text(value: Any, *, key: str, where: str, optional: bool) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is None:
-        raise DataError(f"{where}: {key!r} is null; it must be a text")
+        raise DataError(f"{where}: expected {key!r} to be a text, got null")
     if not isinstance(value, str):
-        raise DataError(f"{where}: {key!r} is {str(value)[:40]!r} of type {type(value).__name__}; it must be a text")
+        raise DataError(
+            f"{where}: expected {key!r} to be a text, got {str(value)[:40]!r} of type {type(value).__name__}"
+        )
     return check_surrogates(value, where=f"{where}, key {key!r}")
 
 

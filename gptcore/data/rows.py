@@ -80,7 +80,7 @@ class PaddedRows:
     """
 
     text_size: TextSize | None = None
-    """Rows are no running text."""
+    """Rows are not running text."""
 
     def __init__(self, tokens: Sequence[Ids], targets: RowTargets, *, tokenizer: Tokenizer, ledger: Ledger) -> None:
         if not tokens:

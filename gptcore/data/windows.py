@@ -47,7 +47,7 @@ class WindowSource:
     def __init__(self, shards: Shards, *, context_length: int, folder: Path) -> None:
         manifest = shards.manifest
         if context_length < 1:
-            raise ConfigError(f"context_length is {context_length}; it must be at least 1")
+            raise ConfigError(f"expected context_length to be at least 1, got {context_length}")
         if manifest.n_tokens <= context_length:
             raise DataError(
                 f"the texts in {folder} are shorter than the context: {manifest.n_documents:,} documents give "

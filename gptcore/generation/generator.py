@@ -102,13 +102,13 @@ class Generator:
         self.context_length = min(capacity or sizes.context_length, sizes.context_length)
         for name, value in (("slots", slots), ("prefill_chunk", prefill_chunk), ("capacity", self.context_length)):
             if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
+                raise ConfigError(f"expected {name} to be at least 1, got {value}")
         self.vocab_size = sizes.vocab_size
         if tokenizer is not None:
             if tokenizer.vocab_size > self.vocab_size:
                 raise TokenizerMismatch(
-                    f"tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens, the model knows "
-                    f"{self.vocab_size}; use the tokenizer that the model was trained with"
+                    f"expected a tokenizer of at most the {self.vocab_size} tokens of the model's vocabulary, got "
+                    f"{tokenizer.name!r} with {tokenizer.vocab_size}; use the tokenizer that the model was trained with"
                 )
             self.vocab_size = tokenizer.vocab_size
         self._chunk = prefill_chunk
@@ -177,7 +177,7 @@ class Generator:
         return None
 
     def abandon(self, error: GptcoreError) -> list[Event]:
-        """End everything that has a slot with an error, so that those who wait can go on."""
+        """End everything that has a slot with an error, so that those who wait can proceed."""
         rows = [*self._answering, *([self._reading] if self._reading else [])]
         for place in range(len(rows)):
             self._cache.clear(place)

@@ -32,7 +32,7 @@ class Request:
     overflow: Overflow = "refuse"
     """What becomes of a prompt that does not leave them."""
     n_alternatives: int | None = None
-    """None tells no probabilities; 0 that of each chosen token; more, those of the likeliest tokens besides."""
+    """None: no probabilities; 0: that of each chosen token; more: those of as many likeliest tokens, too."""
 
     def fit_prompt(self, *, context_length: int, vocab_size: int) -> tuple[list[int], int]:
         """The prompt as the model is given it, and how many tokens were cut from its front.
@@ -47,7 +47,7 @@ class Request:
         if "" in self.stop:
             raise ConfigError("a stop string is empty, which would end every answer at once; leave it out")
         if not 1 <= self.reserve < context_length:
-            raise ConfigError(f"reserve is {self.reserve}; it must be from 1 to {context_length - 1}")
+            raise ConfigError(f"expected reserve to be from 1 to {context_length - 1}, got {self.reserve}")
         room = context_length - self.reserve
         if len(self.prompt) > room and self.overflow == "refuse":
             raise PromptTooLong(

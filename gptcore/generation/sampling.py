@@ -44,19 +44,19 @@ class Sampling(Config):
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
         if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+            raise ConfigError(f"expected max_new_tokens to be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more, and finite")
+            raise ConfigError(f"expected temperature to be 0 or more, and finite, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k is {self.top_k}; it must be at least 1")
+            raise ConfigError(f"expected top_k to be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+            raise ConfigError(f"expected top_p to be above 0 and at most 1, got {self.top_p}")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p is {self.min_p}; it must be from 0 to 1")
+            raise ConfigError(f"expected min_p to be from 0 to 1, got {self.min_p}")
         if not 0 < self.repetition_penalty < math.inf:
-            raise ConfigError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0, and finite")
+            raise ConfigError(f"expected repetition_penalty to be above 0, and finite, got {self.repetition_penalty}")
         if not -(2**63) <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}; it must fit 64 bits")
+            raise ConfigError(f"expected seed to fit 64 bits, got {self.seed}")
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -88,7 +88,7 @@ def _likeliest(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if n_tokens > _FIRST_LOOK:
         ordered, places = logits.topk(_FIRST_LOOK, dim=-1)
         mass = (ordered.logsumexp(dim=-1) - logits.logsumexp(dim=-1)).exp()
-        # min-p keeps what is not far below the first: the last one seen then tells whether others are kept, too
+        # min-p keeps what is not far below the first: the last one seen then shows whether others are kept, too
         reached = sampling.top_p is not None and bool((mass > sampling.top_p + 1e-4).all())
         below = bool(sampling.min_p) and bool((ordered[:, -1] < ordered[:, 0] + math.log(sampling.min_p or 1.0)).all())
         if reached or (below and sampling.top_p is None):

@@ -112,18 +112,18 @@ def _check_room(model: Decodable, draft: Decodable, prompt: Sequence[int], max_n
     """How many tokens there is room for in both contexts."""
     for name, value in (("max_new_tokens", max_new_tokens), ("n_ahead", n_ahead)):
         if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1")
+            raise ConfigError(f"expected {name} to be at least 1, got {value}")
     if model.training or draft.training:
         raise ConfigError("a model is in training mode, where dropout makes its answers random; call eval() before")
     if draft.config.vocab_size != model.config.vocab_size:
         raise TokenizerMismatch(
-            f"the draft knows {draft.config.vocab_size} tokens, the model {model.config.vocab_size}; "
-            "both must have been trained with one tokenizer"
+            f"expected a draft with the model's vocabulary of {model.config.vocab_size} tokens, got one of "
+            f"{draft.config.vocab_size}; choose a draft that was trained with the model's tokenizer"
         )
     context = min(model.config.context_length, draft.config.context_length)
     if not 0 < len(prompt) < context:
         raise ConfigError(
-            f"the prompt has {len(prompt)} tokens; it needs at least one, and the smaller of the two contexts holds "
-            f"{context}, of which one must be free for the answer"
+            f"expected a prompt of 1 to {context - 1} tokens, since the smaller of the two contexts holds {context} "
+            f"and one is for the answer, got {len(prompt)}; shorten the prompt"
         )
     return context - len(prompt)

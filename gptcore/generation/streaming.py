@@ -12,7 +12,7 @@ class TextStream:
     """The text of one answer as its tokens come.
 
     A token may end inside a character, and a stop string may begin and end inside tokens: what cannot be shown yet is
-    held back until the next tokens tell. Of several stop strings the one that is complete first ends the text.
+    held back until the next tokens decide. Of several stop strings the one that is complete first ends the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
@@ -31,7 +31,7 @@ class TextStream:
         return self._release(self._find_held())
 
     def finish(self) -> str:
-        """End the answer; what was held back is no stop string then."""
+        """End the answer; what was held back is not a stop string then."""
         if self.stopped:
             return ""
         self._held += self._characters.decode(b"", final=True)

@@ -77,7 +77,7 @@ def find_compiler() -> str:
         if found:
             return found
     raise ConfigError(
-        f"no C++ compiler: {wanted or ', '.join(_COMPILERS)} is not on the path; install one (Debian, Ubuntu: "
+        f"no C++ compiler: {wanted or ', '.join(_COMPILERS)} is not on the PATH; install one (Debian, Ubuntu: "
         "apt-get install g++), or name it by CXX"
     )
 
@@ -128,6 +128,6 @@ def _run(command: Sequence[str]) -> None:
     except subprocess.TimeoutExpired as error:
         raise ConfigError(f"{command[0]} did not finish within {_LONGEST_BUILD:.0f} s") from error
     if done.returncode:
-        lines = done.stderr.splitlines() or ["it said nothing"]
-        told = next((line for line in lines if "error" in line), lines[0])
-        raise ConfigError(f"{command[0]} failed with exit code {done.returncode}: {told}")
+        lines = done.stderr.splitlines() or ["no output"]
+        reason = next((line for line in lines if "error" in line), lines[0])
+        raise ConfigError(f"{command[0]} failed with exit code {done.returncode}: {reason}")

@@ -58,7 +58,7 @@ inline Range share(long n, long block, int thread, int n_threads) {
 
 inline long rounded_up(long n, long block) { return (n + block - 1) / block * block; }
 
-// Several short rows at once are no stream that the processor would read ahead by itself. Called with each step through
+// Several short rows at once are not a stream that the processor would read ahead by itself. Called with each step through
 // a block of rows, this asks for the same part of the block after the next: `n` bytes, at most two lines.
 inline void read_ahead(const void* block, long block_bytes, long done, long n = 1) {
     const char* next = static_cast<const char*>(block) + 2 * block_bytes + done;

@@ -73,7 +73,7 @@ class Family:
     """What there is to know of a family."""
 
     name: str
-    """What clients of a server are told."""
+    """The name that clients of a server see."""
     config: type[NetworkConfig]
     """Our configuration."""
     network: type[Network]

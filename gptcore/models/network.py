@@ -24,7 +24,7 @@ from gptcore.nn.tied import look_up_tied
 
 Ability = Literal["generate", "summary", "words", "pixels"]
 """What a network can do: continue a text, sum its input up in one vector, read token ids, read images."""
-_SAID: dict[Ability, str] = {
+_PHRASES: dict[Ability, str] = {
     "generate": "generate text",
     "summary": "sum up its input in one vector",
     "words": "read text",
@@ -182,10 +182,10 @@ class Network(nn.Module):
             ConfigError: it does; the text says what it is and what it can do.
         """
         if ability not in self.abilities:
-            can = ", ".join(_SAID[name] for name in sorted(self.abilities)) or "nothing of the kind"
+            can = ", ".join(_PHRASES[name] for name in sorted(self.abilities)) or "nothing of the kind"
             raise ConfigError(
-                f"expected a network that can {_SAID[ability]} for {purpose}, got a {type(self).__name__}, which can: "
-                f"{can}"
+                f"expected a network that can {_PHRASES[ability]} for {purpose}, got a {type(self).__name__}, "
+                f"which can: {can}"
             )
 
 

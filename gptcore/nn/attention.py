@@ -3,7 +3,7 @@
 "Attention Is All You Need", https://arxiv.org/abs/1706.03762, in GPT-2's arrangement: one fused projection for queries,
 keys and values, one output projection.
 
-Shapes: B rows, T positions, C width, H heads, D width of a head (C / H unless told otherwise), N positions of all
+Shapes: B rows, T positions, C width, H heads, D width of a head (C / H unless set otherwise), N positions of all
 packed rows together.
 """
 

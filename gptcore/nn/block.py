@@ -22,7 +22,7 @@ from gptcore.nn.recompute import through
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around tanh-GELU, four times as wide inside unless told otherwise."""
+    """Two linear layers around tanh-GELU, four times as wide inside unless set otherwise."""
 
     def __init__(self, *, width: int, hidden_width: int | None = None, dropout: float = 0.0) -> None:
         """Build the layers."""

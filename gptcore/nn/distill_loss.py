@@ -84,10 +84,10 @@ def distill_rows(logits: Tensor, teacher: Tensor, labels: Tensor, mixture: Mixtu
     """
     temperature, soft = mixture
     wanted = (teacher / temperature).log_softmax(dim=1)
-    told = (logits / temperature).log_softmax(dim=1)
+    log_probs = (logits / temperature).log_softmax(dim=1)
     likely = wanted.exp()
-    loss = soft * temperature**2 * (likely * (wanted - told)).sum()
-    slope = (told.exp_() - likely).mul_(soft * temperature)
+    loss = soft * temperature**2 * (likely * (wanted - log_probs)).sum()
+    slope = (log_probs.exp_() - likely).mul_(soft * temperature)
     plain = logits.log_softmax(dim=1)
     loss = loss - (1.0 - soft) * plain.gather(1, labels[:, None]).sum()
     slope.add_(plain.exp_(), alpha=1.0 - soft)

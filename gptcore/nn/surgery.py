@@ -81,5 +81,5 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def count_coded(model: nn.Module) -> int:
-    """Weights that are stored as codes: the sum of the ``n_weights`` that modules of quantized matrices tell."""
+    """Weights that are stored as codes: the sum of the ``n_weights`` of the modules of quantized matrices."""
     return sum(getattr(module, "n_weights", 0) for module in model.modules())

@@ -42,9 +42,9 @@ class Distill(Objective):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if not self.temperature > 0:
-            raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
+            raise ConfigError(f"expected temperature to be above 0, got {self.temperature}")
         if not 0.0 <= self.soft <= 1.0:
-            raise ConfigError(f"soft is {self.soft}; it must be from 0 to 1")
+            raise ConfigError(f"expected soft to be from 0 to 1, got {self.soft}")
         if not self.objective.distillable:
             raise ConfigError(
                 f"{type(self.objective).__name__} cannot be distilled: it does not say how to learn from a teacher; "

@@ -59,7 +59,7 @@ def check_same_outputs(teacher: int, student: int, *, what: str) -> None:
         ConfigError: names both numbers.
     """
     if teacher != student:
-        raise ConfigError(f"the teacher has {teacher} {what}, the student {student}; they must be the same ones")
+        raise ConfigError(f"expected a teacher with the student's {student} {what}, got one with {teacher}")
 
 
 def n_outputs_of(network: Network) -> int:

@@ -63,7 +63,7 @@ class Readers(NamedTuple):
         Args:
             wanted: digest by name, as in ``digests``.
             needs: begins the message: what was written with the readers wanted.
-            holds: goes on with it: where these were found, and what to do, ``{}`` standing for what was found.
+            holds: ends it: where these were found, and what to do, ``{}`` standing for what was found.
 
         Raises:
             CheckpointError: one is another, missing or left over, or there is none at all.

@@ -52,7 +52,9 @@ class ImageReader:
             if len(values) != self.channels or not all(map(math.isfinite, values)):
                 raise ConfigError(f"expected {name} to be {self.channels} finite numbers, got {values}")
         if min(self.std) <= 0:
-            raise ConfigError(f"expected std above 0, got {self.std}; a channel that is always the same tells nothing")
+            raise ConfigError(
+                f"expected std above 0, got {self.std}; a channel that is constant carries no information"
+            )
 
     @property
     def name(self) -> str:

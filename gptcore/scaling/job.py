@@ -95,7 +95,7 @@ class Job:
         """Refuse what cannot be."""
         for name in ("n_gpus", "batch_size", "micro_batch_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(f"expected {name} to be at least 1, got {getattr(self, name)}")
         if self.batch_size < self.n_gpus:
             raise ConfigError(
                 f"batch_size is {self.batch_size}, fewer than the {self.n_gpus} GPUs; some would have nothing to do"
@@ -103,7 +103,7 @@ class Job:
         if self.precision == "bf16" and not self.gpu.bf16:
             raise ConfigError(f"{self.gpu.title} does not compute in bf16; give --precision fp16 or fp32")
         if self.precision == "fp16" and self.parallel == "fsdp":
-            raise ConfigError("precision is 'fp16'; with fsdp it must be 'bf16' or 'fp32'")
+            raise ConfigError("expected precision to be 'bf16' or 'fp32' with fsdp, got 'fp16'")
 
     @property
     def sharded(self) -> bool:

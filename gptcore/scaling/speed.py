@@ -99,9 +99,9 @@ def pace(job: Job, *, mfu: float = MFU, bandwidth_gb: float | None = None) -> Pa
         ConfigError: ``mfu`` or a bandwidth is out of range, or a rate of the device is not known.
     """
     if not 0 < mfu <= 1:
-        raise ConfigError(f"mfu is {mfu}; it is a share of the peak rate, above 0 and at most 1")
+        raise ConfigError(f"expected mfu, a share of the peak rate, to be above 0 and at most 1, got {mfu}")
     if bandwidth_gb is not None and not bandwidth_gb > 0:
-        raise ConfigError(f"bandwidth is {bandwidth_gb}; it must be above 0 GB/s")
+        raise ConfigError(f"expected bandwidth to be above 0 GB/s, got {bandwidth_gb}")
     speed = bandwidth_gb or bandwidth(job)
     samples = job.share
     work = samples * job.model.context_length * flops_per_token(job.model)
@@ -146,9 +146,9 @@ def cost(job: Job, speed: Pace, *, n_tokens: int | None = None, price: float | N
     """
     wanted = TOKENS_PER_PARAMETER * count_parameters(job.model).total if n_tokens is None else n_tokens
     if wanted < 1:
-        raise ConfigError(f"tokens is {wanted}; it must be at least 1")
+        raise ConfigError(f"expected tokens to be at least 1, got {wanted}")
     if price is not None and price < 0:
-        raise ConfigError(f"price is {price}; it must be at least 0")
+        raise ConfigError(f"expected price to be at least 0, got {price}")
     n_steps = math.ceil(wanted / (job.batch_size * job.model.context_length))
     hours = n_steps * speed.step_seconds / 3600
     gpu_hours = hours * job.n_gpus

@@ -62,24 +62,25 @@ class TrainConfig(Config):
         """Refuse values that cannot be."""
         for name in ("batch_size", "eval_every", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(f"expected {name} to be at least 1, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 0:
-            raise ConfigError(f"steps is {self.steps}; it must be at least 0, or none")
+            raise ConfigError(f"expected steps to be at least 0, or none, got {self.steps}")
         for name in ("micro_batch_size", "eval_samples", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1, or none")
+                raise ConfigError(f"expected {name} to be at least 1, or none, got {value}")
         if self.keep_every is not None and self.keep_every % self.checkpoint_every:
             raise ConfigError(
-                f"keep_every is {self.keep_every}; it must be a multiple of checkpoint_every ({self.checkpoint_every})"
+                f"expected keep_every to be a multiple of checkpoint_every ({self.checkpoint_every}), "
+                f"got {self.keep_every}"
             )
         for name in ("epochs", "clip"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+                raise ConfigError(f"expected {name} to be above 0, got {getattr(self, name)}")
         if self.keep not in ("best", "last"):
-            raise ConfigError(f"keep is {self.keep!r}; it must be 'best' or 'last'")
+            raise ConfigError(f"expected keep to be 'best' or 'last', got {self.keep!r}")
         if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ConfigError(f"precision is {self.precision!r}; it must be 'fp32', 'bf16' or 'fp16'")
+            raise ConfigError(f"expected precision to be 'fp32', 'bf16' or 'fp16', got {self.precision!r}")
 
 
 RUNTIME = (

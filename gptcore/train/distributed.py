@@ -62,7 +62,7 @@ class _Distributed(Parallel):
 
 
 class Replicated(_Distributed):
-    """A copy of the model in each process; gradients are averaged while the backward pass goes on."""
+    """A copy of the model in each process; gradients are averaged during the backward pass."""
 
     def loss_of(self, model: Network, objective: Objective, *, precision: Precision) -> LossOf:
         """DDP around the objective of the model."""
@@ -88,7 +88,7 @@ class Sharded(_Distributed):
             ConfigError: fp16, whose loss scaling is not built for spread gradients.
         """
         if precision == "fp16":
-            raise ConfigError("precision is 'fp16'; with fsdp it must be 'bf16' or 'fp32'")
+            raise ConfigError("expected precision to be 'bf16' or 'fp32' with fsdp, got 'fp16'")
         model.to(self.device)
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         low = DTYPES.get(precision)

@@ -2,8 +2,8 @@
 
 An update whose loss or gradient is not finite, or whose loss lies far above the last ones, is skipped (after OLMo's
 SkipStepOptimizer, https://github.com/allenai/OLMo-core). Far is measured in the logarithm of the loss: around a large
-loss that is the same, and around one near zero, as when classes are learned, a hard batch is no spike. After several in
-a row the run goes back to its last checkpoint and takes other data from there on, as PaLM did by hand
+loss that is the same, and around one near zero, as when classes are learned, a hard batch is not a spike. After several
+in a row the run rolls back to its last checkpoint and takes other data from there on, as PaLM did by hand
 (https://arxiv.org/abs/2204.02311, section 5.1).
 """
 
@@ -38,10 +38,10 @@ class SpikePolicy(Config):
     def __post_init__(self) -> None:
         """Refuse values that cannot be."""
         if self.sigma is not None and not self.sigma > 0:
-            raise ConfigError(f"sigma is {self.sigma}; it must be above 0, or none")
+            raise ConfigError(f"expected sigma to be above 0, or none, got {self.sigma}")
         for name, least in (("window", 2), ("patience", 1), ("max_rollbacks", 0)):
             if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                raise ConfigError(f"expected {name} to be at least {least}, got {getattr(self, name)}")
 
     def fault(self, loss: float, norm: float, *, recent: Sequence[float]) -> str | None:
         """Why the update must be skipped, or None.

@@ -39,7 +39,7 @@ def evaluate(
 ) -> HeldOut:
     """Mean loss over the source, or evenly spaced samples of it; the model's mode is put back afterwards.
 
-    Uses no random numbers, so that evaluating does not change how training goes on. Several processes share the
+    Uses no random numbers, so that evaluating does not change the training. Several processes share the
     batches; one that has none left computes another's without counting it, because all must take part in each pass.
 
     Raises:

@@ -37,12 +37,12 @@ class _Spent:
     def metrics(self, ceiling: float | None) -> dict[str, float]:
         if self.seconds <= 0:
             return {}
-        told = {
+        metrics = {
             "perf/tokens_per_second": self.n_tokens / self.seconds,
             "perf/data_wait_share": self.waiting / self.seconds,
             "perf/overhead_share": 1 - self.computing / self.seconds,
         }
-        return told if ceiling is None else told | {"perf/mfu": self.flop / self.seconds / ceiling}
+        return metrics if ceiling is None else metrics | {"perf/mfu": self.flop / self.seconds / ceiling}
 
 
 class StepClock:
@@ -79,7 +79,7 @@ class StepClock:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Inside is no step: an evaluation."""
+        """Inside is an evaluation, whose time is not counted as a step's."""
         begun = self._now()
         yield
         self._since += self._now() - begun
@@ -93,17 +93,17 @@ class StepClock:
         """Metrics of the steps since the last reading; the next interval begins."""
         now = self._now()
         self._interval.seconds = now - self._since
-        told = self._interval.metrics(self._ceiling)
+        metrics = self._interval.metrics(self._ceiling)
         self._all.add(self._interval)
         self._since, self._interval = now, _Spent()
-        return told
+        return metrics
 
     def summary(self) -> dict[str, float]:
         """Metrics of all steps that were read, the seconds since the start and the most memory held."""
-        told = self._all.metrics(self._ceiling)
+        metrics = self._all.metrics(self._ceiling)
         if self._ceiling is not None:
-            told["perf/gemm_gflops"] = self._ceiling / 1e9
-        return told | {"perf/seconds": self._now() - self._started, "perf/peak_rss_mb": peak_rss_mb()}
+            metrics["perf/gemm_gflops"] = self._ceiling / 1e9
+        return metrics | {"perf/seconds": self._now() - self._started, "perf/peak_rss_mb": peak_rss_mb()}
 
 
 class EnergyMeter(Protocol):
@@ -123,7 +123,7 @@ class EnergyMeter(Protocol):
 
 @contextmanager
 def log_energy(meter: EnergyMeter | None, log: RunLogger) -> Iterator[None]:
-    """Tell the log what energy the block takes, also one that is stopped: ``perf/energy_kwh``, and ``energy``."""
+    """Log the energy that the block takes, also one that is stopped: ``perf/energy_kwh``, and ``energy``."""
     if meter is None:
         yield
         return

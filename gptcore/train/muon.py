@@ -47,9 +47,9 @@ class Muon(OptimizerConfig):
         """Refuse values that cannot be."""
         super().__post_init__()
         if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+            raise ConfigError(f"expected momentum to be at least 0 and below 1, got {self.momentum}")
         if not self.matrix_lr_scale > 0:
-            raise ConfigError(f"matrix_lr_scale is {self.matrix_lr_scale}; it must be above 0")
+            raise ConfigError(f"expected matrix_lr_scale to be above 0, got {self.matrix_lr_scale}")
 
     def build(self, model: Network) -> torch.optim.Optimizer:
         """Muon and AdamW as one optimizer; where the blocks have no trained matrix, AdamW alone.

@@ -38,7 +38,7 @@ class OptimizerConfig(Config):
     def __post_init__(self) -> None:
         """Refuse a rate that cannot be."""
         if not self.lr > 0:
-            raise ConfigError(f"lr is {self.lr}; it must be above 0")
+            raise ConfigError(f"expected lr to be above 0, got {self.lr}")
 
     def build(self, model: Network) -> torch.optim.Optimizer:
         """An optimizer of the trained parameters.

@@ -114,7 +114,7 @@ def join_group(kind: Kind) -> Iterator[Parallel]:
         ConfigError: ``kind`` is unknown.
     """
     if kind not in ("ddp", "fsdp"):
-        raise ConfigError(f"parallel is {kind!r}; it must be 'ddp' or 'fsdp'")
+        raise ConfigError(f"expected parallel to be 'ddp' or 'fsdp', got {kind!r}")
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Parallel()
         return

@@ -1,4 +1,4 @@
-"""Records: what rank 0 writes down of a run: its own history, its samples, and what a tracker is told."""
+"""Records: what rank 0 records of a run: its own history, its samples, and what is sent to a tracker."""
 
 from __future__ import annotations
 

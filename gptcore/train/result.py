@@ -1,4 +1,4 @@
-"""What a run tells while it trains and when it has ended."""
+"""What a run reports while it trains and when it has ended."""
 
 from __future__ import annotations
 

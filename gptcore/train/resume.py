@@ -94,7 +94,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def describe_data(source: Source | None, data: Data | None) -> dict[str, Any] | None:
     """What is remembered of data: its content, and the settings of the configuration that it was opened from.
 
-    What is drawn anew for each sample, such as a mask, does not change the content; its settings tell it.
+    What is drawn anew for each sample, such as a mask, does not change the content; its settings name it.
     """
     if source is None:
         return None
@@ -106,7 +106,7 @@ _SETTINGS = "settings"
 
 
 def check_identity(saved: dict[str, Any], now: dict[str, Any], *, folder: Path) -> None:
-    """Refuse to go on with something else than before.
+    """Refuse to resume with other settings than before.
 
     Raises:
         ConfigError: names every value that differs, as it was and as it is.
@@ -116,14 +116,14 @@ def check_identity(saved: dict[str, Any], now: dict[str, Any], *, folder: Path) 
             now = {**now, part: {name: value for name, value in now[part].items() if name != _SETTINGS}}
     changed = list(_differences(saved, now))
     if changed:
-        more = f"; and {len(changed) - _MAX_TOLD} more" if len(changed) > _MAX_TOLD else ""
+        more = f"; and {len(changed) - _MAX_DIFFERENCES} more" if len(changed) > _MAX_DIFFERENCES else ""
         raise ConfigError(
-            f"the run in {folder} was started with other settings: {'; '.join(changed[:_MAX_TOLD])}{more}. "
+            f"the run in {folder} was started with other settings: {'; '.join(changed[:_MAX_DIFFERENCES])}{more}. "
             "Choose another output folder, or delete this one to start afresh"
         )
 
 
-_MAX_TOLD = 8
+_MAX_DIFFERENCES = 8
 
 
 def _differences(saved: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Saver: write checkpoints in a thread, from copies, while training goes on.
+"""Saver: write checkpoints in a thread, from copies, while training continues.
 
 Training stands still only while the copies are made. A write that failed is an error at the next step, never silence;
 nothing is written after it, since a position may count on best weights that were to be written before.
@@ -32,9 +32,9 @@ class Saver:
         self._pending.append(self._thread.submit(next_write))
 
     def check(self) -> None:
-        """Raise the error of a write that has ended; costs nothing while it goes on."""
+        """Raise the error of a write that has ended; costs nothing while it is being written."""
         while self._pending and self._pending[0].done():
-            self._pending[0].result()  # one that failed stays: whoever asks again is told again
+            self._pending[0].result()  # one that failed stays: whoever asks again gets the error again
             del self._pending[0]
 
     def wait(self) -> None:

@@ -19,7 +19,7 @@ class Schedule(Config):
     def __post_init__(self) -> None:
         """Refuse a warm-up that would never end."""
         if not 0 <= self.warmup < 1:
-            raise ConfigError(f"warmup is {self.warmup}; it is a share of all steps, at least 0 and below 1")
+            raise ConfigError(f"expected warmup, a share of all steps, to be at least 0 and below 1, got {self.warmup}")
 
     def multiplier(self, step: int, *, n_steps: int) -> float:
         """The multiplier at ``step`` (0 is the first) of ``n_steps``, in (0, 1]."""

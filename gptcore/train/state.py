@@ -134,7 +134,7 @@ class RunState:
             reason = f"it belongs to another {FINISHED}"
         except (CheckpointError, ValueError, KeyError) as error:
             reason = str(error)
-        logger.warning("%s is not what the run left (%s); it is made again", self.out / FINISHED, reason)
+        logger.warning("%s is not what the run wrote (%s); it is written again", self.out / FINISHED, reason)
         file.unlink()
         return None
 
@@ -169,11 +169,11 @@ class RunState:
             (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
             newest = newest_checkpoint(self.out / "checkpoints", regular=regular)
             found = None if newest is None else str(newest)
-        told = self.parallel.broadcast(found)
-        return None if told is None else Path(told)
+        known = self.parallel.broadcast(found)
+        return None if known is None else Path(known)
 
     def return_to(self, path: Path) -> None:
-        """Load a checkpoint and delete later ones, whose run this is no more."""
+        """Load a checkpoint and delete later ones, which are of another course."""
         if self.parallel.rank == 0:  # first: the records are cut next, and a later position counts on all of them
             forget_after(path)
         self.load(path)

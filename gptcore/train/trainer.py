@@ -121,7 +121,7 @@ class Trainer:
         self.records.restore(self.position.written)
 
     def fit(self) -> TrainResult:
-        """Train to the end, or to a stop; ``resume`` comes first. A new process goes on with what is left undone.
+        """Train to the end, or to a stop; ``resume`` comes first. A new process continues with what is left undone.
 
         Raises:
             InterruptedRun: stopped by a signal, after saving.
@@ -156,7 +156,7 @@ class Trainer:
 
     @property
     def _asked_to_stop(self) -> bool:
-        """Many processes stop by what they last told each other, so that all stop after the same step."""
+        """Several processes stop by what they last exchanged, so that all stop after the same step."""
         return self._all_asked if self.parallel.world_size > 1 else self.stop.signal_name is not None
 
     def _interrupt(self) -> None:
@@ -165,7 +165,7 @@ class Trainer:
         self.parallel.wait()
         raise InterruptedRun(
             f"stopped by {self.stop.signal_name or 'a signal'} after step {self.position.step} of {self.n_steps}; "
-            f"the state is saved in {self.out}: run the same command again to go on"
+            f"the state is saved in {self.out}: run the same command again to resume"
         )
 
     # --- one step
@@ -254,8 +254,8 @@ class Trainer:
 
     def _is_unfinished(self, step: int) -> bool:
         """Whether a step whose update is done needs a line in the history, or a rollback, before it may be saved."""
-        told = step % self.config.log_every == 0 or step == self.n_steps or self._is_evaluated(step)
-        return told or self.position.skipped_in_row >= self.config.spikes.patience
+        reports = step % self.config.log_every == 0 or step == self.n_steps or self._is_evaluated(step)
+        return reports or self.position.skipped_in_row >= self.config.spikes.patience
 
     def _is_evaluated(self, step: int) -> bool:
         return self.held_out is not None and step % self.config.eval_every == 0 and step != self.n_steps
@@ -278,7 +278,7 @@ class Trainer:
         step, last = position.step, position.step == self.n_steps
         metrics: dict[str, float] = {}
         speed: dict[str, float] = {}
-        if step % config.log_every == 0 or last:  # as `_reports_next` foretold
+        if step % config.log_every == 0 or last:  # as `_reports_next` predicted
             speed = self.clock.read()
             metrics |= {"train/lr": rate, "train/grad_norm": norm, "train/tokens": float(position.n_tokens)}
             if any(position.window_counts):
@@ -324,7 +324,7 @@ class Trainer:
         position.data_offset = lost.step + lost.data_offset - position.step
         position.rollbacks = [*lost.rollbacks, {"at": lost.step, "to": position.step, "reason": self._fault}]
         position.skipped, position.skipped_in_row, position.scaler = lost.skipped, 0, lost.scaler
-        logger.warning("%s; back to step %d, the data between is passed over", report, position.step)
+        logger.warning("%s; rolled back to step %d, the data between is skipped", report, position.step)
         self.records.restore(position.written)
         event = {"train/rollbacks": float(len(position.rollbacks)), "train/skipped_steps": float(position.skipped)}
         self.records.add(event, step=position.step)

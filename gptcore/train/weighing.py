@@ -73,10 +73,10 @@ class Weighing:
         return sum(others, start=first)
 
     def _wrong(self, loss: Loss) -> str:
-        told = {name: "" if part.requires_grad else " (without a gradient)" for name, part in loss.parts.items()}
+        got = {name: "" if part.requires_grad else " (without a gradient)" for name, part in loss.parts.items()}
         return (
             f"{self._kind} expected the parts {', '.join(self.weights)}, got "
-            f"{', '.join(f'{name}{more}' for name, more in told.items()) or 'none'}; while training every part must be "
+            f"{', '.join(f'{name}{more}' for name, more in got.items()) or 'none'}; while training every part must be "
             "there and depend on a trained weight, also where the batch has no item of it: a sum over no rows does"
         )
 

@@ -109,7 +109,7 @@ def _train(model: Network, name: str) -> None:
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
-        raise ConfigError(f"also_train names {name!r}, which is no module of the model") from error
+        raise ConfigError(f"also_train names {name!r}, but the model has no module of that name") from error
     if not list(module.parameters()):
         raise ConfigError(f"also_train names {name!r}, whose weights are quantized; only fp32 weights can be trained")
     freeze(module, frozen=False)

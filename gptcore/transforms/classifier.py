@@ -43,7 +43,7 @@ class Classifier(Transform):
         return replace(self, n_blocks=min(self.n_blocks, n_blocks))
 
     def apply(self, model: Network) -> Network:
-        """Change the head and freeze the rest as told.
+        """Change the head and freeze the rest as configured.
 
         Raises:
             ConfigError: fewer than two classes, or more trained blocks than the model has.

@@ -22,9 +22,9 @@ class Dropout(Transform):
     """At least 0, below 1."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability."""
+        """Refuse what is not a probability."""
         if not 0.0 <= self.probability < 1.0:
-            raise ConfigError(f"probability is {self.probability}; it must be at least 0 and below 1")
+            raise ConfigError(f"expected probability to be at least 0 and below 1, got {self.probability}")
 
     def apply(self, model: Network) -> Network:
         """Set it wherever a module has a ``dropout`` probability or is a dropout of torch's; adapters keep their own.

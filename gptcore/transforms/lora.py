@@ -110,9 +110,9 @@ class LoRA(Adapter):
     def __post_init__(self) -> None:
         """Refuse a rank or dropout that cannot be."""
         if self.rank < 1:
-            raise ConfigError(f"rank is {self.rank}; it must be at least 1")
+            raise ConfigError(f"expected rank to be at least 1, got {self.rank}")
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+            raise ConfigError(f"expected dropout to be at least 0 and below 1, got {self.dropout}")
 
     def apply(self, model: Network) -> Network:
         """Wrap the targets.

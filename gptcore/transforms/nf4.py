@@ -18,7 +18,7 @@ from gptcore.transforms.storing import store
 
 @dataclass(frozen=True)
 class NF4(Transform):
-    """Quantize the linear layers of every stack to NormalFloat, and the token embedding with a head tied to it as told.
+    """Quantize the linear layers of every stack to NormalFloat, and, if set, the token embedding and a tied head.
 
     "QLoRA", https://arxiv.org/abs/2305.14314. On a processor it saves memory and not time.
     """
@@ -34,7 +34,7 @@ class NF4(Transform):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if self.block_size < 2 or self.block_size % 2:
-            raise ConfigError(f"block_size is {self.block_size}; it must be even and at least 2")
+            raise ConfigError(f"expected block_size to be even and at least 2, got {self.block_size}")
 
     def apply(self, model: Network) -> Network:
         """Merge any update, replace the layers and freeze what is left.

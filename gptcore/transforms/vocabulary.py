@@ -39,7 +39,7 @@ class ExtendVocabulary(Transform):
             raise ConfigError(f"the token embedding is {form}, and cannot be extended; extend the fp32 model")
         old = embedding.weight
         if self.vocab_size < old.shape[0]:
-            raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")
+            raise ConfigError(f"expected vocab_size to be at least the model's {old.shape[0]}, got {self.vocab_size}")
         tied = isinstance(model.head, nn.Linear) and model.head.weight is old
         words.token_embedding = nn.Embedding.from_pretrained(self._grow(old), freeze=False)
         if tied:

@@ -92,7 +92,10 @@ def test_the_options_of_a_flow_are_in_its_help(told: Told) -> None:
         (("pipeline", "--prest", "tiny"), "No such option: --prest"),
         (("pipeline", "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'? (known: book, demo, tiny)"),
         (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
-        (("pretrain", "--judge", "perhaps"), "EvaluateStage.judge is 'perhaps'; it must be one of 'auto', 'required'"),
+        (
+            ("pretrain", "--judge", "perhaps"),
+            "expected EvaluateStage.judge to be one of 'auto', 'required', got 'perhaps'",
+        ),
         (("pretrain", "--optimizer", "moun"), "unknown optimizer 'moun'; did you mean 'muon'? (known: adamw, muon)"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),
         (("pretrain", "--nproc", "0"), "Invalid value for '--nproc'"),

@@ -220,13 +220,13 @@ def test_an_adapted_base_of_normal_floats_leaves_what_is_trained_in_full() -> No
         ("compress.methods=wanda+gptq", "gptq has no code for zero and would move the zeros; int8 and nf4 have one"),
         ("compress.methods=depth+student", "student begins with random weights, so it must come first"),
         ("compress.methods=student+int8", "student has random weights; tune or distill must follow it"),
-        ("compress.sparsity=1.0", r"sparsity is 1\.0; it must be at least 0 and below 1"),
+        ("compress.sparsity=1.0", r"expected sparsity to be at least 0 and below 1, got 1\.0"),
         ("compress.pattern=half", "compress.pattern is 'half'; it must have the form n:m, as in 2:4"),
-        ("compress.pattern=4:2", "the pattern is 4:2; the first number must be above 0 and below the second"),
+        ("compress.pattern=4:2", "expected a pattern n:m with n above 0 and below m, got 4:2"),
         ("compress.layers_kept=1", r"compress.layers_kept is 1\.0; it must lie between 0 and 1"),
         ("compress.temperature=0", r"compress.temperature is 0\.0; it must be above 0"),
         ("compress.soft=2", r"compress.soft is 2\.0; it must be from 0 to 1"),
-        ("lora.base_format=fp8", "LoraStage.base_format is 'fp8'; it must be one of 'fp32', 'nf4'"),
+        ("lora.base_format=fp8", "expected LoraStage.base_format to be one of 'fp32', 'nf4', got 'fp8'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_runs(override: str, message: str) -> None:

@@ -172,7 +172,7 @@ def test_an_error_of_the_training_comes_back_as_itself_without_any_restart(run: 
     launch = Launch(nproc=2, parallel="fsdp", max_restarts=3)
     with pytest.raises(ConfigError) as told:
         train(half, tmp_path / "run", MemoryLogger(), launch=launch, on_progress=ignore)
-    assert str(told.value) == "precision is 'fp16'; with fsdp it must be 'bf16' or 'fp32'"
+    assert str(told.value) == "expected precision to be 'bf16' or 'fp32' with fsdp, got 'fp16'"
     attempts = {path.name for path in tmp_path.glob("run.launch/output/*/attempt_*")}
     assert attempts == {"attempt_0"}
 

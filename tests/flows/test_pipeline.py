@@ -341,7 +341,7 @@ def test_an_interrupted_stage_goes_on_in_the_same_run(
     assert "Traceback" not in told
     stopped = re.search(r"stopped by SIGINT after step (\d+) of 150", told)
     assert stopped, told
-    assert "run the same command again to go on" in told
+    assert "run the same command again to resume" in told
     begun = newest(client, "pretrain")
     assert begun.info.status == "KILLED"
     assert begun.data.tags["gptworks.failure"].startswith("InterruptedRun: stopped by SIGINT")

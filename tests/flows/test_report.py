@@ -364,9 +364,9 @@ def test_a_broken_line_is_named_and_the_old_page_stays(make_report: MakeReport, 
     scores = evaluate.path / "scores.jsonl"
     lines = scores.read_text(encoding="utf-8").split("\n")
     scores.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"scores\.jsonl, line 2 is not JSON .*; make the stage again with --force"):
+    with pytest.raises(DataError, match=r"scores\.jsonl, line 2 is not JSON .*; rerun the stage with --force"):
         write_report(report, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
     scores.write_text("[1]\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"scores\.jsonl, line 1 is no JSON object"):
+    with pytest.raises(DataError, match=r"scores\.jsonl, line 1: expected a JSON object, got"):
         read_json_lines(scores)

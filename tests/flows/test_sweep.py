@@ -88,7 +88,7 @@ def test_a_sweep_of_which_every_trial_fails_says_why(settings: Settings, corpus:
 
 
 def test_a_value_that_cannot_be_is_refused_before_anything_is_made(settings: Settings, corpus: Path) -> None:
-    assert "lr is -1.0; it must be above 0" in run(settings, corpus, "--vary", f"{LR}=1e-3,-1", code=2)
+    assert "expected lr to be above 0, got -1.0" in run(settings, corpus, "--vary", f"{LR}=1e-3,-1", code=2)
 
 
 def test_a_search_runs_on_a_dask_cluster(settings: Settings, corpus: Path) -> None:

@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 from gptcore import checkpoint
 from gptcore.errors import OutOfDiskError
-from gptcore.export import export_hf
+from gptcore.export.hf import export_hf
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
 model, spec, (tokenizer, _), _ = checkpoint.load(source)
 for room in (100, 20_000):  # bytes a file may have: too few for the first file; too few for the weights
@@ -161,7 +161,7 @@ def test_a_folder_without_a_manifest_was_never_finished(save: Callable[..., Path
     path = save()
     (path / "manifest.json").unlink()
     with pytest.raises(
-        CheckpointError, match=r"c has no manifest\.json: it was never finished, or is no folder of ours"
+        CheckpointError, match=r"c has no manifest\.json: it was never finished, or gptworks did not write it"
     ):
         checkpoint.load(path)
     with pytest.raises(CheckpointError, match="nowhere is not a folder; check the path"):
@@ -209,7 +209,7 @@ def test_weights_that_do_not_fit_the_spec_are_refused(save: Callable[..., Path])
         checkpoint.load(path)
     shutil.copy(longer / "model.safetensors", path / "model.safetensors")
     seal(path)
-    message = r"position_embedding\.weight has shape \(40, 16\), the model needs \(32, 16\)"
+    message = r"expected position_embedding\.weight of shape \(32, 16\), got \(40, 16\)"
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(path)
 

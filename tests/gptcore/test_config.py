@@ -156,9 +156,9 @@ def test_a_missing_field_is_named() -> None:
 
 @pytest.mark.parametrize("raw", ["nano", 3, ["kind", "Inner"]])
 def test_something_else_in_the_place_of_a_configuration_is_refused(raw: Any) -> None:
-    with pytest.raises(ConfigError, match=r"Every\.inner is .*; it must be of type Inner"):
+    with pytest.raises(ConfigError, match=r"expected Every\.inner to be of type Inner, got .*"):
         Every.from_dict({"kind": "Every", "inner": raw})
-    with pytest.raises(ConfigError, match=r"Every\.other is .*; it must be of type Inner"):
+    with pytest.raises(ConfigError, match=r"expected Every\.other to be of type Inner, got .*"):
         set_by_path(Every(), "other", raw)
 
 
@@ -200,20 +200,20 @@ def test_a_field_of_every_type_is_set_from_text_or_json(path: str, raw: Any, exp
 @pytest.mark.parametrize(
     ("path", "raw", "message"),
     [
-        ("count", "1.5", r"Every\.count is '1.5'; it must be of type int"),
-        ("count", 1.5, r"Every\.count is 1.5; it must be of type int"),
-        ("count", True, r"Every\.count is True; it must be of type int"),
-        ("rate", "fast", r"Every\.rate is 'fast'; it must be of type float"),
-        ("name", 3, r"Every\.name is 3; it must be of type str"),
-        ("flag", "maybe", r"Every\.flag is 'maybe'; it must be of type bool"),
-        ("flag", 1, r"Every\.flag is 1; it must be of type bool"),
-        ("maybe", "x", r"Every\.maybe is 'x'; it must be of type int"),
-        ("bits", "5", r"Every\.bits is '5'; it must be one of 4, 8"),
-        ("words", 3, r"Every\.words is 3; it must be a list"),
-        ("words", ["a", 3], r"Every\.words\[1\] is 3; it must be of type str"),
-        ("pair", "1", r"Every\.pair has 1 values; it must have 2"),
-        ("table", "a=1", r"Every\.table is 'a=1'; it must be a table"),
-        ("table", {"a": "x"}, r"Every\.table\['a'\] is 'x'; it must be of type int"),
+        ("count", "1.5", r"expected Every\.count to be of type int, got '1.5'"),
+        ("count", 1.5, r"expected Every\.count to be of type int, got 1.5"),
+        ("count", True, r"expected Every\.count to be of type int, got True"),
+        ("rate", "fast", r"expected Every\.rate to be of type float, got 'fast'"),
+        ("name", 3, r"expected Every\.name to be of type str, got 3"),
+        ("flag", "maybe", r"expected Every\.flag to be of type bool, got 'maybe'"),
+        ("flag", 1, r"expected Every\.flag to be of type bool, got 1"),
+        ("maybe", "x", r"expected Every\.maybe to be of type int, got 'x'"),
+        ("bits", "5", r"expected Every\.bits to be one of 4, 8, got '5'"),
+        ("words", 3, r"expected Every\.words to be a list, got 3"),
+        ("words", ["a", 3], r"expected Every\.words\[1\] to be of type str, got 3"),
+        ("pair", "1", r"expected Every\.pair to have 2 values, got 1"),
+        ("table", "a=1", r"expected Every\.table to be a table of names and values, got 'a=1'"),
+        ("table", {"a": "x"}, r"expected Every\.table\['a'\] to be of type int, got 'x'"),
         ("inner.rite", "1", r"Inner has no field 'rite'; did you mean 'rate'\?"),
         ("iner.rate", "1", r"Every has no field 'iner'; did you mean 'inner'\?"),
         ("count.more", "1", r"Every\.count has no fields of its own; cannot set 'count\.more'"),
@@ -228,24 +228,24 @@ def test_a_value_that_does_not_fit_is_refused_by_name(path: str, raw: Any, messa
     ("build", "message"),
     [
         (lambda: GPTConfig(width=10, n_heads=4), "width 10 is not a multiple of n_heads 4"),
-        (lambda: GPTConfig(n_layers=0), "n_layers is 0; it must be at least 1"),
-        (lambda: GPTConfig(dropout=1.0), "dropout is 1.0; it must be at least 0 and below 1"),
-        (lambda: OptimizerConfig(lr=0.0), "lr is 0.0; it must be above 0"),
-        (lambda: OptimizerConfig(lr=float("nan")), "lr is nan; it must be above 0"),
-        (lambda: Muon(lr=-1.0), "lr is -1.0; it must be above 0"),
-        (lambda: Muon(momentum=1.0), "momentum is 1.0; it must be at least 0 and below 1"),
-        (lambda: Muon(matrix_lr_scale=0.0), "matrix_lr_scale is 0.0; it must be above 0"),
-        (lambda: TrainConfig(batch_size=0), "batch_size is 0; it must be at least 1"),
-        (lambda: TrainConfig(micro_batch_size=-1), "micro_batch_size is -1; it must be at least 1"),
-        (lambda: TrainConfig(steps=-1), "steps is -1; it must be at least 0"),
-        (lambda: TrainConfig(epochs=0.0), "epochs is 0.0; it must be above 0"),
-        (lambda: TrainConfig(keep="first"), "keep is 'first'; it must be 'best' or 'last'"),
-        (lambda: Sampling(max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
-        (lambda: Sampling(temperature=-1.0), "temperature is -1.0; it must be 0 or more"),
-        (lambda: Sampling(top_k=0), "top_k is 0; it must be at least 1"),
-        (lambda: Sampling(top_p=0.0), "top_p is 0.0; it must be above 0 and at most 1"),
-        (lambda: LoRA(rank=0), "rank is 0; it must be at least 1"),
-        (lambda: LoRA(dropout=1.5), "dropout is 1.5; it must be at least 0 and below 1"),
+        (lambda: GPTConfig(n_layers=0), "expected n_layers to be at least 1, got 0"),
+        (lambda: GPTConfig(dropout=1.0), "expected dropout to be at least 0 and below 1, got 1.0"),
+        (lambda: OptimizerConfig(lr=0.0), "expected lr to be above 0, got 0.0"),
+        (lambda: OptimizerConfig(lr=float("nan")), "expected lr to be above 0, got nan"),
+        (lambda: Muon(lr=-1.0), "expected lr to be above 0, got -1.0"),
+        (lambda: Muon(momentum=1.0), "expected momentum to be at least 0 and below 1, got 1.0"),
+        (lambda: Muon(matrix_lr_scale=0.0), "expected matrix_lr_scale to be above 0, got 0.0"),
+        (lambda: TrainConfig(batch_size=0), "expected batch_size to be at least 1, got 0"),
+        (lambda: TrainConfig(micro_batch_size=-1), "expected micro_batch_size to be at least 1, or none, got -1"),
+        (lambda: TrainConfig(steps=-1), "expected steps to be at least 0, or none, got -1"),
+        (lambda: TrainConfig(epochs=0.0), "expected epochs to be above 0, got 0.0"),
+        (lambda: TrainConfig(keep="first"), "expected keep to be 'best' or 'last', got 'first'"),
+        (lambda: Sampling(max_new_tokens=0), "expected max_new_tokens to be at least 1, got 0"),
+        (lambda: Sampling(temperature=-1.0), "expected temperature to be 0 or more, and finite, got -1.0"),
+        (lambda: Sampling(top_k=0), "expected top_k to be at least 1, got 0"),
+        (lambda: Sampling(top_p=0.0), "expected top_p to be above 0 and at most 1, got 0.0"),
+        (lambda: LoRA(rank=0), "expected rank to be at least 1, got 0"),
+        (lambda: LoRA(dropout=1.5), "expected dropout to be at least 0 and below 1, got 1.5"),
     ],
 )
 def test_impossible_values_are_refused_when_they_are_made(build: Any, message: str) -> None:

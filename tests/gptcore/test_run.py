@@ -127,7 +127,7 @@ def test_instructions_bring_their_special_tokens_and_template(
 def test_a_run_has_a_model_or_a_checkpoint(prepared: Any) -> None:
     run = prepared.run()
     for changes in ({"model": None}, {"init": Path("somewhere")}):
-        with pytest.raises(ConfigError, match=r"set either model .* or init .*, not both and not neither"):
+        with pytest.raises(ConfigError, match=r"expected exactly one of model .* and init .*; set one"):
             dataclasses.replace(run, **changes)
 
 

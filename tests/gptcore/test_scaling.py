@@ -332,11 +332,11 @@ def test_the_cost_of_twenty_tokens_for_each_parameter() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_gpus": 0}, "n_gpus is 0; it must be at least 1"),
+        ({"n_gpus": 0}, "expected n_gpus to be at least 1, got 0"),
         ({"batch_size": 4}, "batch_size is 4, fewer than the 8 GPUs"),
-        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"micro_batch_size": 0}, "expected micro_batch_size to be at least 1, got 0"),
         ({"gpu": GPUS["t4"]}, "T4 does not compute in bf16; give --precision fp16 or fp32"),
-        ({"precision": "fp16", "parallel": "fsdp"}, "with fsdp it must be 'bf16' or 'fp32'"),
+        ({"precision": "fp16", "parallel": "fsdp"}, "expected precision to be 'bf16' or 'fp32' with fsdp"),
     ],
 )
 def test_jobs_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
@@ -345,14 +345,16 @@ def test_jobs_that_cannot_be_are_refused(change: dict[str, Any], message: str) -
 
 
 def test_numbers_out_of_range_and_unknown_rates_are_refused() -> None:
-    with pytest.raises(ConfigError, match="mfu is 35; it is a share"):
+    with pytest.raises(
+        ConfigError, match="expected mfu, a share of the peak rate, to be above 0 and at most 1, got 35"
+    ):
         scaling.pace(XL, mfu=35)
-    with pytest.raises(ConfigError, match="bandwidth is -1"):
+    with pytest.raises(ConfigError, match="expected bandwidth to be above 0 GB/s, got -1"):
         scaling.pace(XL, bandwidth_gb=-1)
     speed = scaling.pace(XL)
-    with pytest.raises(ConfigError, match="tokens is 0"):
+    with pytest.raises(ConfigError, match="expected tokens to be at least 1, got 0"):
         scaling.cost(XL, speed, n_tokens=0)
-    with pytest.raises(ConfigError, match="price is -1"):
+    with pytest.raises(ConfigError, match="expected price to be at least 0, got -1"):
         scaling.cost(XL, speed, price=-1)
     cpu = replace(GPUS["cpu"], memory=16.0, fp32_tflops=0.1)
     with pytest.raises(ConfigError, match="what CPUs send to each other is not known; give it by --bandwidth"):

@@ -126,7 +126,7 @@ def test_a_classifier_does_not_answer(gpt: Build, tokenizer: Tokenizer, tmp_path
     checkpoint.save(tmp_path / "c", model=spec.build(), spec=spec, tokenizer=tokenizer)
     with pytest.raises(
         ConfigError,
-        match="c has a head that gives classes in the place of words, so it cannot",
+        match=r"expected a head over words to answer in text, got .*c with a head over classes",
     ):
         TextModel.load(tmp_path / "c")
 
@@ -190,7 +190,7 @@ def test_without_a_template_a_conversation_is_plain_text(gpt: Build, tokenizer: 
 
 def test_a_conversation_without_a_question_is_refused(gpt: Build, tokenizer: Tokenizer) -> None:
     with pytest.raises(
-        ConfigError, match="the conversation has no message of a user; its last one is what is answered"
+        ConfigError, match="expected at least one message of a user, whose last one is answered, got none"
     ):
         TextModel(gpt(), tokenizer).encode_chat([Turn("system", "Be brief.")], room=100)
 

@@ -56,7 +56,7 @@ def to_hf_tensors(model: GPT) -> dict[str, Tensor]:
     transformers knows no model with fewer heads than fill the width: pruned ones are written as heads of zeros.
 
     Raises:
-        ConfigError: the width is no multiple of the heads' width, or they are together wider.
+        ConfigError: the width is not a multiple of the heads' width, or they are together wider.
     """
     state = _with_all_heads(model)
     tensors = {}
@@ -137,7 +137,7 @@ def from_hf_config(data: dict[str, Any]) -> GPTConfig:
     width = data["n_embd"]
     hidden = data.get("n_inner")
     if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
-        raise CheckpointError(f"n_inner is {hidden!r}; it must be a whole number of at least 1, or null")
+        raise CheckpointError(f"expected n_inner to be a whole number of at least 1, or null, got {hidden!r}")
     if data.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         raise CheckpointError(f"activation_function {data['activation_function']!r} is not GPT-2's tanh-GELU")
     return GPTConfig(

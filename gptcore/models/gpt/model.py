@@ -54,15 +54,15 @@ class GPTConfig(ModelConfig):
         """Refuse sizes that cannot be built."""
         for name in ("vocab_size", "context_length", "width", "n_layers", "n_heads"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(f"expected {name} to be at least 1, got {getattr(self, name)}")
         for name in ("head_width", "hidden_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1, or none")
+                raise ConfigError(f"expected {name} to be at least 1, or none, got {value}")
         if self.head_width is None and self.width % self.n_heads:
             raise ConfigError(f"width {self.width} is not a multiple of n_heads {self.n_heads}")
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+            raise ConfigError(f"expected dropout to be at least 0 and below 1, got {self.dropout}")
 
     @property
     def head_size(self) -> int:

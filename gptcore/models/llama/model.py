@@ -61,16 +61,16 @@ class LlamaConfig(ModelConfig):
         for name in ("vocab_size", "context_length", "width", "n_layers", "n_heads", "n_kv_heads", "hidden_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
+                raise ConfigError(f"expected {name} to be at least 1, got {value}")
         if self.width % (2 * self.n_heads):
             raise ConfigError(f"width {self.width} is not an even multiple of n_heads {self.n_heads}")
         if self.n_heads % self.kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
         for name in ("rope_base", "norm_epsilon"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+                raise ConfigError(f"expected {name} to be above 0, got {getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+            raise ConfigError(f"expected dropout to be at least 0 and below 1, got {self.dropout}")
 
     @property
     def kv_heads(self) -> int:

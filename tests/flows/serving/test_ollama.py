@@ -87,9 +87,9 @@ def test_a_long_prompt_is_cut_and_told_or_refused(url: str) -> None:
 @pytest.mark.parametrize(
     ("bad", "status", "message"),
     [
-        ({"options": {"temperature": -1}}, 400, "temperature is -1.0; it must be 0 or more"),
-        ({"options": {"top_p": 2}}, 400, "top_p is 2.0; it must be above 0 and at most 1"),
-        ({"options": {"num_predict": 0}}, 400, "max_new_tokens is 0"),
+        ({"options": {"temperature": -1}}, 400, "expected temperature to be 0 or more, and finite, got -1.0"),
+        ({"options": {"top_p": 2}}, 400, "expected top_p to be above 0 and at most 1, got 2.0"),
+        ({"options": {"num_predict": 0}}, 400, "expected max_new_tokens to be at least 1, got 0"),
         ({"options": {"mirostat": 2}}, 400, "mirostat is not supported by this server"),
         ({"options": {"tepmerature": 2}}, 400, "options.tepmerature: Extra inputs are not permitted"),
         ({"format": "json"}, 400, "format is not supported by this server"),

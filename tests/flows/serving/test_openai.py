@@ -117,13 +117,13 @@ def test_many_clients_at_once_get_what_each_gets_alone(client: Any, served: Serv
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"temperature": -1}, "temperature is -1.0; it must be 0 or more"),
-        ({"top_p": 0}, "top_p is 0.0; it must be above 0"),
-        ({"max_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"temperature": -1}, "expected temperature to be 0 or more, and finite, got -1.0"),
+        ({"top_p": 0}, "expected top_p to be above 0 and at most 1, got 0.0"),
+        ({"max_tokens": 0}, "expected max_new_tokens to be at least 1, got 0"),
         ({"n": 0}, "n: Input should be greater than or equal to 1"),
         ({"n": 17}, "17 answers are asked for at once; at most 16"),
         ({"stop": [""]}, "a stop string is empty"),
-        ({"seed": 2**70}, "seed is .*; it must fit 64 bits"),
+        ({"seed": 2**70}, "expected seed to fit 64 bits, got .*"),
         ({"top_logprobs": 21}, "top_logprobs: Input should be less than or equal to 20"),
         ({"frequency_penalty": 1.0}, "frequency_penalty is not supported by this server; leave it out"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),

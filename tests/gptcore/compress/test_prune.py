@@ -26,7 +26,7 @@ from gptcore.compress import (
 )
 from gptcore.data.windows import WindowSource
 from gptcore.errors import ConfigError
-from gptcore.export import export_hf, import_hf
+from gptcore.export.hf import export_hf, import_hf
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import GPT, GPTConfig
 from gptcore.nn import count_parameters, find_linears
@@ -88,9 +88,9 @@ def test_two_of_each_four_neighbours_stay(learned: Learned, source: WindowSource
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Pattern(1.0), "sparsity is 1.0; it must be at least 0 and below 1"),
-        (lambda: Pattern(keep=2), "a pattern n:m needs both numbers, as in 2:4"),
-        (lambda: Pattern(keep=4, of=4), "the pattern is 4:4; the first number must be above 0 and below the second"),
+        (lambda: Pattern(1.0), "expected sparsity to be at least 0 and below 1, got 1.0"),
+        (lambda: Pattern(keep=2), "expected both numbers of a pattern n:m, as in 2:4"),
+        (lambda: Pattern(keep=4, of=4), "expected a pattern n:m with n above 0 and below m, got 4:4"),
         (
             lambda: Pattern(keep=2, of=5).select_lowest(torch.ones(2, 8), by_row=True),
             "8 inputs cannot be cut into groups of 5",
@@ -225,7 +225,7 @@ def test_a_lora_update_is_merged_before_pruning(learned: Learned, source: Window
 @pytest.mark.parametrize(
     ("what", "kept", "message"),
     [
-        ("heads", 4, "4 heads are to be kept of 4; it must be at least 1 and fewer than there are"),
+        ("heads", 4, "expected to keep at least 1 and fewer than all 4 heads, got 4"),
         ("hidden", 0, "0 hidden neurons are to be kept of 128"),
         ("blocks", 3, "3 blocks are to be kept of 3"),
     ],

@@ -77,7 +77,9 @@ def test_near_duplicates_can_be_kept() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, 7.0])
 def test_an_impossible_threshold_is_refused(threshold: float) -> None:
-    with pytest.raises(ConfigError, match=f"near_duplicate_threshold is {threshold}; it must lie between 0 and 1"):
+    with pytest.raises(
+        ConfigError, match=f"expected near_duplicate_threshold to lie between 0 and 1, .* got {threshold}"
+    ):
         TextIndex(threshold)
 
 
@@ -281,7 +283,7 @@ def test_a_text_between_two_splits_is_dropped() -> None:
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 0.5}, {"train": 1.5, "test": -0.5}])
 def test_impossible_fractions_are_refused(fractions: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="they must not be negative and must add up to 1"):
+    with pytest.raises(ConfigError, match="expected split fractions of at least 0 that add up to 1, got"):
         list(split_by_hash(["a"], text=str, fractions=fractions, ledger=Ledger()))
 
 

@@ -112,7 +112,7 @@ def test_a_fault_of_the_documents_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_shards_of_no_tokens_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="shard_tokens is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match="expected shard_tokens to be at least 1, got 0"):
         write_shards(TEXTS, tokenizer=TOKENIZER, folder=tmp_path / "s", shard_tokens=0)
 
 

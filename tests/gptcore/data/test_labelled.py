@@ -76,12 +76,12 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [(), ("ham",), ("ham", "ham")])
 def test_impossible_label_lists_are_refused(tmp_path: Path, labels: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="must hold two or more names, each once"):
+    with pytest.raises(ConfigError, match=r"expected LabelledText\.labels to hold two or more names, each once"):
         _data(tmp_path, ROWS, labels=labels).open()
 
 
 def test_too_short_a_context_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="context_length is 1; it must be at least 2"):
+    with pytest.raises(ConfigError, match="context_length to be at least 2, got 1"):
         _data(tmp_path, ROWS, context_length=1).open()
 
 

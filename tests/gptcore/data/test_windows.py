@@ -60,7 +60,7 @@ def test_texts_shorter_than_the_context_are_refused_with_the_figures(tmp_path: P
 
 def test_a_context_of_nothing_is_refused(tmp_path: Path) -> None:
     write_shards([TEXT], tokenizer=TOKENIZER, folder=tmp_path / "s")
-    with pytest.raises(ConfigError, match="context_length is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match="expected context_length to be at least 1, got 0"):
         TokenWindows(folder=tmp_path / "s", context_length=0).open()
 
 

@@ -269,7 +269,7 @@ def test_a_long_prompt_is_cut_if_that_was_asked_for_and_told(gpt: Build) -> None
         (Request([]), ConfigError, "the prompt is empty; give at least one token"),
         (Request([2] * 32), PromptTooLong, "has 32 tokens, the model's context holds 32 and 1 must be free"),
         (Request([2] * 29, reserve=4), PromptTooLong, "has 29 tokens, the model's context holds 32 and 4 must be free"),
-        (Request([1], reserve=32), ConfigError, "reserve is 32; it must be from 1 to 31"),
+        (Request([1], reserve=32), ConfigError, "expected reserve to be from 1 to 31, got 32"),
         (Request([1, 300]), DataError, r"token id 300 is outside the vocabulary \(ids 0 to 299\)"),
         (Request([-1]), DataError, "token id -1 is outside the vocabulary"),
         (Request([1], stop=("a", "")), ConfigError, "a stop string is empty, which would end every answer at once"),
@@ -284,7 +284,9 @@ def test_what_cannot_be_answered_is_refused(gpt: Build, request_: Request, kind:
 
 
 def test_a_tokenizer_of_another_size_is_refused_or_kept_to(gpt: Build, tokenizer: Tokenizer) -> None:
-    with pytest.raises(TokenizerMismatch, match=r"tokenizer 'bpe-300' has 300 tokens, the model knows 299; use the"):
+    with pytest.raises(
+        TokenizerMismatch, match=r"the 299 tokens of the model's vocabulary, got 'bpe-300' with 300; use the"
+    ):
         Generator(gpt(vocab_size=299), tokenizer=tokenizer)
     padded = gpt(vocab_size=320, tied_head=False)
     with torch.no_grad():
@@ -300,5 +302,5 @@ def test_a_tokenizer_of_another_size_is_refused_or_kept_to(gpt: Build, tokenizer
 
 @pytest.mark.parametrize("name", ["slots", "prefill_chunk"])
 def test_sizes_that_mean_nothing_are_refused(gpt: Build, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match=f"expected {name} to be at least 1, got 0"):
         Generator(gpt(), **{name: 0})  # type: ignore[arg-type]

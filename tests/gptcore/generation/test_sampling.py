@@ -80,17 +80,17 @@ def test_the_penalty_speaks_against_what_was_seen() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
-        ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more, and finite"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": float("inf")}, "temperature is inf"),
-        ({"top_k": 0}, "top_k is 0; it must be at least 1"),
-        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
-        ({"top_p": 1.1}, "top_p is 1.1"),
-        ({"min_p": -0.1}, "min_p is -0.1; it must be from 0 to 1"),
-        ({"min_p": float("nan")}, "min_p is nan"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0, and finite"),
-        ({"seed": 2**63}, "seed is 9223372036854775808; it must fit 64 bits"),
+        ({"max_new_tokens": 0}, "expected max_new_tokens to be at least 1, got 0"),
+        ({"temperature": -0.1}, "expected temperature to be 0 or more, and finite, got -0.1"),
+        ({"temperature": float("nan")}, "expected temperature to be 0 or more, and finite, got nan"),
+        ({"temperature": float("inf")}, "expected temperature to be 0 or more, and finite, got inf"),
+        ({"top_k": 0}, "expected top_k to be at least 1, got 0"),
+        ({"top_p": 0.0}, "expected top_p to be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.1}, "expected top_p to be above 0 and at most 1, got 1.1"),
+        ({"min_p": -0.1}, "expected min_p to be from 0 to 1, got -0.1"),
+        ({"min_p": float("nan")}, "expected min_p to be from 0 to 1, got nan"),
+        ({"repetition_penalty": 0.0}, "expected repetition_penalty to be above 0, and finite, got 0.0"),
+        ({"seed": 2**63}, "expected seed to fit 64 bits, got 9223372036854775808"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(bad: dict[str, float], message: str) -> None:

@@ -59,10 +59,10 @@ def test_a_good_draft_saves_passes(gpt: Build) -> None:
 @pytest.mark.parametrize(
     ("prompt", "changes", "options", "message"),
     [
-        ([], {}, {}, "the prompt has 0 tokens; it needs at least one"),
+        ([], {}, {}, "expected a prompt of 1 to"),
         ([1] * 16, {"context_length": 16}, {}, "the smaller of the two contexts holds 16"),
-        ([1], {}, {"n_ahead": 0}, "n_ahead is 0; it must be at least 1"),
-        ([1], {}, {"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ([1], {}, {"n_ahead": 0}, "expected n_ahead to be at least 1, got 0"),
+        ([1], {}, {"max_new_tokens": 0}, "expected max_new_tokens to be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -73,7 +73,9 @@ def test_what_cannot_be_is_refused(
 
 
 def test_models_that_do_not_fit_are_refused(gpt: Build) -> None:
-    with pytest.raises(TokenizerMismatch, match="the draft knows 200 tokens, the model 300"):
+    with pytest.raises(
+        TokenizerMismatch, match="expected a draft with the model's vocabulary of 300 tokens, got one of 200"
+    ):
         speculate(gpt(), [1], draft=gpt(vocab_size=200), max_new_tokens=5)
     with pytest.raises(ConfigError, match="a model is in training mode"):
         speculate(gpt(), [1], draft=gpt(dropout=0.1).train(), max_new_tokens=5)

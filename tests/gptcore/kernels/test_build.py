@@ -29,7 +29,7 @@ def compiler() -> str:
 def test_processes_that_start_together_build_once_and_another_processor_is_another_library(
     compiler: str, tmp_path: Path
 ) -> None:
-    code = "import torch; from gptcore.kernels.build import built_library as b; print(b().stat().st_ino)"
+    code = "import torch; from gptcore.kernels.build import build_library as b; print(b().stat().st_ino)"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXX": compiler}
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -67,8 +67,8 @@ def test_one_openmp_runtime_serves_torch_and_the_kernels(compiler: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no-such-compiler", "no C\\+\\+ compiler: no-such-compiler is not on the path; install one"),
-        ("false", "false failed with exit code 1: it said nothing"),
+        ("no-such-compiler", "no C\\+\\+ compiler: no-such-compiler is not on the PATH; install one"),
+        ("false", "false failed with exit code 1: no output"),
     ],
 )
 def test_a_compiler_that_is_missing_or_fails_is_told(

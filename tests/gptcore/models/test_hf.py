@@ -56,7 +56,7 @@ def test_the_configuration_survives_the_way_there_and_back() -> None:
     ("change", "message"),
     [
         ({"model_type": "llama"}, "config.json describes a 'llama' model; only gpt2 can be imported"),
-        ({"n_inner": 0}, "n_inner is 0; it must be a whole number of at least 1, or null"),
+        ({"n_inner": 0}, "expected n_inner to be a whole number of at least 1, or null, got 0"),
         ({"activation_function": "relu"}, "activation_function 'relu' is not GPT-2's tanh-GELU"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),

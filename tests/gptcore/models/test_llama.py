@@ -171,8 +171,8 @@ def test_sizes_follow_the_paper_and_impossible_ones_are_refused() -> None:
     for change, message in (
         ({"n_kv_heads": 3}, "n_heads 4 is not a multiple of n_kv_heads 3"),
         ({"width": 36}, "width 36 is not an even multiple of n_heads 4"),
-        ({"rope_base": 0.0}, r"rope_base is 0\.0; it must be above 0"),
-        ({"hidden_width": 0}, "hidden_width is 0; it must be at least 1"),
+        ({"rope_base": 0.0}, r"expected rope_base to be above 0, got 0\.0"),
+        ({"hidden_width": 0}, "expected hidden_width to be at least 1, got 0"),
     ):
         with pytest.raises(ConfigError, match=message):
             LlamaConfig(**{**SIZES, **change})

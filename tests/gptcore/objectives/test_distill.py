@@ -152,16 +152,16 @@ def test_a_run_trains_with_it_and_survives_json(prepared: Any, taught: Any, tmp_
 
 
 def test_what_cannot_be_distilled_is_refused(taught: Any, gpt: Build, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"temperature is 0\.0; it must be above 0"):
+    with pytest.raises(ConfigError, match=r"expected temperature to be above 0, got 0\.0"):
         Distill(tmp_path, temperature=0.0)
-    with pytest.raises(ConfigError, match=r"soft is 1\.5; it must be from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"expected soft to be from 0 to 1, got 1\.5"):
         Distill(tmp_path, soft=1.5)
     with pytest.raises(ConfigError, match=r"Distill cannot be distilled: .*; choose NextToken or Classify"):
         Distill(tmp_path, objective=Distill(tmp_path))
     with pytest.raises(CheckpointError):
         Distill(tmp_path / "nothing")(gpt().train(), words())
     path, _ = taught()
-    with pytest.raises(ConfigError, match="the teacher has 300 words, the student 320; they must be the same ones"):
+    with pytest.raises(ConfigError, match="expected a teacher with the student's 320 words, got one with 300"):
         Distill(path)(gpt(vocab_size=320).train(), words())
     with pytest.raises(ConfigError, match="the student's head is quantized or adapted"):
         Distill(path)(Quantize().apply(gpt()).train(), words())

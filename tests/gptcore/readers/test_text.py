@@ -88,5 +88,7 @@ def test_a_row_as_long_as_the_context_needs_no_saying(longest: int | None, kept:
 def test_a_reader_survives_json_and_an_unknown_way_is_refused() -> None:
     reader = TextReader("head+tail", end_token=False, longest=9)
     assert TextReader.from_dict(json.loads(json.dumps(reader.to_dict()))) == reader
-    with pytest.raises(ConfigError, match=r"TextReader\.long_inputs is 'middle'; it must be one of 'head', 'tail'"):
+    with pytest.raises(
+        ConfigError, match=r"expected TextReader\.long_inputs to be one of 'head', 'tail', 'head\+tail', got 'middle'"
+    ):
         TextReader.from_dict({"long_inputs": "middle"})

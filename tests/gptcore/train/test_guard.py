@@ -100,7 +100,7 @@ def test_a_spike_is_what_lies_far_above_the_last_losses() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("sigma", 0.0), ("window", 1), ("patience", 0), ("max_rollbacks", -1)])
 def test_a_policy_that_cannot_be_is_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {value}"):
+    with pytest.raises(ConfigError, match=f"expected {name} to be .*, got {value}"):
         SpikePolicy(**{name: value})  # type: ignore[arg-type]
 
 

@@ -85,7 +85,7 @@ def test_ctrl_c_saves_the_state_while_the_lock_keeps_others_out(
     runner.say()
     told = runner.hear()
     assert told.startswith("stopped by SIGINT after step 6 of 12; the state is saved in ")
-    assert told.endswith("run the same command again to go on")
+    assert told.endswith("run the same command again to resume")
     assert runner.hear() == f"ended {InterruptedRun.exit_code}" == "ended 75"
     prepared.run().execute(out, MemoryLogger())
     assert left_by(out) == uninterrupted
@@ -277,7 +277,7 @@ def test_a_finished_run_that_is_damaged_is_made_again(
     content = (tmp_path / "out" / name).read_bytes()
     (tmp_path / "out" / name).write_bytes(content[:-3])
     prepared.run().execute(tmp_path / "out", MemoryLogger())
-    assert "out/checkpoint is not what the run left (" in caplog.text
+    assert "out/checkpoint is not what the run wrote (" in caplog.text
     assert left_by(tmp_path / "out") == uninterrupted
 
 

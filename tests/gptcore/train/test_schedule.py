@@ -32,5 +32,7 @@ def test_no_step_has_a_rate_of_zero_or_above_the_peak(schedule: Schedule, n_step
 
 
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
-    with pytest.raises(ConfigError, match="warmup is 100; it is a share of all steps, at least 0 and below 1"):
+    with pytest.raises(
+        ConfigError, match="expected warmup, a share of all steps, to be at least 0 and below 1, got 100"
+    ):
         Cosine(warmup=100)

@@ -52,5 +52,5 @@ def test_a_model_without_dropout_is_refused_instead_of_left_as_it_is(gpt: Build)
 
 
 def test_what_is_no_probability_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"probability is 1.0; it must be at least 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"expected probability to be at least 0 and below 1, got 1.0"):
         Dropout(probability=1.0)

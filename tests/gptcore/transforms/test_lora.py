@@ -129,7 +129,7 @@ def test_an_unknown_target_is_refused_with_the_names_there_are(gpt: Build) -> No
         ConfigError, match="no layer was chosen; the linear layers here are named down, head, out, qkv, up"
     ):
         LoRA(targets=("q_proj",)).apply(gpt())
-    with pytest.raises(ConfigError, match="also_train names 'had', which is no module of the model"):
+    with pytest.raises(ConfigError, match="also_train names 'had', but the model has no module of that name"):
         LoRA(also_train=("had",)).apply(gpt())
 
 

@@ -99,7 +99,7 @@ def test_a_quantized_embedding_cannot_be_trained(gpt: Build) -> None:
 
 
 def test_a_block_size_that_cannot_be_is_refused(gpt: Build) -> None:
-    with pytest.raises(ConfigError, match="block_size is 7; it must be even and at least 2"):
+    with pytest.raises(ConfigError, match="expected block_size to be even and at least 2, got 7"):
         NF4(block_size=7)
     with pytest.raises(ConfigError, match="16 inputs cannot be cut into blocks of 64; choose an even divisor"):
         NF4().apply(gpt())

@@ -55,5 +55,5 @@ def test_the_same_size_changes_nothing(gpt: Build) -> None:
 
 
 def test_shrinking_is_refused(gpt: Build) -> None:
-    with pytest.raises(ConfigError, match="vocab_size 299 is below the model's 300 rows"):
+    with pytest.raises(ConfigError, match="expected vocab_size to be at least the model's 300, got 299"):
         ExtendVocabulary(vocab_size=299).apply(gpt())
