@@ -2,7 +2,7 @@
 
     model.json           the spec: sizes, transforms in order, prompt template, free notes
     model.safetensors    every weight once (tied weights are not repeated)
-    tokenizer/           the tokenizer the model was trained with
+    tokenizer/, images/  the readers the model was trained with: a tokenizer, an image reader, or both
     training.json, training.safetensors     only in checkpoints that a run can resume from
     manifest.json        sha256 and size of all the above, written last
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gptcore.config import Config
+from gptcore.config import Config, later
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.files import read_json_object, verify_folder, whole_folder, write_json
 from gptcore.models.base import Model, as_decoder
 from gptcore.models.network import Network, NetworkConfig, WordNetworkConfig
+from gptcore.readers import ImageReader, Readers, TextReader
 from gptcore.tokenizer import Tokenizer
-from gptcore.transforms.base import Transform
+from gptcore.transforms.base import Head, Transform
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,32 @@ class ModelSpec(Config):
     template: str | None = None
     """Prompt template it was instructed with; None for a base model or a classifier."""
     tokenizer_digest: str = ""
-    """Digest of the tokenizer beside the weights."""
+    """Digest of the tokenizer beside the weights; empty where there is none."""
+    images_digest: str = later("")
+    """Digest of the image reader beside the weights; empty where there is none."""
+    reader: TextReader = later(TextReader())
+    """How text becomes the row that is classified; of no meaning to a language model."""
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """Digest of each reader beside the weights, by its folder's name."""
+        digests = {"tokenizer": self.tokenizer_digest, "images": self.images_digest}
+        return {name: digest for name, digest in digests.items() if digest}
+
+    @property
+    def head(self) -> Head | None:
+        """What the head gives: what the last transform with a head says, or words; None where there is no head yet."""
+        own: Head | None = "words" if isinstance(self.model, WordNetworkConfig) else None
+        return next((each.head for each in reversed(self.transforms) if each.head), own)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the head's outputs, as those of classes; empty where they have none."""
+        return next((each.outputs for each in reversed(self.transforms) if each.head), ())
+
+    def merged(self) -> ModelSpec:
+        """The same after the updates beside its layers were merged into them."""
+        return replace(self, transforms=tuple(each for each in self.transforms if not each.merges_away))
 
     @property
     def words(self) -> WordNetworkConfig:
@@ -68,9 +94,18 @@ class Loaded(NamedTuple):
 
     model: Network
     spec: ModelSpec
-    tokenizer: Tokenizer
+    readers: Readers
     digest: str
     """sha256 of the manifest: the identity of these exact bytes."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer.
+
+        Raises:
+            ConfigError: the network does not read text.
+        """
+        return self.readers.words()
 
     @property
     def decoder(self) -> Model:
@@ -110,7 +145,8 @@ def save(
     *,
     model: Network,
     spec: ModelSpec,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None = None,
+    images: ImageReader | None = None,
     training: TrainingState | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -120,7 +156,8 @@ def save(
         path: the folder.
         model: whose weights are written.
         spec: what it is.
-        tokenizer: that it was trained with.
+        tokenizer: that it was trained with, if it reads text.
+        images: the image reader that it was trained with, if it reads images.
         training: what a run needs to go on.
         dtype: bf16 or fp16 stores the weights in half of the bytes; they are fp32 again when they are loaded.
 
@@ -135,7 +172,7 @@ def save(
         if lost:
             raise CheckpointError(f"{path}: {lost[0]} has weights beyond the range of {dtype}; store it as bf16")
     with whole_folder(path) as folder:
-        fill(folder, tensors=tensors, spec=spec, tokenizer=tokenizer, training=training)
+        fill(folder, tensors=tensors, spec=spec, readers=Readers(tokenizer, images), training=training)
 
 
 def fill(
@@ -143,7 +180,7 @@ def fill(
     *,
     tensors: dict[str, Tensor] | None,
     spec: ModelSpec,
-    tokenizer: Tokenizer,
+    readers: Readers,
     training: TrainingState | None = None,
 ) -> None:
     """Write a checkpoint's files into a folder that ``whole_folder`` gave.
@@ -152,13 +189,13 @@ def fill(
         folder: where to.
         tensors: every weight once; None where the weights lie in shards beside.
         spec: what the model is.
-        tokenizer: that it was trained with.
+        readers: that it was trained with.
         training: what a run needs to go on.
     """
     write_json(folder / "model.json", spec.to_dict())
     if tensors is not None:
         save_tensors(tensors, folder / "model.safetensors", path=folder)
-    tokenizer.save(folder / "tokenizer")
+    readers.save(folder)
     if training is not None:
         write_json(folder / "training.json", training.values)
         save_tensors(training.tensors, folder / "training.safetensors", path=folder)
@@ -194,13 +231,9 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Loaded:
         # building draws weights that are overwritten at once; the caller's random stream must not notice
         model = spec.build()
     load_weights(model, path)
-    tokenizer = Tokenizer.load(path / "tokenizer")
-    if tokenizer.digest != spec.tokenizer_digest:
-        raise CheckpointError(
-            f"{path}: model.json was written for tokenizer {spec.tokenizer_digest[:12]}, "
-            f"but the folder holds {tokenizer.name} {tokenizer.digest[:12]}"
-        )
-    return Loaded(model.to(device).eval(), spec, tokenizer, digest)
+    readers = Readers.load(path)
+    readers.check(spec.readers, needs=f"{path}: model.json was written for", holds="the folder holds {}")
+    return Loaded(model.to(device).eval(), spec, readers, digest)
 
 
 def _check_promises(spec: ModelSpec, path: Path) -> None:
@@ -305,12 +338,10 @@ def load_adapter(path: Path, base: Path) -> Loaded:
     n_own = len(below.spec.transforms)
     if spec.model != below.spec.model or spec.transforms[:n_own] != below.spec.transforms:
         raise CheckpointError(f"the adapter {path} was made from another model than {base}")
-    tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else below.tokenizer
-    if tokenizer.digest != spec.tokenizer_digest:
-        raise CheckpointError(
-            f"the adapter {path} was trained with tokenizer {spec.tokenizer_digest[:12]}, but {base} has "
-            f"{tokenizer.name} {tokenizer.digest[:12]}; save the adapter with its tokenizer"
-        )
+    brought = Readers.load(path)
+    readers = Readers(brought.tokenizer or below.readers.tokenizer, brought.images or below.readers.images)
+    holds = "its base has {}; save the adapter with its tokenizer"
+    readers.check(spec.readers, needs=f"the adapter {path} was trained with", holds=holds)
     model = below.model
     for transform in spec.transforms[n_own:]:
         model = transform.apply(model)
@@ -321,4 +352,4 @@ def load_adapter(path: Path, base: Path) -> Loaded:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
-    return Loaded(model.eval(), spec, tokenizer, digest)
+    return Loaded(model.eval(), spec, readers, digest)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gptcore.batch import IGNORED
 from gptcore.data.base import Source
@@ -111,17 +112,13 @@ def bits_per_byte(nats: float, text: str) -> float:
 
 
 @torch.no_grad()
-def predicted_classes(model: Network, source: Source, *, batch_size: int = 32) -> list[int]:
-    """The likeliest class of each row, in the order of the rows."""
+def class_probabilities(model: Network, source: Source, *, batch_size: int = 32) -> Tensor:
+    """(n_samples, K) fp32: the probability of each class for each row, in the order of the rows."""
     model.eval()
     order = source.order(epoch=0, seed=0, batch_size=batch_size)  # similar lengths together: less padding
-    told = [0] * source.n_samples
-    for start in range(0, source.n_samples, batch_size):
-        rows = order[start : start + batch_size]
-        answers = class_logits(model, source.batch(rows)).argmax(dim=1)
-        for row, answer in zip(rows.tolist(), answers.tolist(), strict=True):
-            told[row] = answer
-    return told
+    parts = [order[start : start + batch_size] for start in range(0, source.n_samples, batch_size)]
+    found = torch.cat([class_logits(model, source.batch(part)).softmax(dim=1) for part in parts])
+    return found[torch.from_numpy(np.argsort(order))]
 
 
 @torch.no_grad()

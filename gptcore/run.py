@@ -19,7 +19,7 @@ import torch
 from gptcore import checkpoint
 from gptcore.allocator import keep_freed_memory
 from gptcore.checkpoint import ModelSpec
-from gptcore.config import Config
+from gptcore.config import Config, later
 from gptcore.data.base import Data, Source
 from gptcore.errors import ConfigError, TokenizerMismatch
 from gptcore.files import write_json
@@ -27,6 +27,7 @@ from gptcore.locking import hold
 from gptcore.models.network import Network, NetworkConfig
 from gptcore.nn.surgery import count_parameters
 from gptcore.objectives.base import Objective
+from gptcore.readers import ImageReader, Reader, Readers
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import TrainConfig
 from gptcore.train.logger import RunLogger
@@ -46,8 +47,8 @@ class Run(Config):
     """What is trained on."""
     objective: Objective
     """What for."""
-    tokenizer: Path
-    """Folder of the tokenizer that made the data."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer that made the data; None where nothing is text."""
     held_out: Data | None = None
     """What the held-out loss is measured on."""
     model: NetworkConfig | None = None
@@ -62,9 +63,13 @@ class Run(Config):
     """How long and how."""
     seed: int = 1
     """Seed of weights, order and dropout."""
+    images: Path | None = later(None)
+    """Folder of the image reader that made the data; None where nothing is an image."""
 
     def __post_init__(self) -> None:
-        """Refuse a run that has no model, or two."""
+        """Refuse a run that has no model, or two, or nothing to read by."""
+        if self.tokenizer is None and self.images is None:
+            raise ConfigError("set tokenizer or images: the folder of what made the data, which the checkpoint keeps")
         if (self.model is None) == (self.init is None):
             raise ConfigError("set either model (random weights) or init (a checkpoint), not both and not neither")
 
@@ -131,19 +136,19 @@ class Run(Config):
     def trainer(self, out: Path, log: RunLogger, *, parallel: Parallel | None = None) -> Trainer:
         """The trainer of this run, at step 0; ``execute`` also takes the folder's lock and resumes."""
         seed_everything(self.seed)
-        tokenizer = Tokenizer.load(self.tokenizer)
+        readers = self._readers()
         source = self.data.open()
         held_out = self.held_out.open() if self.held_out else None
-        model, spec, init = self._build(tokenizer)
+        model, spec, init = self._build(readers)
         if self.train.sample_prompts:
             model.require("generate", purpose="train.sample_prompts")
         for part in filter(None, (source, held_out)):
-            check_fit(part, model, tokenizer)
+            check_fit(part, model, readers)
         self.objective.fits(model)
         return Trainer(
             model=model,
             spec=spec,
-            tokenizer=tokenizer,
+            readers=readers,
             objective=self.objective,
             source=source,
             held_out=held_out,
@@ -157,45 +162,83 @@ class Run(Config):
             init=init,
         )
 
-    def _build(self, tokenizer: Tokenizer) -> tuple[Network, ModelSpec, str | None]:
+    def _readers(self) -> Readers:
+        """The readers that the checkpoint will have.
+
+        Raises:
+            ConfigError: held-out texts are read in another way than those of training.
+        """
+        readers = Readers(
+            Tokenizer.load(self.tokenizer) if self.tokenizer else None,
+            ImageReader.load(self.images) if self.images else None,
+        )
+        own, other = self.data.reader, self.held_out.reader if self.held_out else None
+        if own and other and own != other:
+            raise ConfigError(f"expected held_out to be read as data is, by {own}, got {other}; give both the same")
+        return readers
+
+    def _build(self, readers: Readers) -> tuple[Network, ModelSpec, str | None]:
         """The model, its spec, and the digest of the checkpoint it is from."""
         digest = None
         if self.init is not None:
             loaded = checkpoint.load(self.init)
             model, spec, digest = loaded.model, loaded.spec, loaded.digest
-            if loaded.tokenizer.digest != tokenizer.digest and not tokenizer.extends(loaded.tokenizer):
-                raise TokenizerMismatch(
-                    f"the checkpoint {self.init} was trained with tokenizer {loaded.tokenizer.name} "
-                    f"({loaded.tokenizer.digest[:12]}), the data with {tokenizer.name} ({tokenizer.digest[:12]}); "
-                    "prepare the data with the checkpoint's tokenizer"
-                )
+            check_start(self.init, loaded.readers, readers)
         else:
             assert self.model is not None
-            spec = ModelSpec(self.model, tokenizer_digest=tokenizer.digest)
+            spec = ModelSpec(self.model)
             model = spec.build()
         for transform in self.transforms:
             model = transform.apply(model)
+        reader = self.data.reader
         spec = dataclasses.replace(
             spec,
             transforms=(*spec.transforms, *self.transforms),
             template=self.template or spec.template,
-            tokenizer_digest=tokenizer.digest,
+            tokenizer_digest=readers.tokenizer.digest if readers.tokenizer else "",
+            images_digest=readers.images.digest if readers.images else "",
+            reader=reader.within(spec.words.context_length) if reader else spec.reader,
         )
         return model, spec, digest
 
 
-def check_fit(source: Source, model: Network, tokenizer: Tokenizer) -> None:
+def check_start(path: Path, theirs: Readers, ours: Readers) -> None:
+    """Refuse to go on with a checkpoint whose weights know other inputs than those that are made now.
+
+    Raises:
+        TokenizerMismatch: its tokenizer is another, and ours does more than extend it; or its image reader is another.
+    """
+    extended = theirs.tokenizer and ours.tokenizer and ours.tokenizer.extends(theirs.tokenizer)
+    was, now = dict(theirs.present()), dict(ours.present())
+    for name in sorted(was.keys() | now.keys()):
+        differs = theirs.digests().get(name) != ours.digests().get(name)
+        if differs and not (name == "tokenizer" and extended):
+            raise TokenizerMismatch(
+                f"the checkpoint {path} was trained with {name} {_shown(was.get(name))}, "
+                f"the data with {_shown(now.get(name))}; prepare the data with the checkpoint's own"
+            )
+
+
+def _shown(reader: Reader | None) -> str:
+    return f"{reader.name} ({reader.digest[:12]})" if reader else "none"
+
+
+def check_fit(source: Source, model: Network, readers: Readers) -> None:
     """Refuse data that the model cannot read.
 
     Raises:
-        TokenizerMismatch: the data was made with another tokenizer.
+        TokenizerMismatch: the data was made with another tokenizer or image reader.
         ConfigError: the data is of another kind, or has more words or longer samples than the model.
     """
-    if source.tokenizer_digest != tokenizer.digest:
-        raise TokenizerMismatch(
-            f"the data was made with tokenizer {source.tokenizer_digest[:12]}, this run uses {tokenizer.name} "
-            f"({tokenizer.digest[:12]}); prepare the data again with that tokenizer"
-        )
+    made_with = {"tokenizer": source.tokenizer_digest}
+    if readers.images is not None:
+        made_with["images"] = source.images_digest
+    for name, digest in made_with.items():
+        if digest != readers.digests().get(name, ""):
+            raise TokenizerMismatch(
+                f"the data was made with {name} {digest[:12] or 'none'}, "
+                f"this run uses {_shown(dict(readers.present()).get(name))}; prepare the data again with that one"
+            )
     model.config.check_fit(source.limits)
 
 

@@ -22,7 +22,6 @@ from gptcore.generation import Event, Generator, Request, Sampling, Speculated, 
 from gptcore.kernels import prepare_for_inference
 from gptcore.models.base import Model, Seq2Seq
 from gptcore.tokenizer import Tokenizer
-from gptcore.transforms import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +52,16 @@ class TextModel:
         """Read a checkpoint; ``template`` overrides the one saved in it.
 
         Raises:
-            ConfigError: it is a classifier or another network that cannot generate, or there is no such template.
+            ConfigError: its head gives no words, it cannot generate, or there is no such template.
             CheckpointError: it is missing or damaged.
         """
         loaded = checkpoint.load(path)
-        if any(isinstance(transform, Classifier) for transform in loaded.spec.transforms):
-            raise ConfigError(
-                f"{path} is a classifier, which has classes in the place of words; give the checkpoint of a language "
-                "model, as pretrain and finetune-instruct leave it"
-            )
         loaded.model.require("generate", purpose=f"answers in text from {path}")
+        if loaded.spec.head != "words":
+            raise ConfigError(
+                f"{path} has a head that gives {loaded.spec.head} in the place of words, so it cannot answer in text; "
+                "give the checkpoint of a language model, as pretrain and finetune-instruct leave it"
+            )
         name = template or loaded.spec.template
         model = cast(Model | Seq2Seq, prepare_for_inference(loaded.model))
         return TextModel(model, loaded.tokenizer, template_by_name(name) if name else None)

@@ -69,6 +69,11 @@ class Tokenizer:
         return self._encoding.n_vocab
 
     @property
+    def limits(self) -> Mapping[str, int]:
+        """``vocab_size``: a network must have as many rows of embedding."""
+        return {"vocab_size": self.vocab_size}
+
+    @property
     def pattern(self) -> str:
         """Regular expression that splits text into words before merging."""
         return self._pattern

@@ -13,17 +13,19 @@ from typing import Any, Final
 
 import mlflow.pyfunc
 import pandas as pd
-import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from gptcore import checkpoint
-from gptcore.data.labelled import cut_long
-from gptcore.errors import ConfigError, DataError
-from gptcore.export.places import check_place, labels_of
+from gptcore.classifier import TextClassifier
+from gptcore.errors import DataError, ExportMismatch, GptcoreError
+from gptcore.export.equality import TOLERANCE
+from gptcore.export.places import check_head, check_place
 from gptcore.files import whole_folder
 from gptcore.generation import Sampling
+from gptcore.models.blueprint import require_known
 from gptcore.text import TextModel
 
 _SCRIPT: Final = '''"""What MLflow runs to load the model; its checkpoint lies beside it."""
@@ -35,7 +37,6 @@ from flows.mlflow_models import {kind}
 set_model({kind}())
 '''
 _ARTIFACT: Final = "checkpoint"
-_BATCH_SIZE: Final = 32
 _MARKS: Final = ("MLmodel",)
 _OTHERS: Final = ("artifacts", "*.py", "__pycache__", "*.yaml", "*.yml", "requirements.txt", "metadata")
 
@@ -73,7 +74,7 @@ class TextGeneration(PythonModel):
 
 
 class Classification(PythonModel):
-    """Rows with ``text`` to rows with ``label`` and its ``probability``; of a longer text the head is read."""
+    """Rows with ``text`` to rows with ``label`` and its ``probability``; each text is read as it was in training."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the checkpoint.
@@ -81,12 +82,8 @@ class Classification(PythonModel):
         Raises:
             ConfigError: it is no classifier.
         """
-        self._loaded = checkpoint.load(Path(context.artifacts[_ARTIFACT]))
-        self._labels = labels_of(self._loaded)
-        if not self._labels:
-            raise ConfigError("the checkpoint is no classifier; save it as a text-generation model")
+        self._classifier = TextClassifier.load(Path(context.artifacts[_ARTIFACT]))
 
-    @torch.no_grad()
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
@@ -96,26 +93,9 @@ class Classification(PythonModel):
             DataError: a text is no text.
         """
         del context, params
-        texts, chances = _texts(model_input, "text"), []
-        for start in range(0, len(texts), _BATCH_SIZE):
-            chances.append(self._chances(texts[start : start + _BATCH_SIZE]))
-        every = torch.cat(chances) if chances else torch.zeros(0, len(self._labels))
-        best = every.argmax(dim=1).tolist()
-        probabilities = [float(row[i]) for row, i in zip(every, best, strict=True)]
-        return pd.DataFrame({"label": [self._labels[i] for i in best], "probability": probabilities})
-
-    def _chances(self, texts: list[str]) -> torch.Tensor:
-        """Probabilities (B, K), read at the end of text, as in training."""
-        model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        room = self._loaded.spec.words.context_length - 1
-        rows = []
-        for ids in tokenizer.encode_batch(texts):
-            kept = cut_long(torch.tensor(ids, dtype=torch.int64).numpy(), context_length=room, keep="head")
-            rows.append(torch.tensor([*kept.tolist(), tokenizer.end_of_text]))
-        lengths = [len(row) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.end_of_text)
-        logits: torch.Tensor = model.head(model.summary({"tokens": padded}, lengths=lengths))
-        return logits.float().softmax(dim=1)
+        best, ids = self._classifier.probabilities(_texts(model_input, "text")).max(dim=1)
+        labels = [self._classifier.labels[i] for i in ids.tolist()]
+        return pd.DataFrame({"label": labels, "probability": best.tolist()})
 
 
 _PARAMS: Final = (
@@ -127,15 +107,27 @@ _PARAMS: Final = (
 )
 
 
+_COLUMNS: Final[dict[type[PythonModel], str]] = {TextGeneration: "prompt", Classification: "text"}
+_PROBES: Final = ["The keeper counted the ships.", "Who?", "12 + 7 ="]
+_PROBED_TOKENS: Final = 8
+
+
 def export_mlflow(source: Path, folder: Path) -> Path:
     """Write a checkpoint as a folder that ``mlflow models serve -m FOLDER --env-manager local`` runs.
 
+    The folder is loaded as MLflow loads it, and its answers are compared with the checkpoint's.
+
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder holds something else, the head gives neither words nor classes, or a layer is of a kind
+            that nobody knows.
         CheckpointError: the checkpoint is missing or damaged.
+        ExportMismatch: what was read back answers otherwise than the checkpoint.
     """
     check_place(folder, marks=_MARKS, others=_OTHERS)
-    classifies = bool(labels_of(checkpoint.load(source)))
+    loaded = checkpoint.load(source)
+    check_head(loaded.spec, source, allowed=("words", "classes"))
+    require_known(loaded.model, what=f"exporting {source}")
+    classifies = loaded.spec.head == "classes"
     if classifies:
         inputs = Schema([ColSpec(DataType.string, "text")])
         outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")])
@@ -157,7 +149,37 @@ def export_mlflow(source: Path, folder: Path) -> Path:
             signature=signature,
             pip_requirements=versions,
         )
+        check_mlflow(partial, source, kind())
     return folder
+
+
+def check_mlflow(folder: Path, source: Path, model: PythonModel) -> None:
+    """Load a written folder as MLflow does and put a few texts to it.
+
+    Args:
+        folder: as ``export_mlflow`` writes it.
+        source: the checkpoint that it was made of.
+        model: of the class that the folder names.
+
+    Raises:
+        ExportMismatch: it cannot be loaded, or answers otherwise than the checkpoint.
+    """
+    context = PythonModelContext({_ARTIFACT: str(source)}, {})
+    model.load_context(context)
+    rows = pd.DataFrame({_COLUMNS[type(model)]: _PROBES})
+    params = {"max_tokens": _PROBED_TOKENS} if type(model) is TextGeneration else None
+    try:
+        theirs = mlflow.pyfunc.load_model(str(folder)).predict(rows, params=params)
+    except (MlflowException, GptcoreError) as error:
+        raise ExportMismatch(f"the folder was written and cannot be loaded: {error}; nothing was published") from error
+    ours = model.predict(context, rows, params)
+    try:
+        pd.testing.assert_frame_equal(theirs, ours, check_exact=False, rtol=0, atol=TOLERANCE)
+    except AssertionError as error:
+        raise ExportMismatch(
+            f"the folder was read back and answers {theirs.to_dict('records')}; expected {ours.to_dict('records')}. "
+            "Nothing was written; this is a fault of the export, please report it"
+        ) from error
 
 
 def _texts(rows: pd.DataFrame, column: str) -> list[str]:

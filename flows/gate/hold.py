@@ -216,7 +216,6 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
         base=part("base"),
         instruct=part("instruct"),
         classifier=part("classifier"),
-        long_inputs=chain.pipeline.classify.long_inputs,
         variants=variants,
     )
 

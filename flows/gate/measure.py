@@ -21,14 +21,12 @@ from flows.stages.evaluate.recipe import EvaluateStage
 from flows.stages.judge import items as judged
 from flows.stages.judge import sitting as judging
 from gptcore import checkpoint
-from gptcore.data import LabelledText
-from gptcore.data.labelled import LongInputs
+from gptcore.classifier import TextClassifier
 from gptcore.files import write_json_lines
 from gptcore.generation import Sampling
-from gptcore.measures import Continuation, bits_per_byte, continuation_nats, predicted_classes
+from gptcore.measures import Continuation, bits_per_byte, continuation_nats
 from gptcore.text import TextModel
 from gptcore.train import Progress
-from gptcore.transforms import Classifier
 
 Values = dict[str, float | None]
 
@@ -45,8 +43,6 @@ class ModelFiles:
     """Checkpoint of the instructed model."""
     classifier: Path | None = None
     """Checkpoint of the classifier."""
-    long_inputs: LongInputs = "head"
-    """Which part of a long text the classifier reads."""
     variants: tuple[Variant, ...] = ()
     """Its compressed forms, as they were measured when they were made."""
 
@@ -107,7 +103,7 @@ def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evid
         values["text"] = _text(files.base, items.texts)
     context.on_progress(Progress(1, 4, {}))
     if files.classifier is not None and len({row["label"] for row in items.rows("classify")}) > 1:
-        values["accuracy"] = _accuracy(files.classifier, files.long_inputs, items, context.folder)
+        values["accuracy"] = _accuracy(files.classifier, items.rows("classify"))
     context.on_progress(Progress(2, 4, {}))
     if files.instruct is not None and items.rows("instruct"):
         model = TextModel.load(files.instruct)
@@ -149,21 +145,10 @@ def _answers(model: TextModel, rows: Sequence[Mapping[str, str]]) -> Values:
     return {row["id"]: bits_per_byte(each, row["output"]) for row, each in zip(rows, nats, strict=True)}
 
 
-def _accuracy(path: Path, long_inputs: LongInputs, items: EvaluationSet, folder: Path) -> Values:
+def _accuracy(path: Path, rows: Sequence[Mapping[str, str]]) -> Values:
     """1 for the right class and 0 for another; a class that the model was never told of counts against it."""
-    loaded = checkpoint.load(path)
-    head = next(each for each in loaded.spec.transforms if isinstance(each, Classifier))
-    further = sorted({row["label"] for row in items.rows("classify")} - set(head.labels))
-    rows = folder / "classes.jsonl"
-    write_json_lines(rows, items.rows("classify"))
-    length = loaded.spec.words.context_length
-    labels = (*head.labels, *further)
-    source = LabelledText(rows, path / "tokenizer", labels, length, long_inputs, split="test").open()
-    told = predicted_classes(loaded.model, source)
-    return {
-        row["id"]: float(head.labels[answer] == row["label"])
-        for row, answer in zip(items.rows("classify"), told, strict=True)
-    }
+    answers = TextClassifier.load(path).classify([row["text"] for row in rows])
+    return {row["id"]: float(answer == row["label"]) for row, answer in zip(rows, answers, strict=True)}
 
 
 def _judged(

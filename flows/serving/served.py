@@ -7,14 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from flows.serving.refusal import Refusal
-from gptcore import checkpoint
 from gptcore.files import MANIFEST, file_sha256
+from gptcore.models import find_family
 from gptcore.nn import count_parameters
+from gptcore.nn.linear import main_form
 from gptcore.text import TextModel
-from gptcore.transforms import Quantize
 
 _WEIGHTS = "*.safetensors"
+_FORMS = {"fp32": "F32", "nf4": "NF4"}
 
 
 @dataclass(frozen=True)
@@ -32,28 +35,28 @@ class Served:
     modified: datetime
     """When the checkpoint was written."""
     quantization: str
-    """``F32``, ``int8`` or ``int4``."""
+    """``F32``, ``int8``, ``int4``, ``NF4``, or what the layers say that they are stored as."""
 
     @staticmethod
     def load(path: Path, *, name: str, template: str | None = None) -> Served:
         """Read a checkpoint; ``template`` overrides the one saved in it.
 
         Raises:
-            ConfigError: it is a classifier, or there is no such template.
+            ConfigError: its head gives no words, or there is no such template.
             CheckpointError: it is missing or damaged, or its tokenizer is not the one it was trained with.
         """
         text = TextModel.load(path, template=template)
         if text.template is not None:
             text.template.check_tokenizer(text.tokenizer)
         manifest = path / MANIFEST
-        bits = [step.bits for step in checkpoint.read_spec(path).transforms if isinstance(step, Quantize)]
+        form = main_form(nn.ModuleList(text.model.each_block()))
         return Served(
             name=name,
             text=text,
             digest=file_sha256(manifest),
             n_bytes=sum(file.stat().st_size for file in path.glob(_WEIGHTS)),
             modified=datetime.fromtimestamp(manifest.stat().st_mtime, UTC),
-            quantization=f"int{bits[-1]}" if bits else "F32",
+            quantization=_FORMS.get(form, form),
         )
 
     @property
@@ -63,8 +66,9 @@ class Served:
 
     @property
     def family(self) -> str:
-        """The model's architecture, as GGUF names it."""
-        return {"GPT": "gpt2"}.get(type(self.text.model).__name__, type(self.text.model).__name__.lower())
+        """The name of the model's family; that of its class where none is registered."""
+        family = find_family(self.text.model)
+        return family.name if family else type(self.text.model).__name__.lower()
 
     def check_name(self, name: str) -> None:
         """Refuse another model's name; as for Ollama, ``:latest`` may be left out.

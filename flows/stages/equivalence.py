@@ -29,7 +29,7 @@ from gptcore.export.gguf_graph import gguf_logits
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import Model
 from gptcore.models.base import as_decoder
-from gptcore.transforms import merge_lora
+from gptcore.nn import merge_adapters
 
 LONGEST: Final = 64
 """Tokens of held-out text on which forms are compared."""
@@ -70,7 +70,7 @@ def merged_model(loaded: Loaded, tokens: list[int]) -> Equivalence:
     wanted = _logits(loaded.decoder, tokens)
 
     def merged() -> Model:
-        return as_decoder(merge_lora(loaded.model), purpose="a comparison of logits")
+        return as_decoder(merge_adapters(loaded.model), purpose="a comparison of logits")
 
     return _row("LoRA merged", True, wanted, lambda: _logits(merged().eval(), tokens))
 

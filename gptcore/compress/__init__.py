@@ -7,7 +7,14 @@ activations of calibration text first. Distillation is an objective (``gptcore/o
 from gptcore.compress.calibrate import Calibration, Moments, calibrate
 from gptcore.compress.fidelity import Fidelity, compare, resident_bytes
 from gptcore.compress.gptq import gptq, gptq_matrix, output_error
-from gptcore.compress.prune_structure import prune_blocks, prune_heads, prune_hidden, smaller
+from gptcore.compress.prune_structure import (
+    prunable,
+    prunable_sizes,
+    prune_blocks,
+    prune_heads,
+    prune_hidden,
+    smaller,
+)
 from gptcore.compress.prune_weights import Pattern, magnitude, share_of_zeros, wanda
 
 __all__ = [
@@ -21,6 +28,8 @@ __all__ = [
     "gptq_matrix",
     "magnitude",
     "output_error",
+    "prunable",
+    "prunable_sizes",
     "prune_blocks",
     "prune_heads",
     "prune_hidden",

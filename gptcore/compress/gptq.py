@@ -18,7 +18,7 @@ from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
 from gptcore.nn.nibbles import packed_nibbles
-from gptcore.transforms.lora import merge_lora
+from gptcore.nn.surgery import merge_adapters
 from gptcore.transforms.quantize import Quantize, QuantizedLinear, QuantizedMatrix
 
 _LAZY = 128
@@ -36,7 +36,7 @@ def gptq(model: Network, calibration: Calibration, transform: Quantize) -> Netwo
     """
     if transform.bits != 4:
         raise ConfigError(f"GPTQ is for 4 bits, not {transform.bits}: at 8 bits rounding to the nearest loses nothing")
-    merge_lora(model)
+    merge_adapters(model)
     matrices: dict[str, QuantizedMatrix] = {}
 
     def change(name: str, layer: nn.Linear, moments: Moments) -> nn.Module:

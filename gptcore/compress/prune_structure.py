@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
+from gptcore.models import Network, NetworkConfig, families, find_family
+from gptcore.models.blueprint import require_plain
 from gptcore.models.gpt import GPT, GPTConfig
 from gptcore.nn.block import Block
-from gptcore.transforms.lora import merge_lora
+from gptcore.nn.surgery import merge_adapters
 
 _ROUNDS = 64
 """In so many rounds at most the groups of a layer are removed; scores are renewed after each."""
@@ -31,17 +33,42 @@ _DAMPING = 1e-4
 """Share of the covariance's mean diagonal that is added to it."""
 
 
+def prunable(model: Network) -> GPT:
+    """A model whose heads, neurons and blocks can be pruned; its updates are merged.
+
+    Raises:
+        ConfigError: nothing is known of how its family arranges them, or a layer is not plain.
+    """
+    prunable_sizes(model.config)
+    merge_adapters(model)
+    require_plain(model, what="pruning")
+    return cast(GPT, model)
+
+
+def prunable_sizes(config: NetworkConfig) -> GPTConfig:
+    """The sizes of a model that can be pruned.
+
+    Raises:
+        ConfigError: nothing is known of how its family arranges heads and neurons.
+    """
+    family = find_family(config)
+    if family is None or not family.can_be_pruned:
+        known = ", ".join(each.config.__name__ for each in families() if each.can_be_pruned)
+        raise ConfigError(f"{type(config).__name__} describes a model that cannot be pruned; only {known} can")
+    return cast(GPTConfig, config)
+
+
 @torch.no_grad()
-def prune_heads(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
+def prune_heads(model: Network, calibration: Calibration, *, kept: int) -> GPT:
     """Keep so many heads in every block, in place, and say so in ``model.config``.
 
     Raises:
-        ConfigError: there are not more heads than that.
+        ConfigError: there are not more heads than that, or the model is not ``prunable``.
     """
-    config = model.config
+    gpt = prunable(model)
+    config = gpt.config
     _check(kept, config.n_heads, what="heads")
-    merge_lora(model)
-    for block in model.blocks:
+    for block in gpt.blocks:
         attention = cast(Block, block).attention
         out = cast(nn.Linear, attention.out)
         chosen, smaller_out = _without(out, calibration.moments(block, out), n_groups=config.n_heads, kept=kept)
@@ -50,41 +77,41 @@ def prune_heads(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
         attention.qkv = _linear(*(part[:, chosen].flatten(0, 2) for part in parts))
         attention.out, attention.n_heads = smaller_out, kept
         calibration.advance(block)
-    model.config = replace(config, n_heads=kept, head_width=config.head_size)
-    return model
+    gpt.config = replace(config, n_heads=kept, head_width=config.head_size)
+    return gpt
 
 
 @torch.no_grad()
-def prune_hidden(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
+def prune_hidden(model: Network, calibration: Calibration, *, kept: int) -> GPT:
     """Keep so many neurons inside every feed-forward layer, in place, and say so in ``model.config``.
 
     Raises:
-        ConfigError: there are not more neurons than that.
+        ConfigError: there are not more neurons than that, or the model is not ``prunable``.
     """
-    config = model.config
+    gpt = prunable(model)
+    config = gpt.config
     _check(kept, config.hidden_size, what="hidden neurons")
-    merge_lora(model)
-    for block in model.blocks:
+    for block in gpt.blocks:
         layer = cast(Block, block).feedforward
         down = cast(nn.Linear, layer.down)
         chosen, layer.down = _without(down, calibration.moments(block, down), n_groups=config.hidden_size, kept=kept)
         layer.up = _linear(*(part[chosen] for part in _rows(cast(nn.Linear, layer.up))))
         calibration.advance(block)
-    model.config = replace(config, hidden_width=kept)
-    return model
+    gpt.config = replace(config, hidden_width=kept)
+    return gpt
 
 
 @torch.no_grad()
-def prune_blocks(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
+def prune_blocks(model: Network, calibration: Calibration, *, kept: int) -> GPT:
     """Keep the ``kept`` blocks that change the residual stream most, in place, and say so in ``model.config``.
 
     Raises:
-        ConfigError: there are not more blocks than that.
+        ConfigError: there are not more blocks than that, or the model is not ``prunable``.
     """
-    _check(kept, len(model.blocks), what="blocks")
-    merge_lora(model)
+    gpt = prunable(model)
+    _check(kept, len(gpt.blocks), what="blocks")
     influence = []
-    for block in model.blocks:
+    for block in gpt.blocks:
         before = [x for x, _ in calibration.calls]
         calibration.advance(block)
         alike = [
@@ -92,9 +119,9 @@ def prune_blocks(model: GPT, calibration: Calibration, *, kept: int) -> GPT:
         ]
         influence.append(1.0 - float(torch.cat(alike).mean()))
     ranked = sorted(range(len(influence)), key=lambda i: -influence[i])[:kept]
-    model.blocks = nn.ModuleList(model.blocks[i] for i in sorted(ranked))
-    model.config = replace(model.config, n_layers=kept)
-    return model
+    gpt.blocks = nn.ModuleList(gpt.blocks[i] for i in sorted(ranked))
+    gpt.config = replace(gpt.config, n_layers=kept)
+    return gpt
 
 
 def smaller(config: GPTConfig, *, layers: float, width: float) -> GPTConfig:

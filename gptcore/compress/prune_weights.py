@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from gptcore.compress.calibrate import Calibration, Moments
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
-from gptcore.nn.surgery import named_linears
-from gptcore.transforms.lora import merge_lora
+from gptcore.nn.surgery import merge_adapters, named_linears
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _lowest(scores: Tensor, n: int) -> Tensor:
 @torch.no_grad()
 def magnitude(model: Network, pattern: Pattern) -> Network:
     """Zero the smallest weights of each of the blocks' matrices, in place."""
-    merge_lora(model)
+    merge_adapters(model)
     for block in model.each_block():
         for _, layer in named_linears(block):
             layer.weight[pattern.dropped(layer.weight.abs(), by_row=False)] = 0.0
@@ -79,7 +78,7 @@ def magnitude(model: Network, pattern: Pattern) -> Network:
 @torch.no_grad()
 def wanda(model: Network, calibration: Calibration, pattern: Pattern) -> Network:
     """Zero what the calibration text needs least in each row, in place, layer after layer."""
-    merge_lora(model)
+    merge_adapters(model)
 
     def change(_: str, layer: nn.Linear, moments: Moments) -> nn.Module:
         norms = moments.gram.diagonal().sqrt()  # (I,)

@@ -19,7 +19,7 @@ from gptcore.data.clean import (
 from gptcore.data.corpus import ShardFile, ShardManifest, Shards, open_shards, read_manifest, read_texts, write_shards
 from gptcore.data.instructions import Instructions
 from gptcore.data.json_rows import json_rows, jsonl_rows, parse_json
-from gptcore.data.labelled import LabelledText, LongInputs, cut_long, label_names
+from gptcore.data.labelled import LabelledText, label_names
 from gptcore.data.ledger import FULLY_MASKED, Ledger, LedgerRow, Outcome
 from gptcore.data.near_duplicates import Match, Signature, TextIndex, near_duplicate_groups
 from gptcore.data.readers import Document, numbered_rows, read_documents, read_labelled_tsv, read_rows, row_place
@@ -41,7 +41,6 @@ __all__ = [
     "LeakageReport",
     "Ledger",
     "LedgerRow",
-    "LongInputs",
     "Match",
     "Outcome",
     "PaddedRows",
@@ -61,7 +60,6 @@ __all__ = [
     "WindowSource",
     "check_file",
     "check_surrogates",
-    "cut_long",
     "delimited_rows",
     "json_rows",
     "jsonl_rows",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gptcore.batch import Batch
 from gptcore.config import Config, Json
+from gptcore.readers import TextReader
 
 
 class Draw(NamedTuple):
@@ -63,12 +64,14 @@ class Source(Protocol):
     fingerprint: str
     """sha256 of the content, as the checkpoint stores it: a resumed run refuses other data."""
     tokenizer_digest: str
-    """Digest of the tokenizer that made the token ids."""
+    """Digest of the tokenizer that made the token ids; empty where there are none."""
+    images_digest: str
+    """Digest of the image reader that made the pixels; empty where there are none."""
     limits: Mapping[str, int]
     """What a network must be able to read, by the names of its own bounds: for text ``vocab_size``, above every token
     id, and ``context_length``, the longest sample in positions."""
     context_length: int
-    """The longest sample, in positions."""
+    """The longest sample, in positions; 0 where there are none."""
 
     @property
     def text_size(self) -> TextSize | None:
@@ -95,6 +98,11 @@ class Data(Config):
     def open(self) -> Source:
         """Open the files; verify them; raise ``DataError`` if they cannot be used."""
         raise NotImplementedError
+
+    @property
+    def reader(self) -> TextReader | None:
+        """How each text is read, which the checkpoint keeps; None where a sample is not the reading of one text."""
+        return None
 
     def settings(self) -> Json:
         """All fields but the places of files: those may lie elsewhere tomorrow, their content has a fingerprint."""

@@ -1,16 +1,10 @@
-"""LabelledText: texts with a class each (classification fine-tuning).
-
-A text longer than the context keeps its head, its tail, or both; for 510 tokens "head+tail" keeps 128 + 382 of a text
-up to 800 tokens and 256 + 254 of a longer one, scaled to the context (after Sun et al. 2019, "How to Fine-Tune BERT for
-Text Classification?", https://arxiv.org/abs/1905.05583, section 5.3.1).
-"""
+"""LabelledText: texts with a class each (classification fine-tuning), read as ``gptcore.readers.TextReader`` says."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,12 +12,10 @@ from gptcore.config import nearest
 from gptcore.data.base import Data
 from gptcore.data.ledger import Ledger
 from gptcore.data.readers import numbered_rows, row_place
-from gptcore.data.rows import Ids, PaddedRows, RowClasses
+from gptcore.data.rows import PaddedRows, RowClasses
 from gptcore.errors import ConfigError, DataError
+from gptcore.readers import LongInputs, TextReader
 from gptcore.tokenizer import Tokenizer
-
-LongInputs = Literal["head", "tail", "head+tail"]
-"""Which part of a text that is longer than the context is read."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,11 @@ class LabelledText(Data):
     for every text and has seen all of it (the extract token of GPT-1, "Improving Language Understanding by Generative
     Pre-Training", section 3.3), where a text's own last word is mostly about itself."""
 
+    @property
+    def reader(self) -> TextReader:
+        """How each text is read."""
+        return TextReader(self.long_inputs, self.end_token, longest=self.context_length)
+
     def open(self) -> PaddedRows:
         """Read and encode all rows.
 
@@ -57,7 +54,7 @@ class LabelledText(Data):
         self._check()
         tokenizer = Tokenizer.load(self.tokenizer)
         ids = {name: i for i, name in enumerate(self.labels)}
-        ledger, tokens, classes = Ledger(), [], []
+        ledger, reader, tokens, classes = Ledger(), self.reader, [], []
         for number, row in numbered_rows(self.path, required=("text", "label")):
             if row["label"] not in ids:
                 raise DataError(
@@ -65,18 +62,17 @@ class LabelledText(Data):
                     f"{nearest(row['label'], ids)}"
                 )
             ledger.count("encode", "in", split=self.split)
-            full = np.array(tokenizer.encode(row["text"]), dtype=np.int64)
-            if not len(full):
+            read = reader.read(row["text"], tokenizer=tokenizer, context_length=self.context_length)
+            if not read.n_read:
                 ledger.count("encode", "dropped", reason="empty text", split=self.split)
                 continue
-            kept = cut_long(full, context_length=self.context_length - self.end_token, keep=self.long_inputs)
-            if len(kept) < len(full):
+            if read.n_left_out:
                 ledger.count(
                     "encode", "cut", reason=f"longer than the context, {self.long_inputs} kept", split=self.split
                 )
             ledger.count("encode", "kept", split=self.split)
-            ledger.count("encode", "tokens", n=len(kept) + self.end_token, split=self.split, unit="tokens")
-            tokens.append(np.append(kept, tokenizer.end_of_text) if self.end_token else kept)
+            ledger.count("encode", "tokens", n=len(read.ids), split=self.split, unit="tokens")
+            tokens.append(read.ids)
             classes.append(ids[row["label"]])
         _check_classes(Counter(self.labels[i] for i in classes), path=self.path)
         return PaddedRows(tokens, RowClasses(np.array(classes, dtype=np.int64)), tokenizer=tokenizer, ledger=ledger)
@@ -97,20 +93,6 @@ def label_names(path: Path) -> tuple[str, ...]:
     counts = Counter(row["label"] for _, row in numbered_rows(path, required=("text", "label")))
     _check_classes(counts, path=path)
     return tuple(sorted(counts))
-
-
-def cut_long(tokens: Ids, *, context_length: int, keep: LongInputs) -> Ids:
-    """The part of ``tokens`` (n,) that fits: (min(n, context_length),)."""
-    n = len(tokens)
-    if n <= context_length:
-        return tokens
-    if keep == "head":
-        return tokens[:context_length]
-    if keep == "tail":
-        return tokens[n - context_length :]
-    share = 128 / 510 if n * 510 <= 800 * context_length else 256 / 510
-    head = min(max(1, round(share * context_length)), context_length - 1)
-    return np.concatenate([tokens[:head], tokens[n - (context_length - head) :]])
 
 
 def _check_classes(counts: Counter[str], *, path: Path) -> None:

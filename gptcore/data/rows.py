@@ -89,6 +89,7 @@ class PaddedRows:
         self.lengths: Ids = np.array([len(row) for row in tokens], dtype=np.int64)
         self.context_length = int(self.lengths.max())
         self.tokenizer_digest = tokenizer.digest
+        self.images_digest = ""
         self.tokenizer_name = tokenizer.name
         self.limits: Mapping[str, int] = {"vocab_size": tokenizer.vocab_size, "context_length": self.context_length}
         self.ledger = ledger

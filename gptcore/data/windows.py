@@ -57,6 +57,7 @@ class WindowSource:
         self.n_samples = (manifest.n_tokens - 1) // context_length
         self.fingerprint = shards.fingerprint
         self.tokenizer_digest = manifest.tokenizer_digest
+        self.images_digest = ""
         self.tokenizer_name = manifest.tokenizer_name
         self.limits: Mapping[str, int] = {"vocab_size": manifest.vocab_size, "context_length": context_length}
         self.text_size: TextSize | None = TextSize(manifest.n_tokens, manifest.n_bytes)

@@ -24,7 +24,7 @@ from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import PromptTemplate, template_by_name, template_names
 from gptcore.errors import CheckpointError, ConfigError, ExportMismatch
 from gptcore.export.equality import Agreement, agreement, probe
-from gptcore.export.families import Family, family_named, family_of, model_with
+from gptcore.export.families import gguf_form, gguf_form_named, model_with
 from gptcore.export.gguf_file import GGUFFile, read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.export.gguf_tokens import check_tokenizer, read_tokenizer, write_tokenizer
@@ -32,6 +32,7 @@ from gptcore.export.modelfile import chat_template, modelfile
 from gptcore.export.places import check_place, exportable
 from gptcore.files import whole_folder, write_json, write_text
 from gptcore.models import Model
+from gptcore.models.family import GGUFForm
 
 Packing = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 """How the matrices' numbers are packed; the library packs these, llama.cpp's own tool also the K-quants."""
@@ -74,15 +75,15 @@ class GGUFExport(NamedTuple):
 
 
 def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUFExport:
-    """Write a checkpoint as a folder with a GGUF file and a Modelfile; LoRA updates are merged first.
+    """Write a checkpoint as a folder with a GGUF file and a Modelfile; updates beside its layers are merged first.
 
     Matrices are packed, all else stays fp32. A row that cannot be cut into the packing's blocks is written as F16;
     below 8 bits the embedding and the head take Q8_0, since rare words suffer most. An earlier export in the same
     place is replaced; anything else there is not touched.
 
     Raises:
-        ConfigError: the checkpoint is a classifier or quantized, its tokenizer is of another kind, or the folder holds
-            something else.
+        ConfigError: the checkpoint is a classifier, a layer of it is not plain, its tokenizer is of another kind, or
+            the folder holds something else.
         ExportMismatch: what was read back is not what was written; nothing is published.
     """
     if packing not in get_args(Packing):
@@ -90,13 +91,13 @@ def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUF
     name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name) or 'model'}-{packing}.gguf"
     check_place(folder, marks=("Modelfile",), others=("export.json", "*.gguf"))
     loaded = exportable(source)
-    family = family_of(loaded.decoder)
+    hf, form = gguf_form(loaded.decoder)
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     context_length = loaded.decoder.config.context_length
     with whole_folder(folder) as partial:
-        config = family.to_hf_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
-        tensors = family.to_gguf_tensors(family.to_hf_tensors(loaded.model), config=config)
-        _write(partial / name, loaded, family, config=config, tensors=tensors, packing=packing)
+        config = hf.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
+        tensors = form.to_tensors(hf.to_tensors(loaded.model), config=config)
+        _write(partial / name, loaded, form, config=config, tensors=tensors, packing=packing)
         written = read_gguf(partial / name)
         found = _check(written, loaded, tensors)
         write_text(partial / "Modelfile", modelfile(name, template, context_length=context_length))
@@ -129,19 +130,19 @@ def import_gguf(file: Path, out: Path) -> Path:
 def _write(
     file: Path,
     loaded: Loaded,
-    family: Family,
+    form: GGUFForm,
     *,
     config: dict[str, Any],
     tensors: dict[str, Tensor],
     packing: Packing,
 ) -> None:
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
-    writer = GGUFWriter(file, family.architecture)
+    writer = GGUFWriter(file, form.architecture)
     writer.add_name(file.stem)
     writer.add_file_type(_FILE_TYPES[packing])
     writer.add_quantization_version(GGML_QUANT_VERSION)
-    for field, value in family.to_gguf_fields(config).items():
-        key = f"{family.architecture}.{field}"
+    for field, value in form.to_fields(config).items():
+        key = f"{form.architecture}.{field}"
         if isinstance(value, float):
             writer.add_float32(key, value)
         else:
@@ -220,11 +221,11 @@ def _check_numbers(written: GGUFFile, tensors: dict[str, Tensor]) -> None:
 
 
 def _model_of(read: GGUFFile, *, place: str) -> Model:
-    family = family_named(read.fields.get("general.architecture"), place=place)
+    form, gguf = gguf_form_named(read.fields.get("general.architecture"), place=place)
     tied = "output.weight" not in read.tensors
-    hf = {**family.from_gguf_fields(read.fields), "tie_word_embeddings": tied}
+    hf = {**gguf.from_fields(read.fields), "tie_word_embeddings": tied}
     table = read.tensors.get("token_embd.weight")
     hf["vocab_size"] = hf.get("vocab_size") or (table.shape[0] if table else None)
-    config = family.from_hf_config(hf)
+    config = form.from_config(hf)
     tensors = {name: torch.from_numpy(tensor.dense()) for name, tensor in read.tensors.items()}
-    return model_with(family, config, family.from_gguf_tensors(tensors, config=hf), place=place)
+    return model_with(form, config, gguf.from_tensors(tensors, config=hf), place=place)

@@ -5,6 +5,7 @@ Language models become ``GPT2LMHeadModel`` or ``LlamaForCausalLM``, classifiers 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError, ExportMismatch
 from gptcore.export.equality import agreement, probe
-from gptcore.export.families import Family, family_named, family_of, model_with
+from gptcore.export.families import hf_form, hf_form_named, model_with
 from gptcore.export.gguf_tokens import PROBES
 from gptcore.export.hf_classifier import (
     classifier_config,
@@ -26,10 +27,12 @@ from gptcore.export.hf_classifier import (
     padded_classifier,
     score_tensors,
 )
-from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_tokenizer, write_hf_tokenizer
-from gptcore.export.places import check_place, exportable, labels_of
+from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_reader, read_hf_tokenizer, write_hf_tokenizer
+from gptcore.export.places import check_place, exportable
 from gptcore.files import MANIFEST, read_json_object, verify_folder, whole_folder, write_json
 from gptcore.models import Model, ModelConfig
+from gptcore.models.family import HFForm
+from gptcore.readers import TextReader
 from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 
 _MARKS: Final = ("config.json",)
@@ -37,14 +40,14 @@ _OTHERS: Final = ("model.safetensors", "generation_config.json", *FILES)
 
 
 def export_hf(source: Path, folder: Path) -> Path:
-    """Write a checkpoint as a folder for transformers; LoRA updates are merged first.
+    """Write a checkpoint as a folder for transformers; updates beside its layers are merged first.
 
     An earlier export in the same place is replaced; anything else there is not touched. The folder is read back and its
     logits are compared with the checkpoint's before it takes its place.
 
     Raises:
-        ConfigError: the checkpoint is quantized, or a classifier that transformers has no form for, or the folder holds
-            something else.
+        ConfigError: a layer is not plain, the checkpoint is a classifier that transformers has no form for, or the
+            folder holds something else.
         ExportMismatch: what was read back is not the model.
     """
     check_place(folder, marks=_MARKS, others=_OTHERS)
@@ -61,14 +64,14 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         ConfigError: the model is a classifier that transformers has no form for.
         ExportMismatch: what was read back is not the model.
     """
-    family, labels = family_of(loaded.decoder), labels_of(loaded)
+    form, labels = hf_form(loaded.decoder), loaded.spec.outputs if loaded.spec.head == "classes" else ()
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
     if labels:
         loaded = padded_classifier(loaded)
-    config = family.to_hf_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
-    tensors = family.to_hf_tensors(loaded.model)
+    config = form.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
+    tensors = form.to_tensors(loaded.model)
     if labels:
-        config |= classifier_config(loaded.tokenizer, labels)
+        config |= classifier_config(loaded, labels)
         tensors |= score_tensors(loaded.decoder, tensors)
         tensors.pop("lm_head.weight", None)
     else:
@@ -77,9 +80,9 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         write_json(folder / "generation_config.json", {**ends, "do_sample": False})
     write_json(folder / "config.json", config)
     checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
-    length = loaded.decoder.config.context_length
-    write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, classifies=bool(labels))
-    _check(folder, loaded, classifies=bool(labels))
+    length, reader = loaded.decoder.config.context_length, loaded.spec.reader if labels else None
+    write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, reader=reader)
+    _check(folder, loaded, reader=reader)
 
 
 def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) -> Path:
@@ -95,18 +98,17 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
         CheckpointError: a file is missing or damaged, or the model is of no family of ours.
     """
     _verify(folder)
-    model, spec = _model_in(folder)
+    model, spec = hf_model_in(folder)
     known = tokenizer or read_hf_tokenizer(folder, vocab_size=model.config.vocab_size)
     if known.vocab_size > model.config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {known.vocab_size} words, the model {model.config.vocab_size}"
         )
-    checkpoint.save(
-        out,
-        model=model,
-        spec=ModelSpec(spec.model, transforms=spec.transforms, tokenizer_digest=known.digest),
-        tokenizer=known,
-    )
+    reader = TextReader()
+    if spec.transforms:
+        reader = read_hf_reader(folder, context_length=model.config.context_length)
+    spec = replace(spec, tokenizer_digest=known.digest, reader=reader)
+    checkpoint.save(out, model=model, spec=spec, tokenizer=known)
     return out
 
 
@@ -119,34 +121,40 @@ def read_hf_config(folder: Path) -> ModelConfig:
     return _config_in(folder)[2]
 
 
-def _config_in(folder: Path) -> tuple[dict[str, Any], Family, ModelConfig]:
+def _config_in(folder: Path) -> tuple[dict[str, Any], HFForm, ModelConfig]:
     data = read_json_object(folder / "config.json", CheckpointError)
-    family = family_named(data.get("model_type"), place="config.json")
-    return data, family, family.from_hf_config(data)
+    form = hf_form_named(data.get("model_type"), place="config.json")
+    return data, form, form.from_config(data)
 
 
-def _model_in(folder: Path) -> tuple[Model, ModelSpec]:
-    data, family, config = _config_in(folder)
+def hf_model_in(folder: Path) -> tuple[Model, ModelSpec]:
+    """The model in a folder for transformers, in evaluation mode, and what it is.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the model is of no family of ours.
+    """
+    data, form, config = _config_in(folder)
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
     labels = labels_in(data)
     if not labels:
-        return model_with(family, config, tensors, place=str(folder)), ModelSpec(config)
-    return classifier_from_hf(family, config, tensors, labels=labels, place=str(folder))
+        return model_with(form, config, tensors, place=str(folder)), ModelSpec(config)
+    return classifier_from_hf(form, config, tensors, labels=labels, place=str(folder))
 
 
-def _check(folder: Path, loaded: Loaded, *, classifies: bool) -> None:
+def _check(folder: Path, loaded: Loaded, *, reader: TextReader | None) -> None:
     """Hold what was written against what was meant.
 
     Raises:
         ExportMismatch: it is not the same.
     """
     try:
-        model, _ = _model_in(folder)
+        model, _ = hf_model_in(folder)
         texts = [text for text in PROBES if END_OF_TEXT not in text]
-        check_hf_tokenizer(folder, loaded.tokenizer, probes=texts, classifies=classifies)
+        length = loaded.decoder.config.context_length
+        check_hf_tokenizer(folder, loaded.tokenizer, context_length=length, probes=texts, reader=reader)
     except CheckpointError as error:
         raise ExportMismatch(
             f"the folder was read back and is not what was meant: {error}; nothing was written"

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export.families import Family, model_with
+from gptcore.export.families import hf_form, model_with
 from gptcore.export.hf_tokens import PAD
-from gptcore.models import GPT, Model, ModelConfig
+from gptcore.models import Model, ModelConfig
 from gptcore.models.base import as_decoder
-from gptcore.tokenizer import Tokenizer
+from gptcore.models.family import HFClassifier, HFForm
+from gptcore.readers import Readers
 from gptcore.transforms import Classifier, ExtendVocabulary
 
-_NORM_BIAS = "transformer.ln_f.bias"
 _SCORE = "score.weight"
 
 
@@ -35,23 +35,19 @@ def padded_classifier(loaded: Loaded) -> Loaded:
     Raises:
         ConfigError: it is of a family whose final norm has no bias that could take the head's.
     """
-    if not isinstance(loaded.model, GPT):
-        raise ConfigError(
-            f"a classifier of the family {type(loaded.model).__name__} has no form in transformers: the head there has "
-            "no bias, and its final norm has none that could take the head's; train a GPT-2 for it"
-        )
+    _classifier(loaded.decoder)
     tokenizer = loaded.tokenizer.with_special_tokens([PAD])
-    model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.model.config.vocab_size)).apply(loaded.model)
-    return loaded._replace(model=model.eval(), tokenizer=tokenizer)
+    model = ExtendVocabulary(vocab_size=max(tokenizer.vocab_size, loaded.decoder.config.vocab_size)).apply(loaded.model)
+    return loaded._replace(model=model.eval(), readers=Readers(tokenizer))
 
 
-def classifier_config(tokenizer: Tokenizer, labels: tuple[str, ...]) -> dict[str, Any]:
-    """What ``config.json`` says of a classifier besides."""
+def classifier_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What ``config.json`` says of a padded classifier besides."""
     return {
-        "architectures": ["GPT2ForSequenceClassification"],
+        "architectures": [_classifier(loaded.decoder).architecture],
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
-        "pad_token_id": tokenizer.special_tokens[PAD],
+        "pad_token_id": loaded.tokenizer.special_tokens[PAD],
         "problem_type": "single_label_classification",
     }
 
@@ -63,7 +59,23 @@ def score_tensors(model: Model, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     shift = torch.zeros(weight.shape[1])
     if model.head.bias is not None:
         shift = (torch.linalg.pinv(weight.double()) @ model.head.bias.detach().double()).float()
-    return {_SCORE: weight.clone(), _NORM_BIAS: tensors[_NORM_BIAS] + shift}
+    norm_bias = _classifier(model).norm_bias
+    return {_SCORE: weight.clone(), norm_bias: tensors[norm_bias] + shift}
+
+
+def _classifier(model: Model) -> HFClassifier:
+    """How a classifier of the model's family is written.
+
+    Raises:
+        ConfigError: it has no form in transformers.
+    """
+    form = hf_form(model).classifier
+    if form is None:
+        raise ConfigError(
+            f"a classifier of the family {type(model).__name__} has no form in transformers: the head there has no "
+            "bias, and its final norm has none that could take the head's; train a GPT-2 for it"
+        )
+    return form
 
 
 def labels_in(config: dict[str, Any]) -> tuple[str, ...]:
@@ -84,7 +96,7 @@ def labels_in(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def classifier_from_hf(
-    family: Family, config: ModelConfig, tensors: dict[str, Tensor], *, labels: tuple[str, ...], place: str
+    form: HFForm, config: ModelConfig, tensors: dict[str, Tensor], *, labels: tuple[str, ...], place: str
 ) -> tuple[Model, ModelSpec]:
     """The classifier of transformers' tensors; its head's bias is zero.
 
@@ -97,7 +109,7 @@ def classifier_from_hf(
         raise CheckpointError(f"{place}: {_SCORE} has the shape {found}, {len(labels)} classes need ({len(labels)}, C)")
     tied = dataclasses.replace(config, tied_head=True)  # the words' head is not there, and is replaced at once
     transform = Classifier(labels=labels, train="all")
-    model = transform.apply(model_with(family, tied, tensors, place=place))
+    model = transform.apply(model_with(form, tied, tensors, place=place))
     assert isinstance(model.head, nn.Linear)
     with torch.no_grad():
         model.head.weight.copy_(score.float())

@@ -19,18 +19,26 @@ from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.modelfile import chat_template
 from gptcore.export.vocabulary import merges_of, tokenizer_json, tokenizer_of, vocabulary_of
 from gptcore.files import read_json_object, write_json, write_text
+from gptcore.readers import LongInputs, TextReader
 from gptcore.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, gpt2_tokenizer
 
 FILES: Final = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 PAD: Final = "<|pad|>"
 """Fills the rows of a batch of texts that are classified; not the end of text, at which the class is read."""
 GPT2_VOCABULARY: Final = 50257
+_SIDES: Final[dict[str, str]] = {"head": "right", "tail": "left"}
+"""On which side the libraries cut a text that is too long; they have no form for keeping both ends."""
 
 log = logging.getLogger(__name__)
 
 
 def write_hf_tokenizer(
-    folder: Path, tokenizer: Tokenizer, *, context_length: int, template: PromptTemplate | None, classifies: bool
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    context_length: int,
+    template: PromptTemplate | None,
+    reader: TextReader | None = None,
 ) -> None:
     """Write all four files.
 
@@ -39,7 +47,8 @@ def write_hf_tokenizer(
         tokenizer: the model's; a classifier's has ``PAD``.
         context_length: the most tokens of a text.
         template: the prompt style, which becomes the chat template.
-        classifies: whether texts end with the end of text, at which the class is read.
+        reader: how a classifier reads a text; None for a language model. What has no form there, the two ends of a long
+            text, is left to fail there, and not replaced by its head.
 
     Raises:
         ConfigError: the tokenizer splits words in another way than GPT-2.
@@ -57,47 +66,68 @@ def write_hf_tokenizer(
     names = sorted(tokenizer.special_tokens, key=lambda name: tokenizer.special_tokens[name])
     fast.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     fast.post_processor = processors.ByteLevel(trim_offsets=False)
-    if classifies:
+    if reader is not None and reader.end_token:
         fast.post_processor = processors.TemplateProcessing(
             single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, tokenizer.end_of_text)]
         )
-        fast.enable_truncation(context_length)
+    side = _SIDES.get(reader.long_inputs) if reader else None
+    length = context_length if reader is None else reader.room(context_length)
+    if side:
+        fast.enable_truncation(length, direction=side)
     write_text(folder / "tokenizer.json", fast.to_str(pretty=True))
     end = template.end if template else END_OF_TEXT
     settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast" if classifies else "GPT2Tokenizer",
-        "model_max_length": context_length,
+        "tokenizer_class": "PreTrainedTokenizerFast" if reader else "GPT2Tokenizer",
+        "model_max_length": length,
         "clean_up_tokenization_spaces": False,
         "bos_token": END_OF_TEXT,
         "eos_token": end,
         "unk_token": END_OF_TEXT,
         "additional_special_tokens": [name for name in names if name not in (END_OF_TEXT, end, PAD)],
     }
-    if classifies:
+    if reader is not None:
         settings["pad_token"] = PAD
+    if side:
+        settings["truncation_side"] = side
     if template is not None:
         settings["chat_template"] = chat_template(template)
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def check_hf_tokenizer(folder: Path, tokenizer: Tokenizer, *, probes: Sequence[str], classifies: bool) -> None:
+def check_hf_tokenizer(
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    context_length: int,
+    probes: Sequence[str],
+    reader: TextReader | None = None,
+) -> None:
     """Read ``tokenizer.json`` with the library that transformers reads it with.
 
     Args:
         folder: holds it.
         tokenizer: what it must be equal to.
+        context_length: the most tokens of a text.
         probes: texts without special tokens, which are recognised there and not here.
-        classifies: whether each text must end with the end of text.
+        reader: how a classifier reads a text; None for a language model.
 
     Raises:
         CheckpointError: a probe gives other ids.
     """
     theirs = HFTokenizer.from_file(str(folder / "tokenizer.json"))
+    if reader is not None and reader.long_inputs in _SIDES:
+        longer = " ".join(probes) * (1 + context_length // len(probes))
+        wanted = reader.read(longer, tokenizer=tokenizer, context_length=context_length).ids.tolist()
+        _compare(theirs, longer, wanted)
     theirs.no_truncation()
-    for probe in probes:
-        wanted = [*tokenizer.encode(probe), *([tokenizer.end_of_text] if classifies else [])]
-        if theirs.encode(probe).ids != wanted:
-            raise CheckpointError(f"tokenizer.json gives other tokens for {probe[:20]!r} than the tokenizer")
+    end = [tokenizer.end_of_text] if reader and reader.end_token else []
+    for text in probes:
+        _compare(theirs, text, [*tokenizer.encode(text), *end])
+
+
+def _compare(theirs: HFTokenizer, text: str, wanted: list[int]) -> None:
+    if theirs.encode(text).ids != wanted:
+        raise CheckpointError(f"tokenizer.json gives other tokens for {text[:20]!r} than the tokenizer")
 
 
 def read_hf_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer:
@@ -120,6 +150,23 @@ def read_hf_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer:
             "tokenizer.save_pretrained(...)"
         )
     return tokenizer_of(folder.name, vocabulary=vocabulary, merges=merges)
+
+
+def read_hf_reader(folder: Path, *, context_length: int) -> TextReader:
+    """How the tokenizer of a classifier cuts and ends a text, where ``tokenizer.json`` says so; else the default.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    file = folder / "tokenizer.json"
+    settings = read_json_object(file, CheckpointError) if file.is_file() else {}
+    cut, ends = settings.get("truncation"), settings.get("post_processor")
+    if not isinstance(cut, dict) or type(cut.get("max_length")) is not int:
+        return TextReader()
+    end_token = isinstance(ends, dict) and ends.get("type") == "TemplateProcessing"
+    sides: dict[object, LongInputs] = {"Left": "tail", "Right": "head"}
+    keep = sides.get(cut.get("direction"), "head")
+    return TextReader(keep, end_token, longest=cut["max_length"]).within(context_length)
 
 
 def _read_merges(path: Path) -> list[str]:

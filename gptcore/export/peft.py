@@ -1,16 +1,18 @@
-"""Low-rank adapters to and from the library peft: ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""Adapters in the form of the library peft, and back.
 
-peft's pairs of matrices are ours (peft, ``tuners/lora/layer.py``); GPT-2's layers in transformers are stored inputs
-first, which peft is told by ``fan_in_fan_out``. Where transformers has several matrices in the place of one of
-ours, they share the first matrix of the pair, or, on the way in, are stacked.
+What an adapter's tensors are called there, and how they are read, is the adapter's own affair
+(``gptcore/transforms/adapter.py``); here are the folder, the names of layers, and the comparison. GPT-2's layers in
+transformers are stored inputs first, which peft is told by ``fan_in_fan_out``. Where transformers has several matrices
+in the place of one of ours, each has its part of the update.
 
-Shapes: r rank, I inputs, O outputs.
+Shapes: I inputs, O outputs.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
@@ -18,49 +20,49 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptcore import checkpoint
-from gptcore.checkpoint import Loaded, ModelSpec
-from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export.families import Family, family_of
-from gptcore.export.hf import write_hf
-from gptcore.export.places import check_place, labels_of
+from gptcore.checkpoint import Loaded
+from gptcore.components import load_components
+from gptcore.config import KINDS, Json
+from gptcore.errors import CheckpointError, ConfigError, ExportMismatch
+from gptcore.export.equality import agreement, probe
+from gptcore.export.families import hf_form
+from gptcore.export.hf import hf_model_in, write_hf
+from gptcore.export.places import check_head, check_place
 from gptcore.files import read_json_object, whole_folder, write_json
 from gptcore.models import Model
-from gptcore.nn.surgery import replace_modules
-from gptcore.transforms import LoRA, LoRALinear
+from gptcore.models.base import as_decoder
+from gptcore.models.blueprint import require_plain
+from gptcore.models.family import HFForm
+from gptcore.nn import Adapted, strip_adapters
+from gptcore.transforms import Adapter, PeftPart
 
 _CONFIG, _WEIGHTS, _BASE = "adapter_config.json", "adapter_model.safetensors", "base"
 _PREFIX: Final = "base_model.model."
-_PLAIN: Final[dict[str, Any]] = {
-    "peft_type": "LORA",
-    "bias": "none",
-    "use_rslora": False,
-    "use_dora": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "layers_to_transform": None,
-}
 
 
 def export_peft(source: Path, folder: Path) -> Path:
-    """Write a checkpoint with a LoRA update as an adapter for peft, its base beside it in ``base`` for transformers.
+    """Write a checkpoint with an adapter for peft, its base beside it in ``base`` for transformers.
+
+    Base and adapter are read back together, and their logits are compared with the checkpoint's.
 
     Raises:
-        ConfigError: the checkpoint has no update or several, is a classifier, or the folder holds something else.
-        ExportMismatch: the base was read back and is not the model's.
+        ConfigError: the checkpoint has no adapter, several, or one without a form in peft; it gives no words; a layer
+            of its base is not plain; or the folder holds something else.
+        ExportMismatch: what was read back is not the model.
     """
     check_place(folder, marks=(_CONFIG, _WEIGHTS), others=(_BASE,))
     loaded = checkpoint.load(source)
-    if labels_of(loaded):
-        raise ConfigError(f"{source} is a classifier, whose head is trained whole; export it with --to hf, merged")
-    updates = [transform for transform in loaded.spec.transforms if isinstance(transform, LoRA)]
-    if len(updates) != 1 or updates[0].also_train:
-        raise ConfigError(
-            f"{source} has {len(updates)} LoRA updates; an adapter for peft is exactly one, of linear layers"
-        )
-    (update,), family = updates, family_of(loaded.decoder)
-    tensors, targets = _to_peft(loaded, family)
-    base = loaded._replace(model=_without_updates(loaded))
+    check_head(loaded.spec, source, allowed=("words",))
+    adapters = [transform for transform in loaded.spec.transforms if isinstance(transform, Adapter)]
+    if len(adapters) != 1:
+        raise ConfigError(f"{source} has {len(adapters)} adapters; a folder for peft is of exactly one")
+    (adapter,), model = adapters, loaded.decoder
+    form, tokens = hf_form(model), torch.tensor([probe(model)])
+    config, wanted = adapter.to_peft(), _logits(model, tokens)
+    layers = _to_peft(model, adapter, form)
+    tensors = {f"{_PREFIX}{layer}.{key}": value for layer, part in layers.items() for key, value in part.items()}
+    base = loaded._replace(model=strip_adapters(model))
+    require_plain(base.model, what=f"exporting {source}")
     with whole_folder(folder) as partial:
         (partial / _BASE).mkdir()
         write_hf(partial / _BASE, base)
@@ -68,111 +70,119 @@ def export_peft(source: Path, folder: Path) -> Path:
         own = {
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": str((folder / _BASE).absolute()),
-            "r": update.rank,
-            "lora_alpha": update.alpha,
-            "lora_dropout": update.dropout,
-            "target_modules": sorted(targets),
-            "fan_in_fan_out": family.transposed,
+            "target_modules": sorted({".".join(layer.split(".")[-2:]) for layer in layers}),
+            "fan_in_fan_out": form.transposed,
             "inference_mode": True,
         }
-        write_json(partial / _CONFIG, {**_PLAIN, **own})
+        write_json(partial / _CONFIG, {**config, **own})
+        check_peft(partial, tokens, wanted)
     return folder
+
+
+def check_peft(folder: Path, tokens: Tensor, wanted: Tensor) -> None:
+    """Read a written folder back, base and adapter, and compare its logits.
+
+    Args:
+        folder: as ``export_peft`` writes it.
+        tokens: (1, T) int64.
+        wanted: (T, V), the model's logits.
+
+    Raises:
+        ExportMismatch: they are others, or the folder cannot be read.
+    """
+    try:
+        base, _ = hf_model_in(folder / _BASE)
+        model, _ = _adapted(folder, base)
+    except (CheckpointError, ConfigError) as error:
+        raise ExportMismatch(
+            f"the folder was read back and is not what was meant: {error}; nothing was written"
+        ) from error
+    agreement(wanted, _logits(model, tokens)).require(what="the written adapter on its base")
 
 
 def import_peft(folder: Path, base: Path, out: Path) -> Path:
     """Make a checkpoint of an adapter that peft wrote and the checkpoint that it adapts.
 
     Raises:
-        CheckpointError: a file is missing or damaged, the adapter is no plain LoRA, or does not fit the base.
+        CheckpointError: a file is missing or damaged, the adapter is of no kind of ours, or does not fit the base.
     """
+    loaded: Loaded = checkpoint.load(base)
+    model, update = _adapted(folder, loaded.decoder)
+    spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, update))
+    checkpoint.save(out, model=model, spec=spec, **loaded.readers._asdict())
+    return out
+
+
+def _logits(model: Model, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(tokens)[0]
+    return logits
+
+
+def _adapted(folder: Path, base: Model) -> tuple[Model, Adapter]:
+    """The base with a folder's adapter on it, in place and in evaluation mode."""
     config = read_json_object(folder / _CONFIG, CheckpointError)
-    for name, value in _PLAIN.items():
-        if config.get(name, value) not in (value, None):
-            raise CheckpointError(f"{folder}: {name} is {config[name]!r}; only {value!r} can be imported")
-    rank, alpha, dropout = (config.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
-    if (
-        not isinstance(rank, int)
-        or rank < 1
-        or not isinstance(alpha, int | float)
-        or not isinstance(dropout, int | float)
-    ):
-        raise CheckpointError(f"{folder}: r, lora_alpha and lora_dropout are {rank!r}, {alpha!r} and {dropout!r}")
+    kind = _kind(config, folder)
     try:
         tensors = load_file(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
-    loaded = checkpoint.load(base)
-    pairs = _from_peft(tensors, loaded, place=folder)
-    widest = max(len(a) for a, _ in pairs.values())
-    targets = tuple(dict.fromkeys(name.rpartition(".")[2] for name in pairs))
-    update = LoRA(rank=widest, alpha=float(alpha) / rank * widest, dropout=float(dropout), targets=targets)
-    model = update.apply(loaded.model)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-    if layers.keys() != pairs.keys():
-        raise CheckpointError(f"{folder} adapts some blocks and not others: {sorted(layers.keys() ^ pairs.keys())[:3]}")
+    update, own = kind.from_peft(config, _from_peft(tensors, base, place=folder), place=folder)
+    model = as_decoder(update.apply(base), purpose="an adapter of peft's")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Adapted)}
+    if layers.keys() != own.keys():
+        raise CheckpointError(f"{folder} adapts some blocks and not others: {sorted(layers.keys() ^ own.keys())[:3]}")
     with torch.no_grad():
-        for name, (a, b) in pairs.items():
-            layers[name].lora_a.zero_()[: len(a)] = a
-            layers[name].lora_b.zero_()[:, : len(a)] = b
-    spec = ModelSpec(
-        loaded.spec.model,
-        transforms=(*loaded.spec.transforms, update),
-        template=loaded.spec.template,
-        tokenizer_digest=loaded.tokenizer.digest,
-    )
-    checkpoint.save(out, model=model, spec=spec, tokenizer=loaded.tokenizer)
-    return out
+        for name, values in own.items():
+            for key, value in values.items():
+                parameter = layers[name].get_parameter(key)
+                if parameter.shape != value.shape:
+                    shapes = f"{tuple(value.shape)}; expected {tuple(parameter.shape)}"
+                    raise CheckpointError(f"{folder}: {name} has {key} of shape {shapes}")
+                parameter.copy_(value)
+    return model.eval(), update
 
 
-def _to_peft(loaded: Loaded, family: Family) -> tuple[dict[str, Tensor], set[str]]:
-    """The pairs under peft's names, and the layers that they adapt."""
-    names, tensors, targets = family.names(loaded.model.config), {}, set()
-    for name, module in loaded.model.named_modules():
-        if not isinstance(module, LoRALinear):
+def _kind(config: Json, folder: Path) -> type[Adapter]:
+    """The kind of adapter that reads a folder of peft's."""
+    load_components()
+    kinds = [each for each in KINDS.values() if issubclass(each, Adapter) and each is not Adapter]
+    reasons = {kind: kind.unlike_peft(config) for kind in kinds}
+    for kind, reason in reasons.items():
+        if not reason:
+            return kind
+    raise CheckpointError(f"{folder}: {'; '.join(reasons.values())}")
+
+
+def _to_peft(model: Model, adapter: Adapter, form: HFForm) -> dict[str, dict[str, Tensor]]:
+    """transformers' names of the adapted layers to the adapter's tensors under peft's last names."""
+    names = form.names(model.config)
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, Adapted):
             continue
-        theirs, rows = names[f"{name}.weight"], family.rows(loaded.model.config, f"{name}.weight")
-        parts = module.lora_b.detach().split(rows) if rows else (module.lora_b.detach(),)
-        for weight, part in zip(theirs, parts, strict=True):
-            layer = weight.removesuffix(".weight")
-            targets.add(".".join(layer.split(".")[-2:]))
-            tensors[f"{_PREFIX}{layer}.lora_A.weight"] = module.lora_a.detach().clone()
-            tensors[f"{_PREFIX}{layer}.lora_B.weight"] = part.clone()
-    return tensors, targets
+        weight = f"{name}.weight"
+        theirs = names[weight]
+        rows = form.rows(model.config, weight) or [len(module.dense())]
+        for layer, part in zip(theirs, adapter.peft_parts(module, rows), strict=True):
+            layers[layer.removesuffix(".weight")] = part
+    return layers
 
 
-def _from_peft(tensors: dict[str, Tensor], loaded: Loaded, *, place: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Our layers' names to their pairs (r, I) and (O, r); what transformers has apart is stacked."""
-    family, left, pairs = family_of(loaded.decoder), dict(tensors), {}
-    config, own = loaded.model.config, dict(loaded.model.named_parameters())
-    for ours, theirs in family.names(config).items():
-        n_outputs, n_inputs = own[ours].shape[0], own[ours].shape[-1]
-        rows = family.rows(config, ours) or [n_outputs]
-        a_parts, b_parts, first = [], [], 0
-        for weight, n_rows in zip(theirs, rows, strict=True):
-            layer = _PREFIX + weight.removesuffix(".weight")
-            a, b = (left.pop(f"{layer}.lora_{side}.weight", None) for side in "AB")
-            if a is not None and b is not None:
-                if a.dim() != 2 or a.shape[1] != n_inputs or b.shape != (n_rows, len(a)):
-                    raise CheckpointError(f"{place}: {layer} has pairs of shape {tuple(a.shape)} and {tuple(b.shape)}")
-                whole = torch.zeros(n_outputs, len(a))
-                whole[first : first + n_rows] = b.float()
-                a_parts.append(a.float())
-                b_parts.append(whole)
-            first += n_rows
-        if a_parts:
-            shared = len(a_parts) == len(theirs) and all(torch.equal(a, a_parts[0]) for a in a_parts)
-            pair = (a_parts[0], sum(b_parts[1:], b_parts[0])) if shared else (torch.cat(a_parts), torch.cat(b_parts, 1))
-            pairs[ours.removesuffix(".weight")] = pair
-    if left or not pairs:
+def _from_peft(tensors: dict[str, Tensor], base: Model, *, place: Path) -> dict[str, list[PeftPart]]:
+    """What there is for each of our layers, by name."""
+    form, left, layers = hf_form(base), dict(tensors), {}
+    own = dict(base.named_parameters())
+    for ours, theirs in form.names(base.config).items():
+        if not ours.endswith(".weight") or ours not in own:
+            continue
+        parts = []
+        for weight, n_rows in zip(theirs, form.rows(base.config, ours) or [len(own[ours])], strict=True):
+            stem = f"{_PREFIX}{weight.removesuffix('.weight')}."
+            mine = [name for name in left if name.startswith(stem)]
+            parts.append(PeftPart({name.removeprefix(stem): left.pop(name) for name in mine}, n_rows))
+        if any(part.tensors for part in parts):
+            layers[ours.removesuffix(".weight")] = parts
+    if left or not layers:
         raise CheckpointError(f"{place} has pairs for other layers than the base: {sorted(left)[:3]}")
-    return pairs
-
-
-def _without_updates(loaded: Loaded) -> Model:
-    """The model without its updates, in place."""
-    replace_modules(
-        loaded.model,
-        lambda _, module: isinstance(module, LoRALinear),
-        lambda module: cast(LoRALinear, module).base,
-    )
-    return loaded.decoder
+    return layers

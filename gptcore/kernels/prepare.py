@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.kernels.native import Blocks, BlockWeights, Native, Weights, load_kernels
+from gptcore.models import find_family
 from gptcore.models.gpt import GPT
 from gptcore.models.network import Network
 from gptcore.nn.attention import CausalSelfAttention
@@ -28,6 +29,8 @@ MOST_ROWS_FP32 = 64
 """Rows up to which an fp32 product is made here; with more, torch's own product is faster."""
 MOST_NEW_POSITIONS = 16
 """New positions of a sequence up to which whole blocks are computed here; beyond, attention in tiles is faster."""
+LAYOUT = "gpt2"
+"""The arrangement of blocks that the kernels know."""
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
@@ -110,7 +113,8 @@ def prepare_for_inference(model: AnyNetwork) -> AnyNetwork:
         if weights is not None:
             found[layer] = weights
             _shadow(layer, "forward", KernelLinear(layer, weights, kernels=kernels))
-    if isinstance(model, GPT):
+    family = find_family(model)
+    if family is not None and family.layout == LAYOUT:
         blocks = [_block_weights(block, found) for block in model.blocks]
         whole = [block for block in blocks if block is not None]
         alike = {_is_narrow(layer) for block in model.blocks for layer in block.modules() if layer in found}

@@ -1,6 +1,8 @@
-"""Model families; a family is a folder with ``model.py`` and the formats it can be written in."""
+"""Model families; a family is a folder with ``model.py``, its forms in other programs, and ``family.py``, which
+registers it."""
 
 from gptcore.models.base import Memory, Model, ModelConfig, Seq2Seq
+from gptcore.models.family import Family, families, family_of, find_family, register_family
 from gptcore.models.gpt import GPT, PRESETS, GPTConfig
 from gptcore.models.llama import Llama, LlamaConfig
 from gptcore.models.network import Ability, Network, NetworkConfig, WordNetwork, WordNetworkConfig
@@ -10,6 +12,7 @@ __all__ = [
     "GPT",
     "PRESETS",
     "Ability",
+    "Family",
     "GPTConfig",
     "Llama",
     "LlamaConfig",
@@ -22,4 +25,8 @@ __all__ = [
     "WordNetwork",
     "WordNetworkConfig",
     "Work",
+    "families",
+    "family_of",
+    "find_family",
+    "register_family",
 ]

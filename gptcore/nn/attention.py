@@ -9,18 +9,19 @@ packed rows together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
+from gptcore.nn.linear import Fused
 from gptcore.nn.mixing import Mix, at_ends, causal
 from gptcore.nn.shared_heads import attend
 
 
-class CausalSelfAttention(nn.Module):
+class CausalSelfAttention(Fused):
     """Multi-head attention in which a position sees itself and what stands before it."""
 
     def __init__(
@@ -40,6 +41,10 @@ class CausalSelfAttention(nn.Module):
         inner = n_heads * self.head_width
         self.qkv: nn.Module = nn.Linear(width, 3 * inner, bias=qkv_bias)
         self.out: nn.Module = nn.Linear(inner, width)
+
+    def maps(self) -> Mapping[str, tuple[int, ...]]:
+        """Queries, keys and values are three maps of the same size."""
+        return {"qkv": (self.n_heads * self.head_width,) * 3}
 
     def forward(self, x: Tensor, *, mix: Mix = causal) -> Tensor:
         """Map (B, T, C) to (B, T, C); ``mix`` says which positions see which."""

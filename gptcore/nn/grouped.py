@@ -8,6 +8,8 @@ Shapes: B rows, T positions, C width, H heads of queries, G heads of keys and va
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
@@ -33,9 +35,13 @@ class GroupedSelfAttention(CausalSelfAttention):
         self.qkv = nn.Linear(width, width + 2 * n_kv_heads * self.head_width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
+    def maps(self) -> Mapping[str, tuple[int, ...]]:
+        """Queries, and the smaller maps of keys and values."""
+        queries, shared = self.n_heads * self.head_width, self.n_kv_heads * self.head_width
+        return {"qkv": (queries, shared, shared)}
+
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), keys and values (B, G, T, D)."""
-        widths = [n * self.head_width for n in (self.n_heads, self.n_kv_heads, self.n_kv_heads)]
-        parts = self.qkv(x).split(widths, dim=-1)
+        parts = self.qkv(x).split(self.maps()["qkv"], dim=-1)
         queries, keys, values = (part.unflatten(-1, (-1, self.head_width)).transpose(1, 2) for part in parts)
         return queries, keys, values

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
+from gptcore.nn.linear import StandIn, plain_embedding, plain_linear
 from gptcore.nn.nibbles import packed_nibbles, unpacked_nibbles
 
 CODES = (
@@ -38,6 +39,8 @@ CODES = (
     1.0,
 )
 """The paper's values (appendix E), by code."""
+FORM = "nf4"
+"""What a ``StandIn`` of these codes says that it is stored as."""
 SCALES_AT_ONCE = 256
 """Scales that share a second scale, as in the paper."""
 
@@ -127,8 +130,11 @@ class _Product(torch.autograd.Function):
         return grad @ ctx.matrix.dense().to(grad.dtype), None, None
 
 
-class NF4Linear(nn.Module):
+class NF4Linear(StandIn):
     """A frozen linear layer, y = x dense(W)^T + b; a gradient flows through it to its input."""
+
+    carries = True
+    stored_as = FORM
 
     def __init__(self, matrix: NF4Matrix, bias: Tensor | None) -> None:
         """Hold the matrix and an fp32 bias."""
@@ -137,10 +143,13 @@ class NF4Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.out_features, self.in_features = matrix.shape
 
-    @property
-    def weight(self) -> Tensor:
+    def dense(self) -> Tensor:
         """(O, I) fp32, made of the codes at each call."""
         return self.matrix.dense()
+
+    def merged(self) -> nn.Linear:
+        """A plain linear layer of the numbers that the codes mean."""
+        return plain_linear(self.dense(), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
@@ -151,8 +160,10 @@ class NF4Linear(nn.Module):
         return y
 
 
-class NF4Embedding(nn.Module):
+class NF4Embedding(StandIn):
     """An embedding that makes only the rows it is asked for."""
+
+    stored_as = FORM
 
     def __init__(self, matrix: NF4Matrix) -> None:
         """Hold the matrix, (V, C)."""
@@ -162,3 +173,11 @@ class NF4Embedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map int64 ids (...) to (..., C)."""
         return self.matrix.dense(tokens)
+
+    def dense(self) -> Tensor:
+        """(V, C) fp32."""
+        return self.matrix.dense()
+
+    def merged(self) -> nn.Embedding:
+        """A plain embedding of the numbers that the codes mean."""
+        return plain_embedding(self.dense())

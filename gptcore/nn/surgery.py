@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from torch import nn
 
 from gptcore.errors import ConfigError
+from gptcore.nn.linear import Adapted
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class ParameterCount(NamedTuple):
@@ -44,6 +47,24 @@ def replace_modules(
         parent = model.get_submodule(parent_name)
         setattr(parent, leaf, build(getattr(parent, leaf)))
     return names
+
+
+def merge_adapters(model: AnyModule) -> AnyModule:
+    """Fold every trained update into the layer it stands beside, in place; a model without one stays as it is."""
+    return _without_adapters(model, lambda layer: layer.merged())
+
+
+def strip_adapters(model: AnyModule) -> AnyModule:
+    """Take every trained update away, in place: what is left are the frozen layers below."""
+    return _without_adapters(model, lambda layer: layer.base)
+
+
+def _without_adapters(model: AnyModule, build: Callable[[Adapted], nn.Module]) -> AnyModule:
+    if any(isinstance(module, Adapted) for module in model.modules()):
+        replace_modules(
+            model, lambda _, module: isinstance(module, Adapted), lambda module: build(cast(Adapted, module))
+        )
+    return model
 
 
 def freeze(module: nn.Module, *, frozen: bool = True) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
+from gptcore.nn.linear import maps_in
 from gptcore.train.eager import EagerOptimizer
 from gptcore.train.optim import LR_SCALE, OptimizerConfig, trained_parameters
 
@@ -56,30 +57,22 @@ class Muon(OptimizerConfig):
         Raises:
             ConfigError: every parameter is frozen.
         """
-        names = {id(p): name for name, p in model.blocks.named_parameters()}
-        by_maps: dict[int, list[nn.Parameter]] = {0: [], 1: [], 3: []}
+        blocks = nn.ModuleList(model.each_block())
+        in_blocks, maps = {id(p) for p in blocks.parameters() if p.dim() == 2}, maps_in(blocks)
+        by_maps: dict[tuple[int, ...], list[nn.Parameter]] = {(): []}
+        rest: list[nn.Parameter] = []
         for parameter in trained_parameters(model):
-            by_maps[_n_maps(names.get(id(parameter), ""), parameter)].append(parameter)
-        rest = by_maps.pop(0)
-        groups = [{"params": matrices, "n_maps": n_maps} for n_maps, matrices in by_maps.items() if matrices]
+            if id(parameter) in in_blocks:
+                by_maps.setdefault(maps.get(id(parameter), ()), []).append(parameter)
+            else:
+                rest.append(parameter)
+        groups = [{"params": matrices, "maps": rows} for rows, matrices in by_maps.items() if matrices]
         parts: list[torch.optim.Optimizer] = []
         if groups:
             parts.append(_Orthogonal(groups, self))
         if rest:
             parts.append(self.adamw(rest))
         return parts[0] if len(parts) == 1 else _Joined(parts)
-
-
-def _n_maps(name: str, parameter: nn.Parameter) -> int:
-    """How many maps stand in a parameter: 0 where it is none of the blocks' matrices, 3 in queries, keys and values.
-
-    Args:
-        name: within the blocks; empty elsewhere.
-        parameter: one that is trained.
-    """
-    if not name or parameter.dim() != 2:
-        return 0
-    return 3 if name.endswith("qkv.weight") and parameter.shape[0] % 3 == 0 else 1
 
 
 class _Joined(EagerOptimizer):
@@ -125,7 +118,8 @@ class _Orthogonal(EagerOptimizer):
             state["momentum"] = torch.zeros_like(grad)
         mean: Tensor = state["momentum"].lerp_(grad, 1 - momentum)
         ahead = _whole(grad.lerp(mean, momentum))  # Nesterov's
-        maps = [_ADAMW_RMS * max(each.shape) ** 0.5 * orthogonal(each) for each in ahead.chunk(group["n_maps"])]
+        each_map = ahead.split(group["maps"] or len(ahead))
+        maps = [_ADAMW_RMS * max(each.shape) ** 0.5 * orthogonal(each) for each in each_map]
         matrix.mul_(1 - rate * group["weight_decay"])
         matrix.add_(_spread_as(matrix, torch.cat(maps)), alpha=-rate)
 

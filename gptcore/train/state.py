@@ -24,7 +24,7 @@ from gptcore.files import (
     write_json,
 )
 from gptcore.models.network import Network
-from gptcore.tokenizer import Tokenizer
+from gptcore.readers import Readers
 from gptcore.train.config import TrainConfig
 from gptcore.train.optim import optimizer_tensors, restore_optimizer
 from gptcore.train.parallel import Parallel
@@ -52,7 +52,7 @@ class RunState:
 
     model: Network
     spec: ModelSpec
-    tokenizer: Tokenizer
+    readers: Readers
     optimizer: torch.optim.Optimizer
     config: TrainConfig
     parallel: Parallel
@@ -246,7 +246,7 @@ class RunState:
 
     def _write(self, path: Path, weights: dict[str, Tensor], training: TrainingState | None) -> None:
         with whole_folder(path) as folder:
-            checkpoint.fill(folder, tensors=weights, spec=self.spec, tokenizer=self.tokenizer, training=training)
+            checkpoint.fill(folder, tensors=weights, spec=self.spec, readers=self.readers, training=training)
 
     def _save_shards(self, path: Path, values: dict[str, Any], moments: dict[str, Tensor]) -> None:
         """Every process writes its part into one folder; rank 0 adds the rest, the manifest, and the name."""
@@ -266,7 +266,7 @@ class RunState:
             save_shards(folder, model=self._weights, moments=large)
             scalars = copied({name: tensor for name, tensor in moments.items() if tensor.dim() == 0})
             training = TrainingState(values, scalars)
-            checkpoint.fill(folder, tensors=None, spec=self.spec, tokenizer=self.tokenizer, training=training)
+            checkpoint.fill(folder, tensors=None, spec=self.spec, readers=self.readers, training=training)
         config, best = self.config, self.position.best_step
         prune(self.out, keep_last=config.keep_last, best_step=best, keep_every=config.keep_every)
         self.parallel.wait()

@@ -23,7 +23,7 @@ from gptcore.data.base import Data, Source
 from gptcore.errors import DataError, DivergedError, InterruptedRun, OutOfDiskError
 from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
-from gptcore.tokenizer import Tokenizer
+from gptcore.readers import Readers
 from gptcore.train.config import RUNTIME, TrainConfig
 from gptcore.train.feed import Feed, Share
 from gptcore.train.held_out import HeldOut, evaluate
@@ -49,7 +49,7 @@ class Trainer:
 
     model: Network
     spec: ModelSpec
-    tokenizer: Tokenizer
+    readers: Readers
     objective: Objective
     source: Source
     held_out: Source | None
@@ -87,7 +87,7 @@ class Trainer:
             world_size=parallel.world_size,
         )
         self.state = RunState(
-            self.model, self.spec, self.tokenizer, self.optimizer, config, parallel, self.out, self._identity
+            self.model, self.spec, self.readers, self.optimizer, config, parallel, self.out, self._identity
         )
         self.records = Records(self.out, self.log, main=parallel.rank == 0)
         self.clock = StepClock(self.model.operations())
@@ -340,8 +340,8 @@ class Trainer:
             position.best_loss, position.best_step = result.loss, position.step
             if config.keep == "best":
                 self.state.save_best()
-        if self.parallel.sharded or self.parallel.rank == 0:
-            self.records.sample(self.model, self.tokenizer, config.sample_prompts, step=position.step)
+        if config.sample_prompts and (self.parallel.sharded or self.parallel.rank == 0):
+            self.records.sample(self.model, self.readers.words(), config.sample_prompts, step=position.step)
         return {f"val/{name}": value for name, value in result.metrics.items()}
 
     def _measured(self, max_samples: int | None) -> HeldOut:
@@ -363,9 +363,10 @@ class Trainer:
         return {
             "data": told_of(self.source, self.data),
             "held_out": told_of(self.held_out, self.held_out_data),
-            "tokenizer": {"name": self.tokenizer.name, "digest": self.tokenizer.digest},
+            **{name: {"name": each.name, "digest": each.digest} for name, each in self.readers.present()},
             "init": self.init,
             **{name: spec[name] for name in ("model", "transforms", "template")},
+            "reader": spec.get("reader"),
             "train": {name: value for name, value in train.items() if name not in RUNTIME},
             "objective": self.objective.to_dict(),
             "seed": self.seed,

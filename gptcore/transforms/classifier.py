@@ -6,15 +6,15 @@ whole text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from torch import nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
 from gptcore.nn.surgery import freeze
-from gptcore.transforms.base import Transform
+from gptcore.transforms.base import Head, Transform
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,20 @@ class Classifier(Transform):
     """What is trained: the new head alone; the head, the final norm and the last ``n_blocks`` blocks; or everything."""
     n_blocks: int = 1
     """How many of the last blocks are trained with ``last_blocks``."""
+
+    @property
+    def head(self) -> Head:
+        """Classes."""
+        return "classes"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.labels
+
+    def for_blocks(self, n_blocks: int) -> Self:
+        """The same that trains no more blocks than there are."""
+        return replace(self, n_blocks=min(self.n_blocks, n_blocks))
 
     def apply(self, model: Network) -> Network:
         """Change the head and freeze the rest as told.

@@ -9,18 +9,33 @@ Shapes: r rank, I inputs, O outputs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptcore.errors import ConfigError
+from gptcore.config import Json
+from gptcore.errors import CheckpointError, ConfigError
 from gptcore.models.network import Network
-from gptcore.nn.nf4 import NF4Linear
-from gptcore.nn.surgery import freeze, replace_modules
-from gptcore.transforms.base import Transform
+from gptcore.nn.linear import Adapted, StandIn, plain_linear
+from gptcore.nn.surgery import freeze
+from gptcore.transforms.adapter import Adapter, PeftPart, adapt
+
+_PLAIN: Final[Json] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_rslora": False,
+    "use_dora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+    "layers_to_transform": None,
+}
+"""What every ``adapter_config.json`` says of a plain LoRA."""
 
 
 class _Update(torch.autograd.Function):
@@ -44,17 +59,18 @@ class _Update(torch.autograd.Function):
         return grad, x_grad, slope.T @ x, (grad.T @ inner).mul_(ctx.scale), None
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(Adapted):
     """A frozen linear layer, plain or of NormalFloat codes (QLoRA), with a low-rank update."""
 
-    def __init__(self, base: nn.Linear | NF4Linear, *, rank: int, alpha: float, dropout: float) -> None:
-        """Wrap ``base``; its weights are frozen."""
+    def __init__(self, base: nn.Module, *, rank: int, alpha: float, dropout: float) -> None:
+        """Wrap ``base``, a layer that ``takes_update``; its weights are frozen."""
         super().__init__()
+        n_inputs, n_outputs = cast(int, base.in_features), cast(int, base.out_features)
         self.base = base
         self.scale = alpha / rank
         self.dropout = dropout
-        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))  # (r, I)
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))  # (O, r)
+        self.lora_a = nn.Parameter(torch.empty(rank, n_inputs))  # (r, I)
+        self.lora_b = nn.Parameter(torch.zeros(n_outputs, rank))  # (O, r)
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         freeze(base)
 
@@ -67,19 +83,17 @@ class LoRALinear(nn.Module):
         return updated.view(*x.shape[:-1], -1)
 
     def merged(self) -> nn.Linear:
-        """One plain linear layer that computes the same; the sum is made in fp32 at least."""
-        base = self.base
-        update = self.scale * (self.lora_b.double() @ self.lora_a.double())  # (O, I)
-        layer = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
-        weight = base.weight
-        layer.weight = nn.Parameter((weight.double() + update).to(weight.dtype))
-        if base.bias is not None:
-            layer.bias = nn.Parameter(base.bias.detach().clone())
+        """One plain linear layer that computes the same; the sum is made in fp64."""
+        below = self.base.merged() if isinstance(self.base, StandIn) else self.base
+        layer = plain_linear(cast(Tensor, below.weight), cast(Tensor | None, below.bias))
+        with torch.no_grad():
+            update = self.scale * (self.lora_b.double() @ self.lora_a.double())  # (O, I)
+            layer.weight.copy_(layer.weight.double() + update)
         return layer
 
 
 @dataclass(frozen=True)
-class LoRA(Transform):
+class LoRA(Adapter):
     """Freeze the model and give the named linear layers a low-rank update."""
 
     rank: int = 8
@@ -106,43 +120,87 @@ class LoRA(Transform):
         Raises:
             ConfigError: no layer has a target's name, or a module of ``also_train`` does not exist.
         """
-        freeze(model)
-        for target in self.targets:
-            replace_modules(
-                model,
-                lambda name, module, target=target: (  # type: ignore[misc]
-                    type(module) in (nn.Linear, NF4Linear)
-                    and name.rpartition(".")[2] == target
-                    and name.startswith("blocks.")
-                ),
-                lambda module: LoRALinear(
-                    cast(nn.Linear | NF4Linear, module), rank=self.rank, alpha=self.alpha, dropout=self.dropout
-                ),
-            )
-        for name in self.also_train:
-            try:
-                module = model.get_submodule(name)
-            except AttributeError as error:
-                raise ConfigError(f"also_train names {name!r}, which is no module of the model") from error
-            if not list(module.parameters()):
-                raise ConfigError(
-                    f"also_train names {name!r}, whose weights are quantized; only fp32 weights can be trained"
-                )
-            freeze(module, frozen=False)
-        return model
-
-
-def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained tensors alone, by name: the updates and what ``also_train`` named."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def merge_lora(model: Network) -> Network:
-    """Fold every low-rank update into its base layer, in place; a model without updates stays as it is."""
-    if any(isinstance(module, LoRALinear) for module in model.modules()):
-        replace_modules(
+        return adapt(
             model,
-            lambda _, module: isinstance(module, LoRALinear),
-            lambda module: cast(LoRALinear, module).merged(),
+            targets=self.targets,
+            also_train=self.also_train,
+            wrap=lambda layer: LoRALinear(layer, rank=self.rank, alpha=self.alpha, dropout=self.dropout),
         )
-    return model
+
+    def with_trained_words(self) -> Self:
+        """The same that also trains the token embedding."""
+        return replace(self, also_train=(*self.also_train, "token_embedding"))
+
+    def to_peft(self) -> Json:
+        """A plain LoRA of peft's (its ``tuners/lora/config.py``).
+
+        Raises:
+            ConfigError: something is trained whole beside the updates.
+        """
+        if self.also_train:
+            raise ConfigError(
+                f"LoRA also trains {', '.join(self.also_train)} whole; an adapter for peft is of linear layers alone. "
+                "Export it with --to hf, merged"
+            )
+        return {**_PLAIN, "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+
+    def peft_parts(self, layer: Adapted, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The matrices share A, and each has its rows of B."""
+        assert isinstance(layer, LoRALinear)
+        a, parts = layer.lora_a.detach(), layer.lora_b.detach().split(list(rows))
+        return [{"lora_A.weight": a.clone(), "lora_B.weight": part.clone()} for part in parts]
+
+    @classmethod
+    def unlike_peft(cls, config: Json) -> str:
+        """The first setting that is not that of a plain LoRA."""
+        for name, value in _PLAIN.items():
+            if config.get(name, value) not in (value, None):
+                return f"{name} is {config[name]!r}; only {value!r} can be imported"
+        return ""
+
+    @classmethod
+    def from_peft(
+        cls, config: Json, layers: Mapping[str, Sequence[PeftPart]], *, place: Path
+    ) -> tuple[Self, dict[str, dict[str, Tensor]]]:
+        """The update with the rank of the layer that needs the most; where A is not shared, the pairs are stacked.
+
+        Raises:
+            CheckpointError: a number in the settings or a shape cannot be.
+        """
+        rank, alpha, dropout = (config.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
+        numbers = isinstance(alpha, int | float) and isinstance(dropout, int | float)
+        if not isinstance(rank, int) or rank < 1 or not numbers:
+            raise CheckpointError(f"{place}: r, lora_alpha and lora_dropout are {rank!r}, {alpha!r} and {dropout!r}")
+        pairs = {name: _stacked(parts, where=f"{place}: {name}") for name, parts in layers.items()}
+        widest = max(len(a) for a, _ in pairs.values())
+        update = cls(
+            rank=widest,
+            alpha=float(cast(float, alpha)) / rank * widest,
+            dropout=float(cast(float, dropout)),
+            targets=tuple(dict.fromkeys(name.rpartition(".")[2] for name in pairs)),
+        )
+        return update, {
+            name: {"lora_a": F.pad(a, (0, 0, 0, widest - len(a))), "lora_b": F.pad(b, (0, widest - len(a)))}
+            for name, (a, b) in pairs.items()
+        }
+
+
+def _stacked(parts: Sequence[PeftPart], *, where: str) -> tuple[Tensor, Tensor]:
+    """One pair (r, I) and (O, r) of the pairs of several matrices; those that are not adapted have rows of zeros."""
+    n_outputs, first = sum(part.n_rows for part in parts), 0
+    a_parts, b_parts = [], []
+    for part in parts:
+        if part.tensors:
+            a, b = (part.tensors.get(f"lora_{side}.weight") for side in "AB")
+            if a is None or b is None or a.dim() != 2 or b.shape != (part.n_rows, len(a)) or len(part.tensors) > 2:
+                shapes = {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
+                raise CheckpointError(f"{where} has {shapes}; expected lora_A.weight (r, I) and lora_B.weight (O, r)")
+            a_parts.append(a.float())
+            b_parts.append(F.pad(b.float(), (0, 0, first, n_outputs - first - part.n_rows)))
+        first += part.n_rows
+    if len(a_parts) == len(parts) and all(torch.equal(a, a_parts[0]) for a in a_parts):
+        return a_parts[0], sum(b_parts[1:], b_parts[0])
+    widths = {a.shape[1] for a in a_parts}
+    if len(widths) > 1:
+        raise CheckpointError(f"{where} has pairs for {sorted(widths)} inputs; expected the same for all")
+    return torch.cat(a_parts), torch.cat(b_parts, 1)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, cast
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
 from gptcore.nn.nf4 import NF4Embedding, NF4Linear, NF4Matrix
-from gptcore.nn.surgery import freeze, replace_modules
+from gptcore.nn.surgery import merge_adapters
 from gptcore.transforms.base import Transform
-from gptcore.transforms.lora import merge_lora
 from gptcore.transforms.quantize import QuantizedEmbedding, QuantizedLinear, QuantizedMatrix
+from gptcore.transforms.storing import store
 
 
 @dataclass(frozen=True)
 class NF4(Transform):
-    """Quantize the blocks' linear layers to NormalFloat, and the token embedding with a head tied to it as told.
+    """Quantize the linear layers of every stack to NormalFloat, and the token embedding with a head tied to it as told.
 
     "QLoRA", https://arxiv.org/abs/2305.14314. On a processor it saves memory and not time.
     """
+
+    merges_away = True
 
     block_size: int = 64
     """Inputs that share a scale."""
@@ -35,27 +37,17 @@ class NF4(Transform):
             raise ConfigError(f"block_size is {self.block_size}; it must be even and at least 2")
 
     def apply(self, model: Network) -> Network:
-        """Merge any LoRA update, replace the layers and freeze what is left.
+        """Merge any update, replace the layers and freeze what is left.
 
         Raises:
-            ConfigError: a weight is not finite, or the inputs of a layer are not a multiple of the block size.
+            ConfigError: a layer is not plain, a weight is not finite, or the block size does not divide the inputs.
         """
-        merge_lora(model)
-        replace_modules(
-            model,
-            lambda name, module: type(module) is nn.Linear and name.startswith("blocks."),
-            lambda module: self._linear(cast(nn.Linear, module)),
-        )
-        embedding, head = model.get_submodule("token_embedding"), model.head
-        assert isinstance(embedding, nn.Embedding)
-        tied = isinstance(head, nn.Linear) and head.weight is embedding.weight
-        if self.embedding != "fp32":
-            table, shared = self._table(embedding.weight.detach())
-            model.register_module("token_embedding", table)
-            if tied:
-                model.head = shared
-        freeze(model)
-        return model
+        merge_adapters(model)
+        return store(model, linear=self._linear, table=None if self.embedding == "fp32" else self._table)
+
+    def with_trained_words(self) -> Self:
+        """The same with a token embedding in fp32."""
+        return replace(self, embedding="fp32")
 
     def _linear(self, layer: nn.Linear) -> NF4Linear:
         return NF4Linear(NF4Matrix(layer.weight.detach(), block_size=self.block_size), layer.bias)

@@ -10,7 +10,7 @@ Shapes: O outputs (rows), I inputs, G group size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network
+from gptcore.nn.linear import StandIn, plain_embedding, plain_linear
 from gptcore.nn.nibbles import packed_nibbles, unpacked_nibbles
-from gptcore.nn.surgery import freeze, replace_modules
+from gptcore.nn.surgery import merge_adapters
 from gptcore.transforms.base import Transform
-from gptcore.transforms.lora import merge_lora
+from gptcore.transforms.storing import store
 
 
 class QuantizedMatrix(nn.Module):
@@ -48,6 +49,11 @@ class QuantizedMatrix(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
         self.register_buffer("minimums", minimums)
+
+    @property
+    def form(self) -> str:
+        """``int8`` or ``int4``."""
+        return f"int{self.bits}"
 
     @property
     def n_weights(self) -> int:
@@ -83,7 +89,7 @@ def _int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     return packed_nibbles(codes.flatten(1)), scales, minimums
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(StandIn):
     """y = x dense(W)^T + b, the weights dequantized at each call."""
 
     def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, *, narrow: bool = False) -> None:
@@ -91,6 +97,25 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.matrix, self.narrow = matrix, narrow
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    @property
+    def stored_as(self) -> str:
+        """``int8`` or ``int4``."""
+        return self.matrix.form
+
+    def dense(self) -> Tensor:
+        """(O, I) fp32, made of the codes at each call."""
+        return self.matrix.dense()
+
+    def merged(self) -> nn.Linear:
+        """A plain linear layer of the numbers that the codes mean.
+
+        Raises:
+            ConfigError: it rounds its inputs as well, which no plain layer does.
+        """
+        if self.narrow:
+            raise ConfigError("the layer rounds its inputs to 16 bits, which no plain layer does")
+        return plain_linear(self.dense(), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
@@ -108,13 +133,26 @@ def narrowed(x: Tensor) -> Tensor:
     return (x / step.clamp(min=torch.finfo(x.dtype).tiny)).round() * step
 
 
-class QuantizedEmbedding(nn.Module):
+class QuantizedEmbedding(StandIn):
     """An embedding that dequantizes only the rows it is asked for."""
 
     def __init__(self, matrix: QuantizedMatrix) -> None:
         """Hold the quantized matrix, (V, C)."""
         super().__init__()
         self.matrix = matrix
+
+    @property
+    def stored_as(self) -> str:
+        """``int8`` or ``int4``."""
+        return self.matrix.form
+
+    def dense(self) -> Tensor:
+        """(V, C) fp32."""
+        return self.matrix.dense()
+
+    def merged(self) -> nn.Embedding:
+        """A plain embedding of the numbers that the codes mean."""
+        return plain_embedding(self.dense())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map int64 ids (...) to (..., C)."""
@@ -123,7 +161,7 @@ class QuantizedEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class Quantize(Transform):
-    """Quantize the blocks' linear layers, the token embedding and a head tied to it; all else stays fp32."""
+    """Quantize the linear layers of every stack, the token embedding and a head tied to it; all else stays fp32."""
 
     bits: Literal[4, 8] = 8
     """Bits per weight: 8 symmetric per output channel, or 4 by group."""
@@ -140,22 +178,19 @@ class Quantize(Transform):
             raise ConfigError(f"activation_bits is 16, which goes with 8 bits a weight only, and bits is {self.bits}")
 
     def apply(self, model: Network) -> Network:
-        """Merge any LoRA update, then replace the layers."""
-        merge_lora(model)
-        embedding, head = model.get_submodule("token_embedding"), model.head
-        assert isinstance(embedding, nn.Embedding)
-        tied = isinstance(head, nn.Linear) and head.weight is embedding.weight
-        replace_modules(
-            model,
-            lambda name, module: type(module) is nn.Linear and name.startswith("blocks."),
-            lambda module: self._linear(cast(nn.Linear, module)),
-        )
-        table = QuantizedMatrix(embedding.weight.detach(), bits=self.embedding_bits, group_size=self.group_size)
-        model.register_module("token_embedding", QuantizedEmbedding(table))
-        if tied:
-            model.head = QuantizedLinear(table, None, narrow=self.activation_bits == 16 and self.embedding_bits == 8)
-        freeze(model)
-        return model
+        """Merge any update, then replace the layers.
+
+        Raises:
+            ConfigError: a layer is not plain, a weight is not finite, or the groups do not divide the inputs.
+        """
+        merge_adapters(model)
+        narrow = self.activation_bits == 16 and self.embedding_bits == 8
+
+        def table(weight: Tensor) -> tuple[nn.Module, nn.Module]:
+            rows = QuantizedMatrix(weight, bits=self.embedding_bits, group_size=self.group_size)
+            return QuantizedEmbedding(rows), QuantizedLinear(rows, None, narrow=narrow)
+
+        return store(model, linear=self._linear, table=table)
 
     def _linear(self, layer: nn.Linear) -> QuantizedLinear:
         matrix = QuantizedMatrix(layer.weight.detach(), bits=self.bits, group_size=self.group_size)

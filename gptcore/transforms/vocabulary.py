@@ -11,6 +11,7 @@ from torch import nn
 from gptcore.config import set_by_path
 from gptcore.errors import ConfigError
 from gptcore.models.network import Network, WordNetworkConfig, as_words
+from gptcore.nn.linear import StandIn
 from gptcore.transforms.base import Transform
 
 
@@ -29,12 +30,14 @@ class ExtendVocabulary(Transform):
         """Replace the embedding, and the head with it.
 
         Raises:
-            ConfigError: the model reads no text, it would have to shrink, or its embedding is quantized.
+            ConfigError: the model reads no text, it would have to shrink, or its embedding is not plain.
         """
         words = as_words(model, purpose="new tokens")
-        if not isinstance(words.token_embedding, nn.Embedding):
-            raise ConfigError("the token embedding is quantized, and cannot be extended; extend the fp32 model")
-        old = words.token_embedding.weight
+        embedding = words.token_embedding
+        if type(embedding) is not nn.Embedding:
+            form = embedding.stored_as if isinstance(embedding, StandIn) else f"a {type(embedding).__name__}"
+            raise ConfigError(f"the token embedding is {form}, and cannot be extended; extend the fp32 model")
+        old = embedding.weight
         if self.vocab_size < old.shape[0]:
             raise ConfigError(f"vocab_size {self.vocab_size} is below the model's {old.shape[0]} rows")
         tied = isinstance(model.head, nn.Linear) and model.head.weight is old

@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 import torch
 
-from flows.export.mlflow_models import export_mlflow
+from flows.export.mlflow_models import Classification, TextGeneration, check_mlflow, export_mlflow
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
-from gptcore.errors import ConfigError
+from gptcore.errors import ConfigError, ExportMismatch
 from gptcore.generation import Sampling
 from gptcore.models import GPTConfig, LlamaConfig, ModelConfig
 from gptcore.text import TextModel
@@ -109,6 +109,22 @@ def test_a_classifier_tells_labels_whatever_stands_beside(tmp_path: Path) -> Non
         chances = loaded.model(ids)[0, -1].softmax(0)
         assert label == ("ham", "spam", "news")[int(chances.argmax())]
         assert probability == pytest.approx(float(chances.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("labels", [(), ("ham", "spam")])
+def test_a_folder_that_answers_otherwise_than_the_checkpoint_is_refused(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    source = saved(tmp_path / "c", GPTConfig(260, **SIZES), labels=labels)
+    other = saved(tmp_path / "other", LlamaConfig(260, **SIZES), labels=labels)
+    kind = Classification if labels else TextGeneration
+    folder = export_mlflow(source, tmp_path / "model")
+    check_mlflow(folder, source, kind())
+    with pytest.raises(ExportMismatch, match=r"the folder was read back and answers .*; expected"):
+        check_mlflow(folder, other, kind())
+    (folder / "artifacts/c/model.safetensors").unlink()
+    with pytest.raises(ExportMismatch, match="the folder was written and cannot be loaded"):
+        check_mlflow(folder, source, kind())
 
 
 @pytest.mark.services

@@ -25,10 +25,12 @@ from gptcore.data import (
 from gptcore.errors import ConfigError
 from gptcore.generation import Sampling
 from gptcore.models import PRESETS, GPTConfig, LlamaConfig, ModelConfig
+from gptcore.models.network import NetworkConfig, WordNetworkConfig
 from gptcore.objectives import Classify, Distill, NextToken, Objective
+from gptcore.readers import TextReader
 from gptcore.run import Run
 from gptcore.train import Constant, Cosine, Muon, OptimizerConfig, Schedule, SpikePolicy, TrainConfig
-from gptcore.transforms import NF4, Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
+from gptcore.transforms import NF4, Adapter, Classifier, Dropout, ExtendVocabulary, LoRA, Quantize, Transform
 
 LORA = LoRA(rank=4, targets=("qkv",), also_train=("head",))
 VALUES: list[Config] = [
@@ -57,12 +59,15 @@ VALUES: list[Config] = [
     NF4(block_size=32, embedding="nf4"),
     Dropout(probability=0.2),
     ModelSpec(PRESETS["nano"], (LORA, Quantize()), template="alpaca", tokenizer_digest="0" * 64),
+    TextReader("head+tail", end_token=False, longest=9),
+    ModelSpec(PRESETS["nano"], images_digest="0" * 64, reader=TextReader("tail")),
+    Run(data=TokenWindows(Path("d"), 8), objective=NextToken(), images=Path("i"), model=PRESETS["nano"]),
     Run(data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), model=PRESETS["nano"]),
     Run(
         data=TokenWindows(Path("d"), 8), objective=NextToken(), tokenizer=Path("t"), init=Path("c"), transforms=(LORA,)
     ),
 ]
-ABSTRACT = {Config, ModelConfig, Data, Objective, Transform, Schedule}
+ABSTRACT = {Config, Adapter, NetworkConfig, WordNetworkConfig, ModelConfig, Data, Objective, Transform, Schedule}
 
 
 @dataclass(frozen=True)

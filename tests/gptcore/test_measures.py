@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from gptcore.data.ledger import Ledger
 from gptcore.data.rows import PaddedRows, RowClasses
-from gptcore.measures import Continuation, bits_per_byte, classify_rows, continuation_nats, predicted_classes
+from gptcore.measures import Continuation, bits_per_byte, class_probabilities, classify_rows, continuation_nats
 from gptcore.models import GPT
 from gptcore.objectives.classify import class_logits
 from gptcore.tokenizer import Tokenizer
@@ -53,11 +53,11 @@ def test_a_class_that_is_neither_there_nor_told_counts_nothing(gpt: Callable[...
     assert found.macro_f1 == pytest.approx(2 * share / (1 + share) / 4)
 
 
-def test_predicted_classes_are_in_the_order_of_the_rows(gpt: Callable[..., GPT], tokenizer: Tokenizer) -> None:
+def test_class_probabilities_are_in_the_order_of_the_rows(gpt: Callable[..., GPT], tokenizer: Tokenizer) -> None:
     model = Classifier(labels=LABELS).apply(gpt())
     source, truth = rows_of(tokenizer, n_classes=4)
-    told = [int(class_logits(model, source.batch([i])).argmax()) for i in range(len(truth))]
-    assert predicted_classes(model, source, batch_size=8) == told
+    alone = torch.cat([class_logits(model, source.batch([i])).softmax(dim=1) for i in range(len(truth))])
+    torch.testing.assert_close(class_probabilities(model, source, batch_size=8), alone)
 
 
 def nats_of(model: GPT, given: list[int], tokens: list[int]) -> float:

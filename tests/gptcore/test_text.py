@@ -124,7 +124,10 @@ def test_what_is_cut_is_in_the_ledger(gpt: Build, tokenizer: Tokenizer) -> None:
 def test_a_classifier_does_not_answer(gpt: Build, tokenizer: Tokenizer, tmp_path: Path) -> None:
     spec = ModelSpec(gpt().config, (Classifier(labels=("a", "b")),), tokenizer_digest=tokenizer.digest)
     checkpoint.save(tmp_path / "c", model=spec.build(), spec=spec, tokenizer=tokenizer)
-    with pytest.raises(ConfigError, match="c is a classifier, which has classes in the place of words; give the"):
+    with pytest.raises(
+        ConfigError,
+        match="c has a head that gives classes in the place of words, so it cannot",
+    ):
         TextModel.load(tmp_path / "c")
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gptcore.config import Config, at_least
-from gptcore.data.labelled import LongInputs
 from gptcore.errors import ConfigError
+from gptcore.readers import LongInputs
 from gptcore.train import TrainConfig
 from gptcore.transforms import Dropout
 

@@ -6,10 +6,10 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gptcore.compress import Pattern
+from gptcore.compress import Pattern, prunable_sizes
 from gptcore.config import Config, at_least, nearest
 from gptcore.errors import ConfigError
-from gptcore.models import GPTConfig, ModelConfig
+from gptcore.models import ModelConfig
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
 
 STRUCTURE = ("student", "heads", "hidden", "depth")
@@ -97,14 +97,18 @@ class CompressStage(Config):
         """Refuse methods that a model cannot have, before it is trained.
 
         Raises:
-            ConfigError: a method prunes, and the model is not of GPT-2's family.
+            ConfigError: a method prunes, and the model's family cannot be pruned.
         """
         pruning = [each for each in self.methods if {*STRUCTURE, *ZEROS}.intersection(each.split("+"))]
-        if pruning and not isinstance(model, GPTConfig):
+        if not pruning:
+            return
+        try:
+            prunable_sizes(model)
+        except ConfigError as error:
             raise ConfigError(
-                f"compress.methods has {', '.join(pruning)}, and pretrain.model is a {type(model).__name__}; "
-                "only GPT-2's family can be pruned. Name other methods, as by --set compress.methods=int8,int4"
-            )
+                f"compress.methods has {', '.join(pruning)}, and pretrain.model is a {type(model).__name__}: {error}. "
+                "Name other methods, as by --set compress.methods=int8,int4"
+            ) from error
 
     def zeros(self) -> Pattern:
         """Which weights magnitude and wanda drop.

@@ -22,6 +22,8 @@ from gptcore.compress import (
     calibrate,
     gptq,
     magnitude,
+    prunable,
+    prunable_sizes,
     prune_blocks,
     prune_heads,
     prune_hidden,
@@ -29,14 +31,13 @@ from gptcore.compress import (
     wanda,
 )
 from gptcore.data import Data
-from gptcore.errors import ConfigError
 from gptcore.files import MANIFEST
 from gptcore.models import GPT, GPTConfig
 from gptcore.models.network import Network
 from gptcore.objectives import Distill, Objective
 from gptcore.run import Run, seed_everything
 from gptcore.train.logger import PrefixedLogger
-from gptcore.transforms import NF4, Classifier, LoRA, Quantize, Transform
+from gptcore.transforms import NF4, Quantize, Transform
 
 _HIDDEN_MULTIPLE = 64
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,39 +91,44 @@ class Workshop:
     def _change(self, source: Path, path: Path, step: str) -> None:
         seed_everything(self.context.seed)
         loaded = checkpoint.load(source)
-        spec = without_lora(loaded.spec)
+        spec = loaded.spec.merged()
         if step in _DTYPES:
-            checkpoint.save(path, model=loaded.model, spec=loaded.spec, tokenizer=loaded.tokenizer, dtype=_DTYPES[step])
+            checkpoint.save(path, model=loaded.model, spec=loaded.spec, **loaded.readers._asdict(), dtype=_DTYPES[step])
             return
         model: Network
         if step in ("magnitude", "wanda"):
             model = self._with_zeros(loaded, step)
         elif step == "student":
-            spec = fitted(spec, smaller(_sizes(spec), layers=self.config.layers_kept, width=self.config.width_kept))
+            student = smaller(prunable_sizes(spec.model), layers=self.config.layers_kept, width=self.config.width_kept)
+            spec = fitted(spec, student)
             model = spec.build()
         elif step in _STRUCTURE:
-            pruned = _STRUCTURE[step](_gpt(loaded), self._calibration(loaded), self.config)
+            pruned = _STRUCTURE[step](loaded.model, self._calibration(loaded), self.config)
             sizes = {name: getattr(pruned.config, name) for name in _SIZES}
-            model, spec = pruned, fitted(spec, replace(_sizes(spec), **sizes))
+            model, spec = pruned, fitted(spec, replace(prunable_sizes(spec.model), **sizes))
         else:
             transform = self._transform(step)
             spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, transform))
             if step == "gptq":
-                assert isinstance(transform, Quantize)
-                model = gptq(loaded.model, self._calibration(loaded), transform)
+                model = gptq(loaded.model, self._calibration(loaded), self._int4)
             else:
                 model = transform.apply(loaded.model)
-        checkpoint.save(path, model=model, spec=spec, tokenizer=loaded.tokenizer)
+        checkpoint.save(path, model=model, spec=spec, **loaded.readers._asdict())
 
     def _transform(self, step: str) -> Transform:
         if step == "nf4":
             return NF4(block_size=self.config.block_size)
-        activation_bits: Literal[16, 32] = 16 if step == "int8-dynamic" else 32
-        bits: Literal[4, 8] = 8 if step in ("int8", "int8-dynamic") else 4
-        return Quantize(bits=bits, group_size=self.config.group_size, activation_bits=activation_bits)
+        if step in ("int8", "int8-dynamic"):
+            activation_bits: Literal[16, 32] = 16 if step == "int8-dynamic" else 32
+            return Quantize(bits=8, group_size=self.config.group_size, activation_bits=activation_bits)
+        return self._int4
+
+    @property
+    def _int4(self) -> Quantize:
+        return Quantize(bits=4, group_size=self.config.group_size)
 
     def _with_zeros(self, loaded: Loaded, step: str) -> GPT:
-        model = _gpt(loaded)
+        model = prunable(loaded.model)
         if step == "magnitude":
             magnitude(model, self.config.zeros())
         else:
@@ -152,47 +158,27 @@ class Workshop:
         train_run(run, out, log, launch=self.context.launch, on_progress=self.context.on_progress)
 
 
-def _heads(model: GPT, calibration: Calibration, config: CompressStage) -> GPT:
-    return prune_heads(model, calibration, kept=max(1, round(config.heads_kept * model.config.n_heads)))
+def _heads(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
+    return prune_heads(model, calibration, kept=max(1, round(config.heads_kept * prunable_sizes(model.config).n_heads)))
 
 
-def _hidden(model: GPT, calibration: Calibration, config: CompressStage) -> GPT:
-    kept = max(1, round(config.hidden_kept * model.config.hidden_size))
+def _hidden(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
+    kept = max(1, round(config.hidden_kept * prunable_sizes(model.config).hidden_size))
     return prune_hidden(model, calibration, kept=kept // _HIDDEN_MULTIPLE * _HIDDEN_MULTIPLE or kept)
 
 
-def _depth(model: GPT, calibration: Calibration, config: CompressStage) -> GPT:
+def _depth(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
     return prune_blocks(model, calibration, kept=max(1, round(config.layers_kept * model.config.n_layers)))
 
 
-_STRUCTURE: dict[str, Callable[[GPT, Calibration, CompressStage], GPT]] = {
+_STRUCTURE: dict[str, Callable[[Network, Calibration, CompressStage], GPT]] = {
     "heads": _heads,
     "hidden": _hidden,
     "depth": _depth,
 }
 
 
-def without_lora(spec: ModelSpec) -> ModelSpec:
-    """What a model is after its low-rank updates were merged."""
-    return replace(spec, transforms=tuple(t for t in spec.transforms if not isinstance(t, LoRA | NF4)))
-
-
 def fitted(spec: ModelSpec, sizes: GPTConfig) -> ModelSpec:
     """The same model in other sizes; a classifier trains no more blocks than there are."""
-    transforms = [
-        replace(t, n_blocks=min(t.n_blocks, sizes.n_layers)) if isinstance(t, Classifier) else t
-        for t in spec.transforms
-    ]
-    return replace(spec, model=sizes, transforms=tuple(transforms))
-
-
-def _sizes(spec: ModelSpec) -> GPTConfig:
-    if not isinstance(spec.model, GPTConfig):
-        raise ConfigError(f"{type(spec.model).__name__} has no sizes that can be pruned; only GPT-2's family can")
-    return spec.model
-
-
-def _gpt(loaded: Loaded) -> GPT:
-    if not isinstance(loaded.model, GPT):
-        raise ConfigError(f"{type(loaded.model).__name__} cannot be pruned; only GPT-2's family can")
-    return loaded.model
+    transforms = tuple(each.for_blocks(sizes.n_layers) for each in spec.transforms)
+    return replace(spec, model=sizes, transforms=transforms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from flows.stages.context import Context, Inputs
@@ -19,7 +18,7 @@ from gptcore.run import Run
 from gptcore.text import TextModel
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import Progress, TrainConfig, TrainResult
-from gptcore.transforms import NF4, ExtendVocabulary, LoRA, Transform
+from gptcore.transforms import ExtendVocabulary, Transform
 
 RESPONSES = "responses.jsonl"
 """Place of the answered rows in the output."""
@@ -58,7 +57,8 @@ def train_instruct(
         folder_of = context.folder / "tokenizer"
         tokenizer.save(folder_of)
         # an adapter beside frozen weights would never learn the new tokens' embeddings
-        transforms = (ExtendVocabulary(vocab_size=tokenizer.vocab_size), *map(_with_new_words, transforms))
+        extended = ExtendVocabulary(vocab_size=tokenizer.vocab_size)
+        transforms = (extended, *(each.with_trained_words() for each in transforms))
 
     def data(split: str) -> Instructions:
         path = inputs.path("prepare-data", f"instruct/{split}.jsonl")
@@ -79,13 +79,6 @@ def train_instruct(
     result = execute(training, context, folder=folder)
     save_ledger(context.folder / folder, [data("train"), data("val")])
     return result
-
-
-def _with_new_words(transform: Transform) -> Transform:
-    """The same with a token embedding that is trained."""
-    if isinstance(transform, LoRA):
-        return replace(transform, also_train=(*transform.also_train, "token_embedding"))
-    return replace(transform, embedding="fp32") if isinstance(transform, NF4) else transform
 
 
 def held_out_prompts(inputs: Inputs, config: InstructStage) -> tuple[list[dict[str, str]], Ledger]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gptcore.models.family import GGUFForm
 from gptcore.models.gpt.hf import TRANSPOSED
 from gptcore.models.renaming import renamed
 
@@ -70,3 +71,12 @@ def from_gguf_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     epsilon = config["layer_norm_epsilon"]
     rounded = {"layer_norm_epsilon": float(f"{epsilon:.6g}")} if isinstance(epsilon, float) else {}  # it is fp32 there
     return {"model_type": "gpt2", **config, **rounded}
+
+
+GGUF = GGUFForm(
+    architecture=ARCHITECTURE,
+    to_fields=to_gguf_fields,
+    from_fields=from_gguf_fields,
+    to_tensors=to_gguf_tensors,
+    from_tensors=from_gguf_tensors,
+)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import CheckpointError, ConfigError
+from gptcore.models.family import HFClassifier, HFForm
 from gptcore.models.gpt.model import GPT, GPTConfig
 
 _TOP = {
@@ -178,3 +179,16 @@ def load_hf_tensors(model: GPT, tensors: dict[str, Tensor]) -> None:
                     f"{theirs} has shape {tuple(prefixed[theirs].shape)}, config.json needs {tuple(own[ours].shape)}"
                 )
             own[ours].copy_(tensor.float())
+
+
+HF = HFForm(
+    model_type="gpt2",
+    to_config=to_hf_config,
+    from_config=from_hf_config,
+    to_tensors=to_hf_tensors,
+    load_tensors=load_hf_tensors,
+    names=lambda config: {ours: (theirs,) for ours, theirs in name_map(config).items()},
+    rows=lambda *_: [],
+    transposed=True,
+    classifier=HFClassifier("GPT2ForSequenceClassification", norm_bias="transformer.ln_f.bias"),
+)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gptcore.models.family import GGUFForm
 from gptcore.models.renaming import renamed
 
 ARCHITECTURE = "llama"
@@ -81,3 +82,12 @@ def from_gguf_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _n_heads(name: str, config: Mapping[str, Any]) -> int:
     """Heads whose rows stand in another order; 0 in tensors that are the same in both."""
     return next((int(config[field]) for end, field in _HEADS.items() if name.endswith(end)), 0)
+
+
+GGUF = GGUFForm(
+    architecture=ARCHITECTURE,
+    to_fields=to_gguf_fields,
+    from_fields=from_gguf_fields,
+    to_tensors=to_gguf_tensors,
+    from_tensors=from_gguf_tensors,
+)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import CheckpointError, ConfigError
+from gptcore.models.family import HFForm
 from gptcore.models.llama.model import Llama, LlamaConfig
 
 _TOP = {
@@ -152,3 +153,15 @@ def load_hf_tensors(model: Llama, tensors: dict[str, Tensor]) -> None:
                 if tensors[name].shape != shape:
                     raise CheckpointError(f"{name} has shape {tuple(tensors[name].shape)}, config.json needs {shape}")
             own[ours].copy_(torch.cat([tensors[name].float() for name in theirs]))
+
+
+HF = HFForm(
+    model_type="llama",
+    to_config=to_hf_config,
+    from_config=from_hf_config,
+    to_tensors=to_hf_tensors,
+    load_tensors=load_hf_tensors,
+    names=name_map,
+    rows=rows_of,
+    transposed=False,
+)

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from gptcore.data.labelled import LabelledText, LongInputs, cut_long, label_names
+from gptcore.data.labelled import LabelledText, label_names
 from gptcore.data.readers import read_labelled_tsv
 from gptcore.errors import ConfigError, DataError
 from gptcore.tokenizer import train_bpe
@@ -59,31 +58,6 @@ def test_a_cut_row_leaves_room_for_its_end_token(tmp_path: Path) -> None:
     source = _data(tmp_path, ROWS).open()
     tokens = source.batch([1]).inputs["tokens"][0].tolist()
     assert tokens == [*TOKENIZER.encode(ROWS[1]["text"])[:11], TOKENIZER.end_of_text]
-
-
-@pytest.mark.parametrize(
-    ("n", "keep", "expected"),
-    [
-        (510, "head+tail", list(range(510))),
-        (800, "head+tail", [*range(128), *range(418, 800)]),
-        (801, "head+tail", [*range(256), *range(547, 801)]),
-        (600, "head", list(range(510))),
-        (600, "tail", list(range(90, 600))),
-    ],
-)
-def test_the_book_of_long_inputs_at_510_tokens(n: int, keep: LongInputs, expected: list[int]) -> None:
-    assert cut_long(np.arange(n), context_length=510, keep=keep).tolist() == expected
-
-
-@pytest.mark.parametrize("context_length", [2, 3, 64, 255, 1024])
-@pytest.mark.parametrize("keep", ["head", "tail", "head+tail"])
-def test_long_inputs_fill_the_context_exactly(context_length: int, keep: LongInputs) -> None:
-    for n in (context_length + 1, context_length * 2, context_length * 9):
-        cut = cut_long(np.arange(n), context_length=context_length, keep=keep)
-        assert len(cut) == context_length
-        assert (np.diff(cut) > 0).all()
-        assert (keep == "tail") or cut[0] == 0
-        assert (keep == "head") or cut[-1] == n - 1
 
 
 def test_a_label_never_seen_in_training_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export import export_hf, import_hf
 from gptcore.models import GPT
+from gptcore.readers import TextReader
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import Classifier, ExtendVocabulary, LoRA, LoRALinear, Quantize, Transform
 
@@ -187,7 +189,7 @@ def test_a_lora_update_is_merged_and_new_rows_go_along(saved: Callable[..., Path
 
 @pytest.mark.parametrize("transform", [Quantize(), Quantize(bits=4, group_size=8)])
 def test_a_quantized_model_is_not_exported(saved: Callable[..., Path], tmp_path: Path, transform: Transform) -> None:
-    with pytest.raises(ConfigError, match="is quantized; export the fp32 checkpoint it was made from"):
+    with pytest.raises(ConfigError, match=r"stored as int\d, so exporting .* is not possible: the model is quantized"):
         export_hf(saved(transform), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
@@ -218,6 +220,34 @@ def test_a_classifier_gives_the_same_logits_and_names_in_transformers(
     assert torch.allclose(after.model(tokens), before.model(tokens), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("reader", "fits"),
+    [
+        (TextReader("head"), True),
+        (TextReader("tail"), True),
+        (TextReader("tail", longest=9), True),
+        (TextReader("tail", end_token=False), True),
+        (TextReader("head+tail"), False),
+    ],
+)
+def test_transformers_cuts_a_long_text_as_the_classifier_does_or_not_at_all(
+    saved: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, reader: TextReader, fits: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    source = saved(Classifier(labels=("ham", "spam")))
+    loaded = checkpoint.load(source)
+    spec = dataclasses.replace(loaded.spec, reader=reader)
+    checkpoint.save(source, model=loaded.model, spec=spec, tokenizer=loaded.tokenizer)
+    folder = export_hf(source, tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    text, length = "A long text about ships and tides. " * 40, loaded.model.config.context_length
+    wanted = reader.read(text, tokenizer=tokenizer, context_length=length).ids.tolist()
+    ids = theirs(text, truncation=True)["input_ids"] if fits else theirs(text)["input_ids"]
+    assert (ids == wanted) is fits
+    assert fits or len(ids) > length
+    assert checkpoint.read_spec(import_hf(folder, tmp_path / "back")).reader == (reader if fits else TextReader())
+
+
 def test_a_llama_gives_the_same_logits_in_transformers_and_back(portable: Callable[..., Path], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     for n_kv_heads, tied_head in ((4, True), (2, False), (1, True)):
@@ -240,7 +270,8 @@ def test_the_fast_tokenizer_and_the_chat_template_are_those_of_the_prompt_style(
     transformers = pytest.importorskip("transformers")
     style = template_by_name("chatml")
     source = portable(template="chatml", words=style.special_tokens)
-    theirs = transformers.AutoTokenizer.from_pretrained(export_hf(source, tmp_path / "hf"))
+    folder = export_hf(source, tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert theirs.is_fast
     assert theirs.eos_token == style.end
     ours = checkpoint.load(source).tokenizer
@@ -271,7 +302,7 @@ def test_a_missing_file_is_named(saved: Callable[..., Path], tmp_path: Path, nam
     [
         ("config.json", b"{", r"config\.json cannot be read"),
         ("config.json", b"[]", r"config\.json does not hold a JSON object"),
-        ("config.json", b'{"model_type": "bert"}', "describes a 'bert' model; only gpt2, llama can be imported"),
+        ("config.json", b'{"model_type": "bert"}', "describes a 'bert' model; only gpt2, llama"),
         ("model.safetensors", b"\x00" * 50, r"model\.safetensors cannot be read"),
         ("vocab.json", b'{"a": 0}', r"merges\.txt makes .*, which vocab\.json does not have"),
         ("vocab.json", b"\xff\xfe", r"vocab\.json cannot be read"),

@@ -73,12 +73,12 @@ def test_an_adapter_of_some_of_llamas_matrices_is_stacked(portable: Build, tmp_p
 
 
 def test_what_is_no_plain_adapter_is_refused(portable: Build, adapted: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has 0 LoRA updates; an adapter for peft is exactly one"):
+    with pytest.raises(ConfigError, match="has 0 adapters; a folder for peft is of exactly one"):
         export_peft(portable(), tmp_path / "adapter")
     folder = export_peft(adapted("gpt2"), tmp_path / "adapter")
     text = (folder / "adapter_config.json").read_text()
     for old, new, message in (
-        ('"use_dora": false', '"use_dora": true', "use_dora is True; only False can be imported"),
+        ('"use_rslora": false', '"use_rslora": true', "use_rslora is True; only False can be imported"),
         ('"r": 3', '"r": "x"', "r, lora_alpha and lora_dropout are 'x'"),
         ("{", "", "cannot be read"),
     ):

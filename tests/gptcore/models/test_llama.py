@@ -15,11 +15,11 @@ from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError
 from gptcore.generation import Generator, Request, Sampling
 from gptcore.models import Llama, LlamaConfig, ModelConfig
-from gptcore.nn import count_parameters
+from gptcore.nn import count_parameters, merge_adapters
 from gptcore.nn.shared_heads import attend
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import MemoryLogger
-from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, LoRALinear, Quantize, merge_lora
+from gptcore.transforms import Classifier, Dropout, ExtendVocabulary, LoRA, LoRALinear, Quantize
 
 SIZES: dict[str, Any] = {"vocab_size": 300, "context_length": 32, "width": 32, "n_layers": 2, "n_heads": 4}
 Build = Callable[..., Llama]
@@ -139,7 +139,7 @@ def test_every_transform_goes_over_it_and_survives_a_checkpoint(
         loaded = checkpoint.load(tmp_path / "c").model
         before = model.eval()(tokens)
         assert torch.allclose(loaded(tokens), before, atol=1e-6)
-        assert torch.allclose(merge_lora(loaded)(tokens), before, atol=1e-4)
+        assert torch.allclose(merge_adapters(loaded)(tokens), before, atol=1e-4)
 
 
 def test_recomputed_activations_give_the_same_gradients(llama: Build) -> None:

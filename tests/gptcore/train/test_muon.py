@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from gptcore.errors import ConfigError, InterruptedRun
-from gptcore.models import GPT
+from gptcore.models import GPT, GPTConfig, LlamaConfig, ModelConfig
 from gptcore.nn import freeze
+from gptcore.nn.linear import maps_in
 from gptcore.train import MemoryLogger, Muon, OptimizerConfig, Progress
 from gptcore.train.eager import AdamW
 from gptcore.train.muon import orthogonal
@@ -22,6 +23,7 @@ from gptcore.transforms import Classifier, LoRA
 
 Build = Callable[..., GPT]
 CONFIG = Muon(lr=1e-2, weight_decay=0.3)
+SMALL: dict[str, Any] = {"vocab_size": 50, "context_length": 8, "width": 64, "n_layers": 1, "n_heads": 4}
 
 
 def take_steps(model: GPT, *optimizers: torch.optim.Optimizer, n: int = 1) -> None:
@@ -99,6 +101,37 @@ def test_a_step_is_that_of_torchs_muon_and_of_adamw_for_the_rest(gpt: Build) -> 
         else:
             assert torch.equal(change, expected[name]), name
     assert len(matrices) == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [
+        (LlamaConfig(**SMALL, n_kv_heads=1), [64, 16, 16]),
+        (LlamaConfig(**SMALL, n_kv_heads=2), [64, 32, 32]),
+        (LlamaConfig(**SMALL), [64, 64, 64]),
+        (GPTConfig(**SMALL), [64, 64, 64]),
+        (GPTConfig(**SMALL, head_width=8), [32, 32, 32]),
+    ],
+)
+def test_queries_keys_and_values_are_each_orthogonal_whatever_their_sizes(config: ModelConfig, rows: list[int]) -> None:
+    torch.manual_seed(0)
+    model = config.build()
+    matrix = model.get_parameter("blocks.0.attention.qkv.weight")
+    before, matrix.grad = matrix.detach().clone(), torch.randn(matrix.shape)
+    Muon(lr=1.0, weight_decay=0.0).build(model).step()
+    ahead = matrix.grad.lerp(torch.zeros_like(matrix).lerp_(matrix.grad, 1 - 0.95), 0.95)
+    wanted = [0.2 * max(part.shape) ** 0.5 * orthogonal(part) for part in ahead.split(rows)]
+    assert torch.equal(matrix.detach(), before.add_(torch.cat(wanted), alpha=-1.0))
+
+
+def test_what_stands_in_one_matrix_is_said_by_the_module_that_fused_it(gpt: Build) -> None:
+    model = gpt(n_layers=1)
+    (rows,) = maps_in(model.blocks).values()
+    assert rows == (16, 16, 16)
+    optimizer = CONFIG.build(model)
+    fused = [group for group in optimizer.param_groups if group.get("maps")]
+    assert [group["maps"] for group in fused] == [(16, 16, 16)]
+    assert [id(p) for p in fused[0]["params"]] == [id(model.get_parameter("blocks.0.attention.qkv.weight"))]
 
 
 def test_the_first_step_moves_every_matrix_as_far_as_the_paper_says(gpt: Build) -> None:

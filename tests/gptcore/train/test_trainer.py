@@ -20,6 +20,7 @@ from gptcore.data import Instructions, Source
 from gptcore.errors import DataError, DivergedError
 from gptcore.models import GPT, GPTConfig
 from gptcore.objectives import NextToken
+from gptcore.readers import Readers
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import Constant, MemoryLogger, OptimizerConfig, TrainConfig, Trainer, evaluate
 from gptcore.train.logger import read_history
@@ -46,7 +47,7 @@ def trainer(tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(
             model=model.train(),
             spec=ModelSpec(model.config, tokenizer_digest=tokenizer.digest),
-            tokenizer=tokenizer,
+            readers=Readers(tokenizer),
             objective=NextToken(),
             source=source,
             held_out=held_out,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from gptcore.errors import ConfigError
 from gptcore.models import GPT
-from gptcore.nn import count_parameters
-from gptcore.transforms import Classifier, LoRA, LoRALinear, adapter_tensors, merge_lora
+from gptcore.nn import count_parameters, merge_adapters
+from gptcore.transforms import Classifier, LoRA, LoRALinear, adapter_tensors
 
 Build = Callable[..., GPT]
 
@@ -63,7 +63,7 @@ def test_merged_equals_unmerged(gpt: Build, qkv_bias: bool) -> None:
     LoRA(rank=3, alpha=7.0).apply(model)
     train_a_little(model)
     before = model(tokens)
-    merge_lora(model)
+    merge_adapters(model)
     assert not any(isinstance(module, LoRALinear) for module in model.modules())
     assert torch.allclose(model(tokens), before, atol=1e-5)
     assert not torch.allclose(before, plain, atol=1e-2)
@@ -112,7 +112,7 @@ def test_the_update_is_scaled_by_alpha_over_rank(gpt: Build) -> None:
 
 def test_merging_a_model_without_adapters_leaves_it_as_it_is(gpt: Build) -> None:
     model = gpt()
-    assert merge_lora(model) is model
+    assert merge_adapters(model) is model
 
 
 def test_a_head_can_be_trained_in_full_beside_the_adapters(gpt: Build) -> None:

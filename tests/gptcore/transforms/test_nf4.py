@@ -14,13 +14,13 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec, unique_tensors
 from gptcore.errors import ConfigError
 from gptcore.models import GPT
-from gptcore.nn import count_parameters
+from gptcore.nn import count_parameters, merge_adapters
 from gptcore.nn.nf4 import NF4Embedding, NF4Linear
 from gptcore.tokenizer import Tokenizer
 from gptcore.train import TrainConfig
 from gptcore.train.logger import MemoryLogger
 from gptcore.train.optim import OptimizerConfig
-from gptcore.transforms import NF4, LoRA, LoRALinear, QuantizedEmbedding, adapter_tensors, merge_lora
+from gptcore.transforms import NF4, LoRA, LoRALinear, QuantizedEmbedding, adapter_tensors
 
 Build = Callable[..., GPT]
 
@@ -64,7 +64,7 @@ def test_a_merged_update_on_a_quantized_base_computes_the_same(gpt: Build) -> No
             torch.nn.init.normal_(module.lora_b, std=0.1)
     tokens = torch.randint(300, (2, 9))
     before = model(tokens)
-    merge_lora(model)
+    merge_adapters(model)
     assert type(model.blocks[0].get_submodule("attention.out")) is torch.nn.Linear
     assert torch.allclose(model(tokens), before, atol=1e-4)
 

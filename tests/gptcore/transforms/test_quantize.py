@@ -12,6 +12,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec, unique_tensors
 from gptcore.errors import ConfigError
 from gptcore.models import GPT
+from gptcore.nn import merge_adapters
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import (
     LoRA,
@@ -21,7 +22,6 @@ from gptcore.transforms import (
     QuantizedLinear,
     QuantizedMatrix,
     Transform,
-    merge_lora,
 )
 from gptcore.transforms.quantize import narrowed
 
@@ -111,7 +111,7 @@ def test_a_lora_update_is_merged_before_quantizing(gpt: Build) -> None:
             if isinstance(module, LoRALinear):
                 torch.nn.init.normal_(module.lora_a, std=0.1)
                 torch.nn.init.normal_(module.lora_b, std=0.1)
-    merge_lora(merged)
+    merge_adapters(merged)
     tokens = torch.randint(300, (1, 9))
     plain = Quantize().apply(gpt())(tokens)
     assert torch.equal(Quantize().apply(adapted)(tokens), Quantize().apply(merged)(tokens))
