@@ -9,7 +9,7 @@ from gptcore.errors import ConfigError
 from gptcore.models import WordNetworkConfig
 from gptcore.models.blueprint import blueprint
 from gptcore.models.network import Network
-from gptcore.nn.surgery import named_linears
+from gptcore.nn.surgery import find_linears
 from gptcore.objectives import NextToken
 
 
@@ -35,7 +35,7 @@ def check_fit(pipeline: Pipeline) -> None:
     if network is None:
         return
     NextToken().fits(network)
-    linears = (name for stack in network.stacks() for name, _ in named_linears(stack))
+    linears = (name for stack in network.stacks() for name, _ in find_linears(stack))
     known = {name.rpartition(".")[2] for name in linears}
     for target in pipeline.lora.targets:
         if target not in known:
