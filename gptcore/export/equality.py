@@ -63,7 +63,7 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
         ExportMismatch: the shapes differ, or a logit is not finite.
     """
     if first.shape != second.shape:
-        raise ExportMismatch(f"logits of shape {tuple(second.shape)} in the place of {tuple(first.shape)}")
+        raise ExportMismatch(f"expected logits of shape {tuple(first.shape)}, got {tuple(second.shape)}")
     if not bool(torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise ExportMismatch("a logit is NaN or infinite; the weights are damaged, or the training diverged")
     ours, theirs = first.double().log_softmax(-1), second.double().log_softmax(-1)

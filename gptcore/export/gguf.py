@@ -87,7 +87,7 @@ def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUF
         ExportMismatch: what was read back is not what was written; nothing is published.
     """
     if packing not in get_args(Packing):
-        raise ConfigError(f"packing is {packing!r}; it must be one of {', '.join(get_args(Packing))}")
+        raise ConfigError(f"expected packing to be one of {', '.join(get_args(Packing))}, got {packing!r}")
     name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name) or 'model'}-{packing}.gguf"
     check_place(folder, marks=("Modelfile",), others=("export.json", "*.gguf"))
     loaded = exportable(source)
@@ -118,7 +118,8 @@ def import_gguf(file: Path, out: Path) -> Path:
     tokenizer = read_tokenizer(read, name=file.stem)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(
-            f"{file}: the tokenizer has {tokenizer.vocab_size} words, the model {model.config.vocab_size}"
+            f"{file}: expected a tokenizer of {model.config.vocab_size} tokens, as the model has, "
+            f"got {tokenizer.vocab_size}"
         )
     template = read.fields.get(_TEMPLATE)
     known = template if template in template_names() else None

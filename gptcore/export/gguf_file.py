@@ -84,7 +84,7 @@ class GGUFFile:
         """
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"the field {name!r} is {str(value)[:40]!r}; it must be a number")
+            raise CheckpointError(f"expected the field {name!r} to be a number, got {str(value)[:40]!r}")
         return value
 
     def dense(self, name: str) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ class GGUFFile:
             CheckpointError: there is none of that name.
         """
         if name not in self.tensors:
-            raise CheckpointError(f"there is no tensor {name!r}; llama.cpp would refuse the file")
+            raise CheckpointError(f"the tensor {name!r} is missing; llama.cpp would refuse the file")
         return self.tensors[name].dense()
 
 
@@ -135,9 +135,9 @@ class _Reader:
             or alignment < 1
             or alignment & (alignment - 1)
         ):
-            raise self._damage(f"general.alignment is {alignment!r}; it must be a power of two")
+            raise self._damage(f"expected general.alignment to be a power of two, got {alignment!r}")
         start = -(-self.place // alignment) * alignment
-        return GGUFFile(fields, {name: self._tensor(name, start, *told) for name, told in described.items()})
+        return GGUFFile(fields, {name: self._tensor(name, start, *entry) for name, entry in described.items()})
 
     def _damage(self, why: str) -> CheckpointError:
         return CheckpointError(f"{self.path} is damaged at byte {self.place:,}: {why}; make or copy it anew")
@@ -181,7 +181,7 @@ class _Reader:
         if kind in _SCALARS:
             return self._number(_SCALARS[kind], "a number")
         if kind != _ARRAY:
-            raise self._damage(f"a field is of type {kind}, which there is not")
+            raise self._damage(f"a field is of the unknown type {kind}")
         inner = self._number("<I", "a list's type")
         if inner == _STRING:
             return [self._text("a text") for _ in range(self._count("texts", least_bytes=8))]

@@ -88,15 +88,15 @@ def check_tokenizer(file: GGUFFile, tokenizer: Tokenizer) -> None:
     theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     theirs.decoder = decoders.ByteLevel()
     for probe in PROBES:
-        told, ours = theirs.encode(probe).ids, tokenizer.encode(probe)
-        if told != ours or theirs.decode(told) != tokenizer.decode(ours):
-            raise CheckpointError(f"the written tokens give {told[:8]}… for {probe[:20]!r}, the tokenizer {ours[:8]}…")
+        found, ours = theirs.encode(probe).ids, tokenizer.encode(probe)
+        if found != ours or theirs.decode(found) != tokenizer.decode(ours):
+            raise CheckpointError(f"the written tokens give {found[:8]}… for {probe[:20]!r}, the tokenizer {ours[:8]}…")
     special = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == TokenType.CONTROL}
     if special != tokenizer.special_tokens:
         raise CheckpointError(f"the written special tokens are {special}, the tokenizer's {tokenizer.special_tokens}")
     theirs.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     if theirs.encode("".join(special)).ids != list(special.values()):
-        raise CheckpointError(f"the special tokens {list(special)} cannot be told apart in a text")
+        raise CheckpointError(f"the special tokens {list(special)} cannot be distinguished in a text")
 
 
 def _lists(file: GGUFFile, name: str) -> tuple[list[str], list[int], list[str]]:

@@ -102,7 +102,8 @@ def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) ->
     known = tokenizer or read_hf_tokenizer(folder, vocab_size=model.config.vocab_size)
     if known.vocab_size > model.config.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {known.vocab_size} words, the model {model.config.vocab_size}"
+            f"{folder}: expected a tokenizer of {model.config.vocab_size} tokens, as the model has, "
+            f"got {known.vocab_size}"
         )
     reader = TextReader()
     if spec.transforms:

@@ -2,7 +2,7 @@
 
 Its head has no bias, ours has one. The final layer norm's own bias b is seen by the head S alone, so the head's bias c
 can be put there: S (b + d) = S b + c for d = S⁺ c, exactly, as long as there are no more classes than the width and no
-class is a mixture of others. It reads the class at the last token that is no padding, and knows padding by its id: the
+class is a mixture of others. It reads the class at the last token that is not padding, and knows padding by its id: the
 vocabulary gets one more token for it, which no text has.
 
 Shapes: K classes, C width.
@@ -82,7 +82,7 @@ def labels_in(config: dict[str, Any]) -> tuple[str, ...]:
     """The classes in a ``config.json``; empty for a language model.
 
     Raises:
-        CheckpointError: it is a classifier whose classes are not told.
+        CheckpointError: it is a classifier that does not name its classes.
     """
     architectures = config.get("architectures")
     if not (
@@ -91,7 +91,7 @@ def labels_in(config: dict[str, Any]) -> tuple[str, ...]:
         return ()
     names = config.get("id2label")
     if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))) or len(names) < 2:
-        raise CheckpointError(f"config.json is of a classifier, and its id2label is {names!r}; it must name each class")
+        raise CheckpointError(f"expected id2label in config.json to name every class of the classifier, got {names!r}")
     return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
@@ -106,7 +106,9 @@ def classifier_from_hf(
     score = tensors.pop(_SCORE, None)
     if score is None or score.shape != (len(labels), config.width):
         found = None if score is None else tuple(score.shape)
-        raise CheckpointError(f"{place}: {_SCORE} has the shape {found}, {len(labels)} classes need ({len(labels)}, C)")
+        raise CheckpointError(
+            f"{place}: expected {_SCORE} of shape ({len(labels)}, C) for as many classes, got {found}"
+        )
     tied = dataclasses.replace(config, tied_head=True)  # the words' head is not there, and is replaced at once
     transform = Classifier(labels=labels, train="all")
     model = transform.apply(model_with(form, tied, tensors, place=place))

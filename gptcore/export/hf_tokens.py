@@ -142,7 +142,7 @@ def read_hf_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer:
     elif any(path.is_file() for path in old):
         vocabulary, merges = read_json_object(old[0], CheckpointError), _read_merges(old[1])
     elif vocab_size == GPT2_VOCABULARY:
-        log.warning("%s has no tokenizer; its %d words are taken for GPT-2's", folder, vocab_size)
+        log.warning("%s has no tokenizer; its %d tokens are taken for GPT-2's", folder, vocab_size)
         return gpt2_tokenizer()
     else:
         raise CheckpointError(

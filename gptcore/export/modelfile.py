@@ -46,7 +46,7 @@ def ollama_template(template: PromptTemplate | None) -> str:
 
 
 def ollama_parameters(template: PromptTemplate | None, *, context_length: int) -> dict[str, Any]:
-    """What Ollama must be told besides, so that it answers as we do.
+    """Ollama's parameters besides the template, so that it answers as we do.
 
     Left alone it penalises repetitions, draws instead of choosing, opens a window of 4,096 positions and writes
     without end; learned positions do not reach beyond the context.

@@ -2,7 +2,7 @@
 
 What an adapter's tensors are called there, and how they are read, is the adapter's own affair
 (``gptcore/transforms/adapter.py``); here are the folder, the names of layers, and the comparison. GPT-2's layers in
-transformers are stored inputs first, which peft is told by ``fan_in_fan_out``. Where transformers has several matrices
+transformers are stored inputs first, which peft calls ``fan_in_fan_out``. Where transformers has several matrices
 in the place of one of ours, each has its part of the update.
 
 Shapes: I inputs, O outputs.

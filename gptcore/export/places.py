@@ -59,4 +59,6 @@ def check_place(folder: Path, *, marks: tuple[str, ...], others: tuple[str, ...]
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
     known = all(any(fnmatch(name, allowed) for allowed in (MANIFEST, *marks, *others)) for name in found)
     if found and not (known and {MANIFEST, *marks} <= found):
-        raise ConfigError(f"{folder} exists and is no earlier export, so it is not replaced; give a folder that is new")
+        raise ConfigError(
+            f"{folder} exists and is not an earlier export, so it is not replaced; choose an empty folder"
+        )

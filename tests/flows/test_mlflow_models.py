@@ -93,7 +93,7 @@ def test_a_language_model_answers_as_the_checkpoint_does(tmp_path: Path) -> None
     assert told["response"].tolist() == wanted
     export_mlflow(source, folder)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="is no earlier export"):
+    with pytest.raises(ConfigError, match="is not an earlier export"):
         export_mlflow(source, folder)
 
 

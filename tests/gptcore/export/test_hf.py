@@ -117,7 +117,7 @@ def test_a_model_without_a_tokenizer_is_taken_for_gpt_2_by_its_vocabulary_alone(
         config = transformers.GPT2Config(vocab_size=n_words, n_positions=8, n_embd=4, n_layer=1, n_head=1)
         transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     assert checkpoint.load(import_hf(tmp_path / "gpt2", tmp_path / "c")).tokenizer.name == "gpt2"
-    assert any("has no tokenizer; its 50257 words are taken for GPT-2's" in text for text in caplog.messages)
+    assert any("has no tokenizer; its 50257 tokens are taken for GPT-2's" in text for text in caplog.messages)
     with pytest.raises(
         CheckpointError, match=r"other has no tokenizer, neither .*; save it there, too: tokenizer\.save"
     ):
@@ -160,7 +160,9 @@ def test_an_export_replaces_an_export_and_nothing_else(saved: Callable[..., Path
     export_hf(source, folder)
     (folder / "notes.txt").write_text("mine")
     for place in (folder, source, tmp_path, folder / "notes.txt"):
-        with pytest.raises(ConfigError, match=f"{place.name} exists and is no earlier export, so it is not replaced"):
+        with pytest.raises(
+            ConfigError, match=f"{place.name} exists and is not an earlier export, so it is not replaced"
+        ):
             export_hf(source, place)
     assert (folder / "notes.txt").read_text() == "mine"
     checkpoint.load(source)
@@ -339,7 +341,7 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused(
 ) -> None:
     folder = export_hf(saved(), tmp_path / "hf")
     larger = tokenizer.with_special_tokens(["<|end|>"])
-    with pytest.raises(CheckpointError, match="the tokenizer has 301 words, the model 300"):
+    with pytest.raises(CheckpointError, match="expected a tokenizer of 300 tokens, as the model has, got 301"):
         import_hf(folder, tmp_path / "back", tokenizer=larger)
 
 
