@@ -241,7 +241,7 @@ def test_a_decoder_answers_through_next_logits_alone() -> None:
         """Not of any class of ours."""
 
         training, config = False, decoder.config
-        new_cache, opened, read, next_logits = decoder.new_cache, decoder.start, decoder.read, decoder.next_logits
+        new_cache, start, read, next_logits = decoder.new_cache, decoder.start, decoder.read, decoder.next_logits
 
     request = Request([1, 2, 3], Sampling(max_new_tokens=9))
     (wanted,) = Generator(decoder).generate([request])

@@ -129,7 +129,7 @@ def test_many_clients_at_once_get_what_each_gets_alone(client: Any, served: Serv
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
         ({"extra_body": {"tempreature": 1}}, "tempreature: Extra inputs are not permitted"),
         ({"messages": []}, "messages: List should have at least 1 item"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "the conversation has no message of a user"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "expected at least one message of a user"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role is 'tool'; it must"),
     ],
 )
