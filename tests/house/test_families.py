@@ -12,7 +12,9 @@ import torch
 from gptcore import checkpoint
 from gptcore.compress import prunable
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export import export_gguf, export_hf, export_peft, import_hf
+from gptcore.export.gguf import export_gguf
+from gptcore.export.hf import export_hf, import_hf
+from gptcore.export.peft import export_peft
 from gptcore.kernels import is_prepared, prepare_for_inference
 from gptcore.models import Family, families, family_of, find_family, register_family
 from gptcore.models.gpt import FAMILY as GPT2
