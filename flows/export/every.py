@@ -46,5 +46,5 @@ def find_export(name: str) -> Export:
     """
     known = {export.name: export for export in list_exports()}
     if name not in known:
-        raise ConfigError(f"--to is {name!r}{nearest(name, known)}; expected one of {', '.join(known)}")
+        raise ConfigError(f"--to is {name!r}{nearest(name, known)}")
     return known[name]

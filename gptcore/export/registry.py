@@ -70,9 +70,7 @@ class Option:
             ConfigError: it is none of the choices; names the nearest.
         """
         if self.choices and value not in self.choices:
-            raise ConfigError(
-                f"{self.flag} is {value!r}{nearest(value, self.choices)}; expected one of {', '.join(self.choices)}"
-            )
+            raise ConfigError(f"{self.flag} is {value!r}{nearest(value, self.choices)}")
         return value
 
 
