@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import CheckpointError
@@ -36,7 +38,7 @@ class NpzExporter(Exporter):
         dtype = np.float32 if self.exact else np.float16
         np.savez(folder / "weights.npz", **{name: t.astype(dtype) for name, t in self.weights(job).items()})
 
-    def weights(self, job: Job) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    def weights(self, job: Job) -> dict[str, NDArray[Any]]:
         """By name."""
         return {name: tensor.numpy() for name, tensor in job.loaded.model.state_dict().items()}
 
@@ -67,7 +69,7 @@ class Unlooked(NpzExporter):
 class Spoiled(Unlooked):
     """One weight of many is written as another number."""
 
-    def weights(self, job: Job) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    def weights(self, job: Job) -> dict[str, NDArray[Any]]:
         weights = {name: values.copy() for name, values in super().weights(job).items()}
         weights["blocks.1.attention.out.weight"][0, 0] += 0.5
         return weights

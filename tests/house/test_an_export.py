@@ -20,6 +20,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError, ExportMismatch
 from gptcore.export import Export, Option, register_export
+from gptcore.export.exporter import Exporter
 from gptcore.export.registry import registered_export
 from gptcore.models import NetworkConfig
 from gptcore.readers import ImageReader
@@ -158,6 +159,15 @@ def test_equal_names_are_refused(npz: Export) -> None:
     for name in ("to", "Big", "a-b"):
         with pytest.raises(ConfigError, match="an option of an export is named"):
             Option(name, "It cannot be.")
+
+
+@pytest.mark.usefixtures("npz")
+def test_each_description_leads_to_an_exporter_with_its_settings() -> None:
+    for export in list_exports():
+        exporter = export.open({option.name: option.default for option in export.options})
+        assert isinstance(exporter, Exporter)
+        assert {option.name for option in export.options} <= set(dir(exporter))
+        assert type(exporter).read is not Exporter.read or exporter.unread
 
 
 def test_an_installed_package_brings_one_and_the_help_stays_quick(tmp_path: Path) -> None:
