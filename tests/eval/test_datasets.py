@@ -37,13 +37,22 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no rows; each line should be a JSON object with the keys instruction, input, output"),
-        ('{"instruction": "a", "output": "b"}\n{"instruction": ', r"items\.jsonl:2: not JSON"),
-        ("[" * 100_000, r"items\.jsonl:1: not JSON"),
-        ("[1]", r"items\.jsonl:1: a list, not an object"),
-        ('{"instruction": "a", "answer": "b"}', r"items\.jsonl:1: no key 'output' \(it has: instruction, answer\)"),
-        ('{"instruction": "a", "output": 3}', r"items\.jsonl:1: 'output' is 3, not a text"),
-        ('{"instruction": "a", "output": " "}', r"items\.jsonl:1: 'output' is empty; fill it in or remove the row"),
+        ("", "expected one JSON object with the keys instruction, input, output on each line, got no rows"),
+        (
+            '{"instruction": "a", "output": "b"}\n{"instruction": ',
+            r"items\.jsonl:2: expected one whole JSON object, got text that is not JSON",
+        ),
+        ("[" * 100_000, r"items\.jsonl:1: expected one whole JSON object"),
+        ("[1]", r"items\.jsonl:1: expected an object with the keys .*, got a list"),
+        (
+            '{"instruction": "a", "answer": "b"}',
+            r"items\.jsonl:1: expected .*, got no 'output' \(it has: instruction, answer\)",
+        ),
+        ('{"instruction": "a", "output": 3}', r"items\.jsonl:1: expected a text as 'output', got 3"),
+        (
+            '{"instruction": "a", "output": " "}',
+            r"items\.jsonl:1: .* 'output', got an empty one; fill it in or remove the row",
+        ),
         (
             '{"id": "x", "instruction": "a", "output": "b"}\n{"id": "x", "instruction": "c", "output": "d"}',
             r"items\.jsonl:2: id 'x' was already used on line 1",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eval.judge.prompt import Rendered, neutralise, packaged_prompts, render, repair_messages, shortened
+from eval.judge.prompt import RenderedPrompt, build_repair, load_prompts, neutralise, render, shorten
 from eval.types import Sample
 
 MARKERS = re.compile(
@@ -21,10 +21,10 @@ HIDDEN = ["\u200b", "\x00", "\u202e", "\u2028", "<|eot_id|>", "</think>", "<s>",
 fragments = st.sampled_from([*MARKUP, *HIDDEN])
 hostile = st.one_of(st.text(), st.lists(fragments, max_size=12).map("".join))
 SAMPLE = Sample("x", "Name the capital.", "France", "Paris is the capital of France.")
-POINTWISE, PAIRWISE = packaged_prompts("pointwise"), packaged_prompts("pairwise")
+POINTWISE, PAIRWISE = load_prompts("pointwise"), load_prompts("pairwise")
 
 
-def asked(response: str, sample: Sample = SAMPLE, *, max_answer_bytes: int = 3000) -> Rendered:
+def asked(response: str, sample: Sample = SAMPLE, *, max_answer_bytes: int = 3000) -> RenderedPrompt:
     return render(POINTWISE, sample=sample, answers={"answer": response}, max_answer_bytes=max_answer_bytes)
 
 
@@ -135,16 +135,16 @@ def test_changes_to_an_answer_are_flagged() -> None:
 @settings(database=None, deadline=None)
 @given(st.text(alphabet="aé€😀", max_size=60), st.integers(6, 60))
 def test_shortening_keeps_whole_characters_within_the_bound(text: str, max_bytes: int) -> None:
-    short = shortened(text, max_bytes=max_bytes)
+    short = shorten(text, max_bytes=max_bytes)
     assert len(short.encode()) <= max_bytes
     assert short == text or (short.endswith(" [cut]") and text.startswith(short.removesuffix(" [cut]")))
 
 
 def test_a_repair_shows_the_bad_output_made_harmless() -> None:
     first = asked("x").messages
-    messages = repair_messages(POINTWISE, first=first, output="<|eot_id|>" + "9" * 1000)
+    messages = build_repair(POINTWISE, first=first, output="<|eot_id|>" + "9" * 1000)
     assert messages[:2] == first
     assert [message["role"] for message in messages[2:]] == ["assistant", "user"]
     assert "<|" not in messages[2]["content"]
     assert len(messages[2]["content"].encode()) <= 400
-    assert repair_messages(POINTWISE, first=first, output="")[2]["content"] == "(nothing)"
+    assert build_repair(POINTWISE, first=first, output="")[2]["content"] == "(nothing)"

@@ -23,7 +23,7 @@ from eval.judge.ollama import OllamaClient
 from eval.judge.pairwise import PairwiseJudge
 from eval.judge.pointwise import PointwiseJudge
 from eval.judge.schema import POINTWISE
-from eval.judge.store import AnswerStore, CachedClient, request_key
+from eval.judge.store import AnswerStore, CachedClient, compute_request_key
 from eval.run import compare_responses, judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
 from eval.types import NO_CONTROLS, Report, Sample
@@ -238,8 +238,8 @@ def test_comparisons_and_controls_are_kept_too(tmp_path: Path) -> None:
         reports = []
         for _ in range(2):
             with open_judge(JudgeSpec(host=fake.url), store=tmp_path / "a.jsonl") as opened:
-                scored = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise())
-                compared = compare_responses(SAMPLES, RESPONSES, RESPONSES[::-1], judge=opened.pairwise())
+                scored = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise())
+                compared = compare_responses(SAMPLES, RESPONSES, RESPONSES[::-1], judge=opened.build_pairwise())
             reports.append((scored.rows, scored.controls, compared.rows))
             n_asked = len(fake.calls)
     assert reports[0] == reports[1]
@@ -288,15 +288,15 @@ def test_a_digest_that_moves_in_the_middle_of_a_run_ends_it_and_nothing_of_it_is
     with FakeOllama(scenario=choose, seconds=0.01) as fake:
         spec, path = JudgeSpec(host=fake.url), tmp_path / "a.jsonl"
         with (
-            pytest.raises(JudgeChanged, match=r"was 365c0bd3c000 .* run again"),
+            pytest.raises(JudgeChanged, match=r"with the digest 365c0bd3c000 .* run again"),
             open_judge(spec, store=path) as opened,
         ):
-            judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+            judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=NO_CONTROLS)
         lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         taken_back = {line["key"] for line in lines if line["outcome"] == "taken_back"}
         assert {line["key"] for line in lines[4:] if line["outcome"] == "ok"} <= taken_back
         with open_judge(spec, store=path) as opened:
-            report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+            report = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=NO_CONTROLS)
     assert (report.metrics["judge/scored"], report.metrics["judge/cached"]) == (8, 0)
 
 
@@ -348,7 +348,7 @@ requests = st.fixed_dictionaries(
 def test_a_change_of_any_one_field_is_another_key(one: dict[str, Any], other: dict[str, Any], field: str) -> None:
     changed = {**one, field: other[field]}
     same = json.dumps(one[field], sort_keys=field != "schema") == json.dumps(other[field], sort_keys=field != "schema")
-    assert (request_key(**one) == request_key(**changed)) is same
+    assert (compute_request_key(**one) == compute_request_key(**changed)) is same
 
 
 def turned(value: Any) -> Any:
@@ -361,12 +361,12 @@ def turned(value: Any) -> Any:
 @settings(database=None, deadline=None, max_examples=80)
 @given(requests)
 def test_the_order_in_which_settings_are_named_makes_no_other_key(request: dict[str, Any]) -> None:
-    assert request_key(**request) == request_key(**{**turned(request), "schema": request["schema"]})
+    assert compute_request_key(**request) == compute_request_key(**{**turned(request), "schema": request["schema"]})
 
 
 def test_keys_do_not_depend_on_the_order_of_settings_but_on_that_of_the_schema() -> None:
     def key(describe: dict[str, Any], schema: dict[str, Any]) -> str:
-        return request_key(describe=describe, schema=schema, messages=(), identity={})
+        return compute_request_key(describe=describe, schema=schema, messages=(), identity={})
 
     other = {**POINTWISE.schema, "properties": dict(reversed(POINTWISE.schema["properties"].items()))}
     assert key({"a": 1, "b": 2}, POINTWISE.schema) == key({"b": 2, "a": 1}, POINTWISE.schema)
@@ -389,7 +389,7 @@ def test_pointwise_and_pairwise_questions_never_meet(tmp_path: Path) -> None:
 def test_every_option_of_the_model_is_in_the_key(connect: Connect, options: Options) -> None:
     with FakeOllama() as fake:
         keys = {
-            request_key(describe=client.describe(), schema={}, messages=(), identity={})
+            compute_request_key(describe=client.describe(), schema={}, messages=(), identity={})
             for client in (connect(fake), connect(fake, options=options))
         }
     assert len(keys) == 2

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from eval.errors import EvalDataError, UnpairableError
-from eval.stats import CorrectedMean, ItemScores, prediction_powered_mean
-from eval.testing.simulated import SimulatedJudge, answers, realistic_truth
+from eval.stats import CorrectedMean, ItemScores, correct_mean
+from eval.testing.simulated import SimulatedJudge, build_answers, draw_truth
 
 IDS = tuple(f"{i:03}" for i in range(110))
 
 
 def corrected(judge: np.ndarray, truth: np.ndarray, labelled: np.ndarray) -> CorrectedMean:
     ids = tuple(f"{i:03}" for i in range(len(judge)))
-    return prediction_powered_mean(ItemScores(ids, tuple(judge)), {ids[i]: float(truth[i]) for i in labelled})
+    return correct_mean(ItemScores(ids, tuple(judge)), {ids[i]: float(truth[i]) for i in labelled})
 
 
 def test_the_estimate_is_the_formula_of_the_paper() -> None:
     rng = np.random.default_rng(0)
-    truth = realistic_truth(110, seed=1)
-    judge = SimulatedJudge(1, scale="lenient").score(answers(truth))
+    truth = draw_truth(110, seed=1)
+    judge = SimulatedJudge(1, scale="lenient").score(build_answers(truth))
     labelled = rng.choice(110, 40, replace=False)
     rest = np.setdiff1d(np.arange(110), labelled)
     found = corrected(judge, truth, labelled)
@@ -35,7 +35,7 @@ def test_the_estimate_is_the_formula_of_the_paper() -> None:
 
 
 def test_a_judge_that_knows_all_narrows_most_and_one_that_knows_nothing_not_at_all() -> None:
-    truth = realistic_truth(110, seed=3)
+    truth = draw_truth(110, seed=3)
     labelled = np.arange(0, 110, 3)
     perfect = corrected(truth, truth, labelled)
     constant = corrected(np.full(110, 70.0), truth, labelled)
@@ -46,7 +46,7 @@ def test_a_judge_that_knows_all_narrows_most_and_one_that_knows_nothing_not_at_a
 
 
 def test_labels_of_all_items_need_no_judge() -> None:
-    truth = realistic_truth(40, seed=3)
+    truth = draw_truth(40, seed=3)
     found = corrected(np.full(40, 5.0), truth, np.arange(40))
     assert found.corrected == found.labels_only
     assert found.corrected.mean == pytest.approx(truth.mean())
@@ -74,8 +74,10 @@ def test_on_real_scores_thirty_labels_find_the_mean_that_the_judge_alone_misses(
 
 def test_too_few_and_foreign_labels_are_refused() -> None:
     scores = ItemScores(IDS, tuple([50.0] * 109 + [None]))
-    with pytest.raises(EvalDataError, match=r"29 labels of scored items are too few .* label at least 30 items"):
-        prediction_powered_mean(scores, dict.fromkeys([*IDS[:29], IDS[109]], 1.0))
-    with pytest.raises(UnpairableError, match=r"1 label\(s\) are of items that the run does not have, such as 'zz'"):
-        prediction_powered_mean(scores, dict.fromkeys([*IDS[:40], "zz"], 1.0))
-    assert prediction_powered_mean(scores, dict.fromkeys(IDS[:40], 1.0)).n_unscored == 1
+    with pytest.raises(
+        EvalDataError, match=r"expected labels of at least 30 scored items .*, got 29; label more items"
+    ):
+        correct_mean(scores, dict.fromkeys([*IDS[:29], IDS[109]], 1.0))
+    with pytest.raises(UnpairableError, match="got 1 of items that the run does not have, such as 'zz'"):
+        correct_mean(scores, dict.fromkeys([*IDS[:40], "zz"], 1.0))
+    assert correct_mean(scores, dict.fromkeys(IDS[:40], 1.0)).n_unscored == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from eval.errors import EvalConfigError, EvalDataError, UnpairableError
-from eval.stats import SwappedGames, WinRate, exact_interval, win_rate
+from eval.stats import SwappedGames, WinRate, compute_exact_interval, measure_win_rate
 
 results = st.sampled_from([1.0, 0.5, 0.0])
 games_of_items = st.lists(st.tuples(results, results), min_size=2, max_size=25)
@@ -18,7 +18,7 @@ games_of_items = st.lists(st.tuples(results, results), min_size=2, max_size=25)
 def played(rows: list[tuple[float | None, float | None]], **chosen: object) -> WinRate:
     first, second = zip(*rows, strict=True)
     games = SwappedGames(tuple(f"item-{i:03}" for i in range(len(rows))), first, second)
-    return win_rate(games, **({"seed": 1, "n_resamples": 500} | chosen))  # type: ignore[arg-type]
+    return measure_win_rate(games, **({"seed": 1, "n_resamples": 500} | chosen))  # type: ignore[arg-type]
 
 
 def test_each_item_weighs_the_mean_of_its_games_and_disagreement_is_a_counted_tie() -> None:
@@ -94,19 +94,19 @@ def test_a_game_without_a_result_takes_its_item_out_and_widens_the_bounds() -> N
 def test_exact_bounds_are_scipys() -> None:
     for successes, n in ((0, 7), (3, 7), (7, 7), (65, 110)):
         wanted = scipy_stats.binomtest(successes, n).proportion_ci(0.9, method="exact")
-        found = exact_interval(successes, n, confidence=0.9)
+        found = compute_exact_interval(successes, n, confidence=0.9)
         assert (found.low, found.high) == (pytest.approx(wanted.low), pytest.approx(wanted.high))
-    assert np.isnan(exact_interval(0, 0).mean)
-    with pytest.raises(EvalConfigError, match="8 of 7 items is no share"):
-        exact_interval(8, 7)
+    assert np.isnan(compute_exact_interval(0, 0).mean)
+    with pytest.raises(EvalConfigError, match="expected between 0 and 7 successes, got 8"):
+        compute_exact_interval(8, 7)
 
 
 def test_what_is_no_game_is_refused() -> None:
-    with pytest.raises(EvalDataError, match=r"item 'a' has the result 0\.7; it must be 1, 0.5, 0 or None"):
+    with pytest.raises(EvalDataError, match=r"expected a result of 1, 0\.5, 0 or None on item 'a', got 0\.7"):
         SwappedGames(("a",), (0.7,), (1,))
-    with pytest.raises(EvalDataError, match="id 'a' comes more than once"):
+    with pytest.raises(EvalDataError, match="expected unique ids, .* got 'a' more than once"):
         SwappedGames(("a", "a"), (1, 1), (1, 1))
-    with pytest.raises(UnpairableError, match="2 ids but 1 games of one order"):
+    with pytest.raises(UnpairableError, match="expected 2 games of one order, one for each id, got 1"):
         SwappedGames(("a", "b"), (1, 1), (1,))
     with pytest.raises(EvalDataError, match="no item has a result in both orders"):
         played([(1, None), (None, 0)])

@@ -15,12 +15,12 @@ from eval.errors import EvalConfigError, UnpairableError
 from eval.stats import (
     Comparison,
     ItemScores,
+    adjust_holm,
     compare_family,
     compare_runs,
-    holm,
-    items_needed,
-    mcnemar,
-    paired_difference,
+    count_items_needed,
+    measure_paired_difference,
+    run_mcnemar,
 )
 
 scores = st.lists(st.integers(0, 100), min_size=2, max_size=30)
@@ -50,28 +50,30 @@ def test_a_paired_difference_finds_what_the_means_of_noisy_items_hide() -> None:
 
 def test_the_permutation_p_value_is_exact_for_few_items() -> None:
     # Of all 2^5 sign patterns of 1..5 the sums 15 and -15 come once each.
-    assert paired_difference([0] * 5, [1, 2, 3, 4, 5], seed=0).p_value == 2 / 32
+    assert measure_paired_difference([0] * 5, [1, 2, 3, 4, 5], seed=0).p_value == 2 / 32
     # Drawn, it never is 0.
-    assert paired_difference([0] * 30, [50] * 30, seed=0, n_resamples=999).p_value == 1 / 1000
+    assert measure_paired_difference([0] * 30, [50] * 30, seed=0, n_resamples=999).p_value == 1 / 1000
 
 
 def test_drawn_and_exact_p_values_agree() -> None:
     delta = [3, -1, 4, 1, -5, 9, 2, 6, -5, 3]
-    exact = paired_difference([0] * 10, delta, seed=0, n_resamples=1024).p_value
-    assert paired_difference([0] * 10, delta, seed=0, n_resamples=1023).p_value == pytest.approx(exact, abs=0.04)
+    exact = measure_paired_difference([0] * 10, delta, seed=0, n_resamples=1024).p_value
+    assert measure_paired_difference([0] * 10, delta, seed=0, n_resamples=1023).p_value == pytest.approx(
+        exact, abs=0.04
+    )
 
 
 def test_the_minimum_detectable_difference_and_the_items_needed_are_the_textbook_ones() -> None:
     delta = [10, -10] * 55
-    found = paired_difference([0] * 110, delta, seed=0, n_resamples=100)
+    found = measure_paired_difference([0] * 110, delta, seed=0, n_resamples=100)
     sd = float(np.std(delta, ddof=1))
     assert found.minimum_detectable == pytest.approx(2.8016 * sd / math.sqrt(110), rel=1e-4)
-    assert items_needed(sd, found.minimum_detectable) == pytest.approx(110, abs=1)
+    assert count_items_needed(sd, found.minimum_detectable) == pytest.approx(110, abs=1)
     # A judge of 35 points' spread of paired differences shows 9.4 points on 110 items.
-    assert items_needed(35, 9.4) in {109, 110}
-    assert items_needed(35, 0) is None
-    with pytest.raises(EvalConfigError, match="sd is -1"):
-        items_needed(-1, 5)
+    assert count_items_needed(35, 9.4) in {109, 110}
+    assert count_items_needed(35, 0) is None
+    with pytest.raises(EvalConfigError, match="expected a standard deviation of at least 0, got -1"):
+        count_items_needed(-1, 5)
 
 
 def test_noise_is_not_distinguishable_and_says_how_many_items_would_tell() -> None:
@@ -132,22 +134,22 @@ def test_wilcoxon_and_mcnemar_are_scipys() -> None:
     a, b = rng.integers(0, 101, (2, 40)).astype(float)
     assert compared(a, b).wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(b - a).pvalue)
     assert compared(a, a).wilcoxon_p == 1
-    found = mcnemar(list(a), list(b), pass_mark=50)
+    found = run_mcnemar(list(a), list(b), pass_mark=50)
     gained, lost = int(((a < 50) & (b >= 50)).sum()), int(((a >= 50) & (b < 50)).sum())
     assert (found.gained, found.lost) == (gained, lost)
     assert found.p_value == pytest.approx(scipy_stats.binomtest(gained, gained + lost).pvalue)
-    assert mcnemar([0, 100], [10, 90]).p_value == 1
+    assert run_mcnemar([0, 100], [10, 90]).p_value == 1
 
 
 def test_the_pass_mark_is_passed_by_what_reaches_it() -> None:
-    found = mcnemar([59, 60, 61], [60, 59, 62])
+    found = run_mcnemar([59, 60, 61], [60, 59, 62])
     assert (found.gained, found.lost) == (1, 1)
 
 
 def test_holms_correction_is_the_textbook_one_and_keeps_the_order_given() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1, 1]
-    assert holm([0.2]) == [0.2]
+    assert adjust_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_holm([0.6, 0.7]) == [1, 1]
+    assert adjust_holm([0.2]) == [0.2]
 
 
 def test_a_family_of_candidates_is_judged_together() -> None:
@@ -163,7 +165,7 @@ def test_a_family_of_candidates_is_judged_together() -> None:
     assert found["good"].paired.minimum_detectable / alone.paired.minimum_detectable == pytest.approx(
         3.4175 / 2.8016, 1e-4
     )
-    with pytest.raises(EvalConfigError, match="no candidates"):
+    with pytest.raises(EvalConfigError, match="expected at least one candidate"):
         compare_family(run(base), {}, seed=0)
 
 
@@ -178,8 +180,8 @@ def test_a_borderline_candidate_among_many_is_not_claimed() -> None:
 
 
 def test_what_cannot_be_paired_is_refused_with_the_difference() -> None:
-    with pytest.raises(UnpairableError, match="3 scores cannot be paired with 2: a score was dropped somewhere"):
-        paired_difference([1, 2, 3], [1, 2], seed=0)
+    with pytest.raises(UnpairableError, match="expected as many scores in both sets, got 3 and 2"):
+        measure_paired_difference([1, 2, 3], [1, 2], seed=0)
     with pytest.raises(UnpairableError, match="no item is scored in both runs"):
         compared([None, 5], [5, None])
 

@@ -15,8 +15,8 @@ from eval.stats import (
     ControlScores,
     Validity,
     ValidityThresholds,
-    auc,
-    group_difference,
+    compare_groups,
+    compute_auc,
     validate,
 )
 from eval.testing.simulated import SimulatedJudge, simulate_controls
@@ -90,7 +90,7 @@ def test_thresholds_are_a_value_that_may_be_changed() -> None:
 
 def test_a_reason_names_the_value_and_the_bound() -> None:
     [reason] = weighed(replace(GOOD, padded=[12, 13])).reasons
-    assert reason == "padding_uplift 12.5, must be <= 5: filler words earn points"
+    assert reason == "expected padding_uplift <= 5, got 12.5: filler words earn points"
     unknown = Check("x", math.nan, "<=", 5, "")
     assert not unknown.passed
     assert not Check("x", 5, ">", 5, "").passed
@@ -100,12 +100,12 @@ def test_a_reason_names_the_value_and_the_bound() -> None:
 def test_auc_is_mann_and_whitneys() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.integers(3, 10, 12), rng.integers(0, 8, 9)
-    assert auc(a, b) == pytest.approx(scipy_stats.mannwhitneyu(a, b).statistic / (12 * 9))
-    assert math.isnan(auc([], b))
+    assert compute_auc(a, b) == pytest.approx(scipy_stats.mannwhitneyu(a, b).statistic / (12 * 9))
+    assert math.isnan(compute_auc([], b))
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
-    with pytest.raises(EvalDataError, match="a control of the kind 'injection' has the score nan; use None"):
+    with pytest.raises(EvalDataError, match="finite scores of controls of the kind 'injection', got nan; use None"):
         weighed(replace(GOOD, injection=[math.nan]))
 
 
@@ -120,10 +120,10 @@ def test_simulated_controls_are_as_many_as_asked_for() -> None:
 def test_a_difference_between_groups_is_found_and_chance_is_not() -> None:
     rng = np.random.default_rng(5)
     long, short = rng.normal(80, 10, 15), rng.normal(60, 10, 80)
-    found = group_difference(list(long), list(short), seed=0, n_resamples=999)
+    found = compare_groups(list(long), list(short), seed=0, n_resamples=999)
     assert found.difference == pytest.approx(long.mean() - short.mean())
     assert found.p_value < 0.01
     assert (found.n_first, found.n_second) == (15, 80)
-    assert group_difference(list(short[:40]), list(short[40:]), seed=0, n_resamples=999).p_value > 0.05
-    with pytest.raises(EvalDataError, match="groups of 0 and 2 items cannot be compared"):
-        group_difference([], [1, 2], seed=0)
+    assert compare_groups(list(short[:40]), list(short[40:]), seed=0, n_resamples=999).p_value > 0.05
+    with pytest.raises(EvalDataError, match="expected at least one item in each group, got 0 and 2"):
+        compare_groups([], [1, 2], seed=0)
