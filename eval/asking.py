@@ -72,10 +72,10 @@ def ask_all(
 
 @dataclass
 class RoundsProgress:
-    """Several rounds of questions told as one: each round has it as its ``on_progress``."""
+    """The progress of several rounds of questions as one: each round has it as its ``on_progress``."""
 
     on_progress: OnProgress | None
-    """Whom all is told."""
+    """Called with the progress of all rounds."""
     total: int
     """Questions of all rounds."""
     done: int = 0

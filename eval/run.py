@@ -28,9 +28,9 @@ from eval.overlap import measure_corpus_chrf, measure_rouge_l, measure_sentence_
 from eval.types import ControlCounts, Judge, PairJudge, Report, Sample
 
 SEED = 123
-"""Of controls and resamples, unless told otherwise."""
+"""The default seed of controls and resamples."""
 DEFAULT_CONTROLS = ControlCounts()
-"""How many controls a judged run has unless told otherwise."""
+"""The default number of controls of each kind in a judged run."""
 
 
 def score_responses(samples: Sequence[Sample], responses: Sequence[str]) -> Report:

@@ -102,7 +102,7 @@ def play(
     """
     if len(responses) < 2:
         raise EvalConfigError(f"expected at least two models to compare, got {len(responses)}")
-    tell = RoundsProgress(on_progress, total=count_comparisons(samples, len(responses)))
+    progress = RoundsProgress(on_progress, total=count_comparisons(samples, len(responses)))
     reports: dict[tuple[str, str], Report] = {}
     for baseline, candidate in itertools.combinations(responses, 2):
         reports[candidate, baseline] = compare_responses(
@@ -111,7 +111,7 @@ def play(
             responses[baseline],
             judge=judge,
             n_known=0 if reports else KNOWN_PAIRS,
-            on_progress=tell,
+            on_progress=progress,
             concurrency=concurrency,
         )
     return weigh(reports, seed=seed)

@@ -40,8 +40,8 @@ def validate_run(report: Report, *, controls: Controls | None = None) -> Validit
 def validate_pairs(reports: Sequence[Report]) -> Validity:
     """The verdict on the judge of comparisons, among which were pairs whose winner is known.
 
-    Without such pairs the judge is not valid: nothing is known of it. That the place decides is no check: both orders
-    are asked, and each win rate tells how often they differ.
+    Without such pairs the judge is not valid: nothing is known of it. Position bias is not a check: both orders
+    are asked, and each win rate says how often they differ.
     """
     known = [row["points"] for report in reports for row in (report.controls.rows if report.controls else ())]
     points = [row["points"] for report in reports for row in report.rows]

@@ -27,7 +27,7 @@ UnscoredReason = Literal[
 
 ``timeout`` a deadline passed · ``connection`` refused, dropped or unreachable · ``http_4xx``, ``http_5xx`` the server
 refused or failed · ``not_done`` the answer stopped without its end mark · ``length`` the judge ran out of tokens ·
-``bad_json`` not one JSON value · ``schema`` JSON of another form, or a score that is no integer in 0..100 ·
+``bad_json`` not one JSON value · ``schema`` JSON of another form, or a score that is not an integer in 0..100 ·
 ``truncated`` the prompt was, or could not be shown not to be, cut by the server · ``empty`` nothing was written.
 """
 
@@ -168,7 +168,7 @@ class OrderVerdict:
 
     @property
     def preference(self) -> Preference | None:
-        """The choice, told as a response instead of a place; None if unscored."""
+        """The response that was chosen, rather than its place; None if unscored."""
         if self.choice is None:
             return None
         if self.choice == "TIE":

@@ -3,7 +3,7 @@
 - Deadlines: the official client waits for ever by default. Here every wait ends (``eval.judge.transport``).
 - No silent truncation: ``shift`` and ``truncate`` are sent off (a server that knows them answers 400 to a prompt that
   is too long), and what the server counted is checked after the call (``eval.judge.window``).
-- Both are no arguments of the official ``chat``, so the request is posted with its HTTP client.
+- Neither is an argument of the official ``chat``, so the request is posted with its HTTP client.
 - The model is loaded by a request of its own before the first question, so that no answer's time holds it, and the
   window that the server really gave is compared with the one that was asked for.
 - Tags move: every few seconds the digest and the server's version are compared with those of the start.
@@ -175,7 +175,7 @@ class OllamaClient:
         self._verified = time.monotonic()
 
     def _build_settings(self) -> dict[str, Any]:
-        # Models without thinking refuse the setting; models with it think unless told not to.
+        # Models without thinking refuse the setting; models with it think by default.
         thinking = {"think": False} if "thinking" in self._judge.capabilities else {}
         logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else {}
         return {"shift": False, "truncate": False, **thinking, **logprobs}
@@ -229,7 +229,7 @@ class OllamaClient:
 
 
 def _read_parts(received: HttpResponse) -> list[dict[str, Any]]:
-    """The lines of a streamed answer; raises CallFailed for a refusal, an error inside it, and what is no answer."""
+    """The lines of a streamed answer; raises CallFailed for a refusal, an error inside it, and other text."""
     if received.status >= 400:
         raise make_refusal(received)
     parts = []

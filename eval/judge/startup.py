@@ -63,6 +63,6 @@ def check_form(client: ChatClient, judge: JudgeModel) -> None:
     found = ask(client, rendered, prompts=prompts, form=POINTWISE, repeat=0)
     if found.reason is not None:
         raise EvalConfigError(
-            f"{judge.model} thinks before it answers and does not keep to the wanted form when told not to"
+            f"{judge.model} thinks before it answers and does not keep to the wanted form with thinking off"
             f" ({found.reason}: {found.detail}); choose a judge that does not think: ollama pull llama3"
         )

@@ -97,7 +97,7 @@ def _read_error_text(text: str) -> str:
 
 
 def read_count(value: object) -> int | None:
-    """A number of tokens as a server told it; None for anything else."""
+    """A number of tokens as a server reported it; None for anything else."""
     return value if type(value) is int else None
 
 

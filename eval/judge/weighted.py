@@ -1,7 +1,7 @@
 """The probability-weighted score: what the judge would have given on average, from its own probabilities.
 
-At the token of the score the server tells the likeliest tokens with their log-probabilities. Those that are scores are
-renormalised, and the mean over them is finer than the one integer that was written (G-Eval, Liu et al. 2023,
+At the token of the score the server reports the likeliest tokens with their log-probabilities. Those that are scores
+are renormalised, and the mean over them is finer than the one integer that was written (G-Eval, Liu et al. 2023,
 https://arxiv.org/abs/2303.16634). It is believed only where the score is one token and where the scores among the
 alternatives hold at least half of the probability; else there is no weighted score, and the written one never stands
 in for it.

@@ -32,4 +32,4 @@ class Check:
         return self.value >= self.bound if self.relation == ">=" else self.value <= self.bound
 
     def __str__(self) -> str:
-        return f"expected {self.name} {self.relation} {self.bound:.3g}, got {self.value:.3g}: {self.meaning}"
+        return f"{self.name} {self.value:.3g}, must be {self.relation} {self.bound:.3g}: {self.meaning}"

@@ -11,14 +11,14 @@ from eval.errors import EvalDataError
 from eval.types import Sample
 
 
-def written(folder: Path, content: str | bytes) -> Path:
+def write(folder: Path, content: str | bytes) -> Path:
     path = folder / "items.jsonl"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
 def test_rows_become_samples_in_order(tmp_path: Path) -> None:
-    path = written(
+    path = write(
         tmp_path,
         '{"instruction": "Add", "input": "1 2", "output": "3"}\n\n'
         '{"id": 7, "instruction": "Greet", "output": "Hi\u2028there"}\n',
@@ -30,7 +30,7 @@ def test_rows_become_samples_in_order(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
-    path = written(tmp_path, b'\xef\xbb\xbf{"instruction": "Add", "output": "3"}')
+    path = write(tmp_path, b'\xef\xbb\xbf{"instruction": "Add", "output": "3"}')
     assert read_samples(path)[0].instruction == "Add"
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_line(
     tmp_path: Path, content: str | bytes, message: str
 ) -> None:
     with pytest.raises(EvalDataError, match=message):
-        read_samples(written(tmp_path, content))
+        read_samples(write(tmp_path, content))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_it_serves_by_hand_until_ctrl_c() -> None:
 
 
 def test_what_cannot_be_served_is_refused_with_what_to_do() -> None:
-    with pytest.raises(EvalConfigError, match="there is no scenario 'bussy'; did you mean 'busy'"):
+    with pytest.raises(
+        EvalConfigError, match="expected a scenario of the fake server, got 'bussy'; did you mean 'busy'"
+    ):
         serve(scenario="bussy")
     with pytest.raises(EvalConfigError, match="expected a delay of 0 seconds or more, got -1"):
         serve(delay=-1)

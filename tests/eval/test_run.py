@@ -174,7 +174,7 @@ def test_responses_that_do_not_fit_the_items_are_refused() -> None:
     for evaluate in (score_responses, lambda s, r: judge_responses(s, r, judge=judge)):
         with pytest.raises(EvalDataError, match="expected 2 responses, one for each item in the same order, got 1"):
             evaluate(items(2), ["x"])
-        with pytest.raises(EvalDataError, match="expected unique ids, .* got 'same' more than once"):
+        with pytest.raises(EvalDataError, match=r"expected unique ids, .* got 'same' more than once"):
             evaluate(twice, ["x", "y"])
         with pytest.raises(EvalDataError, match="expected at least one item to evaluate"):
             evaluate([], [])
@@ -197,5 +197,5 @@ def test_an_error_of_the_judge_itself_is_not_a_verdict() -> None:
 def test_a_verdict_is_either_a_score_in_range_or_a_reason(score: Any, reason: Any) -> None:
     with pytest.raises(ValueError, match="score"):
         Verdict(score, "", reason, "", 0.0)
-    with pytest.raises(ValueError, match="expected an unscored reason out of timeout, .*, got 'tired'"):
+    with pytest.raises(ValueError, match=r"expected an unscored reason out of timeout, .*, got 'tired'"):
         Verdict(None, "", "tired", "", 0.0)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ SAMPLES = [
 DICE = random.Random(7)
 
 
-def said(name: str, share: float) -> list[str]:
+def say_share(name: str, share: float) -> list[str]:
     """A model that says so large a share of each reference, more or less, and never what another one says."""
     texts = []
     for sample in SAMPLES:
@@ -33,7 +33,7 @@ def said(name: str, share: float) -> list[str]:
     return texts
 
 
-MODELS = {name: said(name, share) for name, share in (("weak", 0.2), ("middling", 0.5), ("strong", 0.8))}
+MODELS = {name: say_share(name, share) for name, share in (("weak", 0.2), ("middling", 0.5), ("strong", 0.8))}
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_each_pair_is_shown_in_both_orders_and_known_pairs_are_told_from_nothing
 def test_a_judge_that_takes_the_first_answer_is_not_valid_and_prefers_nobody(played: Callable[..., Tournament]) -> None:
     found = played(FakeOllama(scenario="first_slot"), "weak", "strong", "middling")
     assert not found.validity.valid
-    assert found.validity.reasons == ("expected known_won >= 0.9, got 0.5: the reference loses against wrong answers",)
+    assert found.validity.reasons == ("known_won 0.5, must be >= 0.9: the reference loses against wrong answers",)
     assert [one.verdict for one in found.matches] == ["not distinguishable"] * 3
     rate = found.matches[0].rate
     assert rate is not None
@@ -105,7 +105,7 @@ def test_pairs_without_a_result_are_counted_and_end_nothing(played: Callable[...
     assert [one.verdict for one in found.matches] == ["not distinguishable"] * 3
     assert [one.report.metrics["judge/unscored_http_4xx"] for one in found.matches] == [40] * 3
     assert found.strengths is None
-    assert "strengths take games between at least two models" in found.no_strengths
+    assert "expected games between at least two models" in found.no_strengths
     assert [reason.split()[0] for reason in found.validity.reasons] == ["known_won", "pairs_unscored", "known_unscored"]
 
 

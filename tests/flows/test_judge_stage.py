@@ -59,7 +59,7 @@ def test_a_judge_that_gives_all_answers_the_same_is_published_as_not_validated(j
         result, run, _ = judged(server)
     judge = result.judge
     assert (judge["state"], judge["valid"]) == ("judge not validated", False)
-    assert "expected identity_mean >= 90, got 70: right answers are marked down" in judge["reason"]
+    assert "identity_mean 70, must be >= 90: right answers are marked down" in judge["reason"]
     assert run.data.tags["gptworks.judge"].startswith("judge not validated identity_mean 70")
     assert run.data.tags["gptworks.judge.valid"] == "false"
     assert run.data.metrics["judge/valid"] == 0
@@ -135,4 +135,4 @@ def test_the_page_says_that_a_judge_is_not_validated_and_why(evaluated: Any, tmp
     assert "right answers are marked down; wrong answers earn points" in page
     assert "if this judge could be believed" in page
     headline = str(summary_rows(report)[-1].metric_value)
-    assert "judge not validated: expected identity_mean >= 90, got 70: right answers are marked down; " in headline
+    assert "judge not validated: identity_mean 70, must be >= 90: right answers are marked down; " in headline

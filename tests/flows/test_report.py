@@ -117,8 +117,8 @@ def test_headlines_fall_back_where_a_figure_is_missing(make_report: MakeReport) 
             "judge: 61.2 of 100 (57.0 to 65.1)",
         ),
         (
-            {"state": "judge not validated", "reason": "expected auc >= 0.95, got 0.5: why; empty_mean 40", "mean": 61.25},
-            "judge not validated: expected auc >= 0.95, got 0.5: why; 61.2 of 100",
+            {"state": "judge not validated", "reason": "auc 0.5, must be >= 0.95: why; empty_mean 40", "mean": 61.25},
+            "judge not validated: auc 0.5, must be >= 0.95: why; 61.2 of 100",
         ),
         (
             {"state": "scored", "reason": "", "mean": None, "unscored": 30.0},

@@ -67,7 +67,7 @@ class Token:
     """Tokens that might have stood here, with their log-probabilities, the likeliest first."""
 
     def describe(self, n_alternatives: int) -> dict[str, Any]:
-        """As Ollama and OpenAI tell it."""
+        """As Ollama and OpenAI report it."""
         return {
             **_describe_token(self.text, self.logprob),
             "top_logprobs": [_describe_token(*one) for one in self.alternatives[:n_alternatives]],

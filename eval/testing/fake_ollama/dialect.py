@@ -23,7 +23,7 @@ REFUSALS: Final[dict[Scenario, tuple[int, str]]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be told: the model's tokens and the circumstances."""
+    """An answer to send: the model's tokens and the circumstances."""
 
     call: ChatCall
     scenario: Scenario
@@ -54,7 +54,7 @@ class Answer:
         return "length" if self.scenario == "length" else "stop"
 
     def describe_logprobs(self, token: Token) -> list[dict[str, Any]]:
-        """What is told of a token; empty unless it was asked for and is known."""
+        """The log-probabilities of a token; empty unless they were asked for and are known."""
         if not self.call.body.get("logprobs") or self.scenario == "no_logprobs":
             return []
         return [token.describe(int(self.call.body.get("top_logprobs") or 0))]

@@ -68,7 +68,7 @@ class OllamaDialect:
     def build_whole(self, answer: Answer) -> dict[str, Any]:
         """The answer in one piece."""
         text = "".join(token.text for token in answer.tokens)
-        logprobs = [told for token in answer.tokens for told in answer.describe_logprobs(token)]
+        logprobs = [entry for token in answer.tokens for entry in answer.describe_logprobs(token)]
         message = {"role": "assistant", "content": "", _choose_kind(answer): text}
         ending = _build_ending(answer) if answer.is_ended else {"done": False}
         return {
@@ -118,8 +118,8 @@ def answer_load(model: str) -> dict[str, Any]:
 def _build_part(answer: Answer, token: Token) -> dict[str, Any]:
     message = {"role": "assistant", "content": "", _choose_kind(answer): token.text}
     logprobs = answer.describe_logprobs(token)
-    told = {"logprobs": logprobs} if logprobs else {}
-    return {**_build_head(answer.model), "message": message, "done": False, **told}
+    extra = {"logprobs": logprobs} if logprobs else {}
+    return {**_build_head(answer.model), "message": message, "done": False, **extra}
 
 
 def _build_ending(answer: Answer) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class OpenAIDialect:
     def build_whole(self, answer: Answer) -> dict[str, Any]:
         """The answer in one piece."""
         text = "".join(token.text for token in answer.tokens)
-        logprobs = [told for token in answer.tokens for told in answer.describe_logprobs(token)]
+        logprobs = [entry for token in answer.tokens for entry in answer.describe_logprobs(token)]
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": "", _choose_kind(answer): text},

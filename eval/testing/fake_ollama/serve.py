@@ -38,7 +38,7 @@ def serve(
     if scenario not in SCENARIOS:
         near = difflib.get_close_matches(scenario, SCENARIOS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SCENARIOS)}"
-        raise EvalConfigError(f"there is no scenario {scenario!r}; {hint}")
+        raise EvalConfigError(f"expected a scenario of the fake server, got {scenario!r}; {hint}")
     if delay < 0:
         raise EvalConfigError(f"expected a delay of 0 seconds or more, got {delay}")
     tag = model if ":" in model else f"{model}:latest"

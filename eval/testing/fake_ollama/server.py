@@ -231,8 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.server.fake
         content = read_body(self.rfile, self.headers)
         if self.path.startswith(BLOBS):
-            status, told = fake.store.put(self.path.removeprefix(BLOBS), content)
-            self._send_json(status, {"error": told} if told else {})
+            status, problem = fake.store.put(self.path.removeprefix(BLOBS), content)
+            self._send_json(status, {"error": problem} if problem else {})
             return
         try:
             body = json.loads(content)

@@ -1,4 +1,4 @@
-"""Models that clients make on the fake server: blobs by their sha256, and what /api/create was told."""
+"""Models that clients make on the fake server: blobs by their sha256, and the requests to /api/create."""
 
 from __future__ import annotations
 

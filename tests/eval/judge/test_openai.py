@@ -61,7 +61,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run_is_noticed(connect_openai: 
         client = connect_openai(fake)
         client.verify()
         fake.model_digest = "f" * 64
-        with pytest.raises(JudgeChanged, match="expected llama3:latest at .* of the run's start, got"):
+        with pytest.raises(JudgeChanged, match=r"expected llama3:latest at .* of the run's start, got"):
             client.verify()
         fake.model = "phi3:mini"
         with pytest.raises(JudgeChanged, match="got gone"):

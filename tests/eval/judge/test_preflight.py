@@ -104,7 +104,7 @@ def test_a_model_that_cannot_chat_is_refused() -> None:
 
 
 def test_no_address_is_refused() -> None:
-    with pytest.raises(EvalConfigError, match="expected a server address .*, got 'http://a:b:c'"):
+    with pytest.raises(EvalConfigError, match=r"expected a server address .*, got 'http://a:b:c'"):
         preflight_ollama("http://a:b:c", "llama3")
 
 

@@ -20,7 +20,7 @@ def reply(content: str, numbers: tuple[NumberToken, ...]) -> Reply:
     return Reply(content, 9, 9, True, "stop", 0.1, numbers=numbers)
 
 
-def answered(parts: list[str], shares: Mapping[str, float], *, at: int) -> Reply:
+def build_reply(parts: list[str], shares: Mapping[str, float], *, at: int) -> Reply:
     """An answer of these tokens; the one at ``at`` might have been others."""
     entries: list[dict[str, Any]] = [{"token": part, "logprob": 0.0, "top_logprobs": []} for part in parts]
     listed = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
@@ -33,7 +33,7 @@ HEAD = ['{"', "rationale", '":', ' "', "It", " says", " ", "40", " of", " ", "10
 
 
 def test_the_mean_over_the_scores_is_renormalised_and_its_mass_told() -> None:
-    found = compute_weighted_score(answered([*HEAD, "80", "}"], {"80": 0.5, "90": 0.3, "}": 0.1, "A": 0.05}, at=-2))
+    found = compute_weighted_score(build_reply([*HEAD, "80", "}"], {"80": 0.5, "90": 0.3, "}": 0.1, "A": 0.05}, at=-2))
     assert found is not None
     assert found.score == pytest.approx((80 * 0.5 + 90 * 0.3) / 0.8)
     assert found.mass == pytest.approx(0.8)
@@ -41,7 +41,7 @@ def test_the_mean_over_the_scores_is_renormalised_and_its_mass_told() -> None:
 
 def test_numbers_in_the_reasons_are_not_the_score() -> None:
     # 40 stands in the reasons with alternatives of its own, the score has none that are told.
-    found = answered([*HEAD, "40", "}"], {"40": 0.9, "10": 0.1}, at=HEAD.index("40"))
+    found = build_reply([*HEAD, "40", "}"], {"40": 0.9, "10": 0.1}, at=HEAD.index("40"))
     assert [number.text for number in found.numbers] == ["40"]
     assert compute_weighted_score(found) is None
 
@@ -60,21 +60,21 @@ def test_a_quoted_score_in_the_reasons_is_not_the_score() -> None:
 
 @pytest.mark.parametrize(("mass", "is_used"), [(LEAST_MASS, True), (LEAST_MASS - 0.01, False)])
 def test_little_mass_on_scores_gives_no_score_but_is_told(mass: float, is_used: bool) -> None:
-    found = compute_weighted_score(answered([*HEAD, "80", "}"], {"80": mass, "null": 1 - mass}, at=-2))
+    found = compute_weighted_score(build_reply([*HEAD, "80", "}"], {"80": mass, "null": 1 - mass}, at=-2))
     assert found is not None
     assert found.mass == pytest.approx(mass)
     assert (found.score is not None) is is_used
 
 
 def test_a_blank_before_the_score_is_part_of_the_token() -> None:
-    found = compute_weighted_score(answered([*HEAD[:-1], " 80", "}"], {" 80": 0.4, "80": 0.2, " 90": 0.3}, at=-2))
+    found = compute_weighted_score(build_reply([*HEAD[:-1], " 80", "}"], {" 80": 0.4, "80": 0.2, " 90": 0.3}, at=-2))
     assert found is not None
     assert found.score == pytest.approx((80 * 0.6 + 90 * 0.3) / 0.9)
 
 
 def test_what_is_no_score_has_no_weight() -> None:
     shares = {"80": 0.6, "101": 0.05, "080": 0.05, "٨٠": 0.05, "-1": 0.05, "8.": 0.05, "": 0.05}
-    assert compute_weighted_score(answered([*HEAD, "80", "}"], shares, at=-2)) == WeightedScore(
+    assert compute_weighted_score(build_reply([*HEAD, "80", "}"], shares, at=-2)) == WeightedScore(
         80.0, pytest.approx(0.6)
     )
 
@@ -90,7 +90,7 @@ def test_a_family_that_splits_digits_has_no_weighted_score() -> None:
 
 def test_the_written_score_counts_even_if_it_is_not_among_the_likeliest() -> None:
     shares = {"90": 0.6, "95": 0.3}
-    found = compute_weighted_score(answered([*HEAD, "70", "}"], shares, at=-2))
+    found = compute_weighted_score(build_reply([*HEAD, "70", "}"], shares, at=-2))
     assert found is not None
     assert found.mass == pytest.approx(0.9 + 1e-4)
 

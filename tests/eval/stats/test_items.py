@@ -30,7 +30,7 @@ def test_rows_of_a_report_become_scores_by_item() -> None:
 
 
 def test_ids_that_come_twice_and_impossible_scores_are_refused() -> None:
-    with pytest.raises(EvalDataError, match="expected unique ids, .* got 'a' more than once"):
+    with pytest.raises(EvalDataError, match=r"expected unique ids, .* got 'a' more than once"):
         ItemScores(("a", "b", "a"), (1, 2, 3))
     with pytest.raises(UnpairableError, match="expected 3 scores, one for each id, got 2"):
         ItemScores(("a", "b", "c"), (1, 2))

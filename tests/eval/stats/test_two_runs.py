@@ -34,14 +34,14 @@ def run(values: object) -> ItemScores:
     return ItemScores(tuple(f"item-{i:03}" for i in range(len(scored))), tuple(scored))
 
 
-def compared(a: object, b: object, **chosen: object) -> Comparison:
+def compare(a: object, b: object, **chosen: object) -> Comparison:
     return compare_runs(run(a), run(b), **({"seed": 1, "n_resamples": 2000} | chosen))  # type: ignore[arg-type]
 
 
 def test_a_paired_difference_finds_what_the_means_of_noisy_items_hide() -> None:
     rng = np.random.default_rng(0)
     a = rng.uniform(0, 90, size=60)
-    found = compared(a, a + 5 + rng.normal(0, 1, size=60))
+    found = compare(a, a + 5 + rng.normal(0, 1, size=60))
     assert found.verdict == "better"
     assert 4 < found.paired.low < found.paired.difference < found.paired.high < 6
     assert found.paired.p_value < 0.01
@@ -79,7 +79,7 @@ def test_the_minimum_detectable_difference_and_the_items_needed_are_the_textbook
 def test_noise_is_not_distinguishable_and_says_how_many_items_would_tell() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.integers(0, 101, (2, 50))
-    found = compared(a, b)
+    found = compare(a, b)
     assert found.verdict == "not distinguishable"
     assert found.items_needed is not None
     assert found.items_needed > 50
@@ -88,21 +88,21 @@ def test_noise_is_not_distinguishable_and_says_how_many_items_would_tell() -> No
 
 def test_a_difference_that_the_unscored_items_could_turn_is_not_claimed() -> None:
     a, b = [50.0] * 20, [58.0] * 20
-    assert compared(a, b).verdict == "better"
-    assert compared(a, [None, *b[1:]]).verdict == "better"
-    unsure = compared(a, [None, None, None, *b[3:]])
+    assert compare(a, b).verdict == "better"
+    assert compare(a, [None, *b[1:]]).verdict == "better"
+    unsure = compare(a, [None, None, None, *b[3:]])
     assert unsure.paired.p_value < 0.01
     assert unsure.bound_low == pytest.approx((17 * 8 - 3 * 50) / 20)
     assert unsure.verdict == "not distinguishable"
     assert unsure.n_unscored == 3
-    assert compared([None, None, None, *b[3:]], a).verdict == "not distinguishable"
+    assert compare([None, None, None, *b[3:]], a).verdict == "not distinguishable"
 
 
 @settings(database=None, deadline=None, max_examples=30)
 @given(pairs_of_scores, st.integers(0, 3))
 def test_swapping_the_two_runs_turns_everything_round(rows: list[tuple[int | None, int | None]], seed: int) -> None:
     a, b = zip(*rows, strict=True)
-    there, back = (compared(*runs, seed=seed, n_resamples=200) for runs in ((a, b), (b, a)))
+    there, back = (compare(*runs, seed=seed, n_resamples=200) for runs in ((a, b), (b, a)))
     opposite = {"better": "worse", "worse": "better", "not distinguishable": "not distinguishable"}
     assert back.verdict == opposite[there.verdict]
     assert there.paired.difference == -back.paired.difference
@@ -132,8 +132,8 @@ def test_the_order_of_the_items_changes_nothing(rows: list[tuple[int | None, int
 def test_wilcoxon_and_mcnemar_are_scipys() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 101, (2, 40)).astype(float)
-    assert compared(a, b).wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(b - a).pvalue)
-    assert compared(a, a).wilcoxon_p == 1
+    assert compare(a, b).wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(b - a).pvalue)
+    assert compare(a, a).wilcoxon_p == 1
     found = run_mcnemar(list(a), list(b), pass_mark=50)
     gained, lost = int(((a < 50) & (b >= 50)).sum()), int(((a >= 50) & (b < 50)).sum())
     assert (found.gained, found.lost) == (gained, lost)
@@ -183,11 +183,11 @@ def test_what_cannot_be_paired_is_refused_with_the_difference() -> None:
     with pytest.raises(UnpairableError, match="expected as many scores in both sets, got 3 and 2"):
         measure_paired_difference([1, 2, 3], [1, 2], seed=0)
     with pytest.raises(UnpairableError, match="no item is scored in both runs"):
-        compared([None, 5], [5, None])
+        compare([None, 5], [5, None])
 
 
 def test_the_two_models_of_the_real_scores_are_told_apart(real_scores: Callable[[str], list[float]]) -> None:
-    found = compared(real_scores("gpt4-model-2"), real_scores("gpt4-model-1"), n_resamples=10_000)
+    found = compare(real_scores("gpt4-model-2"), real_scores("gpt4-model-1"), n_resamples=10_000)
     assert found.verdict == "better"
     assert found.paired.difference == pytest.approx(17.52)
     assert (found.passes.gained, found.passes.lost) == (22, 7)

@@ -32,16 +32,16 @@ GOOD = ControlScores(
 )
 
 
-def weighed(controls: ControlScores, *, n_unscored: int = 0) -> Validity:
+def weigh(controls: ControlScores, *, n_unscored: int = 0) -> Validity:
     return validate(controls, n_items=100, n_unscored=n_unscored)
 
 
-def failed(found: Validity) -> list[str]:
+def list_failed(found: Validity) -> list[str]:
     return [check.name for check in found.checks if not check.passed]
 
 
 def test_a_run_whose_controls_come_out_right_is_valid() -> None:
-    found = weighed(GOOD)
+    found = weigh(GOOD)
     assert found.valid
     assert found.reasons == ()
     values = {check.name: check.value for check in found.checks}
@@ -69,28 +69,28 @@ def test_a_run_whose_controls_come_out_right_is_valid() -> None:
     ],
 )
 def test_each_fault_has_its_check(change: dict[str, list[float | None]], names: list[str]) -> None:
-    found = weighed(replace(GOOD, **change))
-    assert failed(found) == names
+    found = weigh(replace(GOOD, **change))
+    assert list_failed(found) == names
     assert not found.valid
     assert len(found.reasons) == len(names)
 
 
 def test_a_run_that_scored_too_little_is_not_valid() -> None:
-    assert weighed(GOOD, n_unscored=5).valid
-    assert failed(weighed(GOOD, n_unscored=6)) == ["unscored"]
-    assert failed(validate(GOOD, n_items=0, n_unscored=0)) == ["unscored"]
+    assert weigh(GOOD, n_unscored=5).valid
+    assert list_failed(weigh(GOOD, n_unscored=6)) == ["unscored"]
+    assert list_failed(validate(GOOD, n_items=0, n_unscored=0)) == ["unscored"]
 
 
 def test_thresholds_are_a_value_that_may_be_changed() -> None:
     lax = ValidityThresholds(max_padding_uplift=50)
     padded = replace(GOOD, padded=[20, 30])
-    assert not weighed(padded).valid
+    assert not weigh(padded).valid
     assert validate(padded, n_items=100, n_unscored=0, thresholds=lax).valid
 
 
 def test_a_reason_names_the_value_and_the_bound() -> None:
-    [reason] = weighed(replace(GOOD, padded=[12, 13])).reasons
-    assert reason == "expected padding_uplift <= 5, got 12.5: filler words earn points"
+    [reason] = weigh(replace(GOOD, padded=[12, 13])).reasons
+    assert reason == "padding_uplift 12.5, must be <= 5: filler words earn points"
     unknown = Check("x", math.nan, "<=", 5, "")
     assert not unknown.passed
     assert not Check("x", 5, ">", 5, "").passed
@@ -106,7 +106,7 @@ def test_auc_is_mann_and_whitneys() -> None:
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(EvalDataError, match="finite scores of controls of the kind 'injection', got nan; use None"):
-        weighed(replace(GOOD, injection=[math.nan]))
+        weigh(replace(GOOD, injection=[math.nan]))
 
 
 def test_simulated_controls_are_as_many_as_asked_for() -> None:

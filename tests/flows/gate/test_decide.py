@@ -76,7 +76,7 @@ def test_a_difference_that_may_be_chance_decides_nothing_and_says_what_the_items
 
 @pytest.mark.parametrize("side", ["challenger", "champion"])
 def test_an_invalid_judge_decides_nothing_however_good_its_scores(side: str) -> None:
-    broken = ("expected auc >= 0.95, got 0.6: right is not told from wrong",)
+    broken = ("auc 0.6, must be >= 0.95: right is not told from wrong",)
     new, old = evidence("new", {"judge": 20.0}), CHAMPION
     new, old = (
         (replace(new, judge_invalid=broken), old) if side == "challenger" else (new, replace(old, judge_invalid=broken))
