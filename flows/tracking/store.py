@@ -19,6 +19,7 @@ from gptcore.locking import hold
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PREFIX = "gptworks"
 _SECONDS_TO_ANSWER = 5.0
@@ -133,10 +134,21 @@ class Resolver:
             if found is None:
                 raise NotYet(f"{local_id} is not in MLflow yet")
             return found
-        experiments = self.client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-        ids = [str(experiment.experiment_id) for experiment in experiments]
-        runs = self.client.search_runs(ids, f"tags.`{PREFIX}.local_run` = '{local_id}'", max_results=1) if ids else []
+        runs = search_runs(self.client, f"tags.`{PREFIX}.local_run` = '{local_id}'")
         return str(runs[0].info.run_id) if runs else None
+
+
+def search_runs(client: MlflowClient, condition: str) -> list[Run]:
+    """Every run of this project that a condition in MLflow's language holds for."""
+    experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
+    ids = [experiment.experiment_id for experiment in experiments]
+    found: list[Run] = []
+    token, more = None, bool(ids)
+    while more:
+        page = client.search_runs(ids, condition, page_token=token)
+        found += page
+        token, more = page.token, bool(page.token)
+    return found
 
 
 def _store_lock(settings: Settings) -> AbstractContextManager[None]:

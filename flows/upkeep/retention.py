@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.settings import Settings
 from flows.store import StageStore
-from flows.tracking.runs import PREFIX, connect
+from flows.tracking.runs import connect
+from flows.tracking.store import search_runs
 from flows.tracking.sync import forget
 from flows.upkeep.findings import Report
 from flows.upkeep.leftovers import remove_tree
@@ -27,7 +28,6 @@ from gptcore.locking import hold, is_held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _DAY = 86_400.0
 
@@ -127,21 +127,10 @@ def _remove_old(done: Cleaning, paths: Iterator[Path], days: float | None, what:
 
 def _delete_runs(client: MlflowClient, status: str, days: float | None, used: Protected, done: Cleaning) -> None:
     """Into MLflow's bin, from which ``mlflow gc`` removes them for good."""
-    experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-    if days is None or not experiments:
+    if days is None:
         return
     before = int((time.time() - days * _DAY) * 1000)
-    wanted = f"attributes.status = '{status}' and attributes.start_time < {before}"
-    ids = [experiment.experiment_id for experiment in experiments]
-    found: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(ids, filter_string=wanted, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            break
-    for run in found:  # after all pages: deleting shifts what the next one holds
+    for run in search_runs(client, f"attributes.status = '{status}' and attributes.start_time < {before}"):
         if run.info.run_id in used.run_ids:
             continue
         if not done.report.dry_run:
