@@ -60,13 +60,8 @@ def instruction_rows(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]
         if docstring.kind == "module" or not docstring.is_public:
             continue
         for form, instruction, context, output in _forms(docstring):
-            yield {
-                "instruction": instruction,
-                "input": context,
-                "output": output,
-                "document": docstring.document,
-                "form": form,
-            }
+            row = {"instruction": instruction, "input": context, "output": output}
+            yield {**row, "document": docstring.document, "form": form}
 
 
 def first_sentence(text: str, *, longest: int = 300) -> str:
@@ -98,12 +93,8 @@ def _forms(docstring: Docstring) -> Iterator[tuple[str, str, str, str]]:
     optional = [each for each in parameters if each.default is not None]
     if optional:
         asked = optional[_pick(docstring.document, len(optional))]
-        yield (
-            "default",
-            f"What is the default of `{asked.shown}`?",
-            call,
-            (f"The default of `{asked.shown}` is {asked.default}."),
-        )
+        answer = f"The default of `{asked.shown}` is {asked.default}."
+        yield "default", f"What is the default of `{asked.shown}`?", call, answer
 
 
 def _listed(names: list[str]) -> str:
