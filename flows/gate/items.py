@@ -59,12 +59,9 @@ class EvaluationSet:
 
 
 def evaluation_set(prepared: Path, *, champion: Path | None, max_items: int) -> EvaluationSet:
-    """The items of a challenger.
+    """The items of a challenger whose ``prepare-data`` is ``prepared``: of each kind ``max_items`` at most.
 
-    Args:
-        prepared: output of the challenger's ``prepare-data``.
-        champion: that of the champion; None if there is none, or it is the same data.
-        max_items: the most of each kind; a choice that the contents alone decide.
+    Which, the contents alone decide. ``champion`` is its ``prepare-data``; None if there is none, or the same data.
     """
     kinds: dict[str, Items] = {}
     left_out: dict[str, int] = {}

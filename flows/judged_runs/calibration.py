@@ -86,11 +86,7 @@ def calibrate_labels(
 def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: int) -> PairwiseEvidence:
     """Whether a judge prefers what people scored higher, of two runs' answers to the items labelled in both.
 
-    Args:
-        labels: people's scores of the candidate's answers.
-        baseline: those of the baseline's.
-        shown: the two runs side by side, the baseline first.
-        seed: of the bootstrap.
+    ``labels`` are of the candidate's answers, ``baseline`` of the baseline's, which comes first in ``shown``.
 
     Raises:
         EvalDataError: labels of other answers; no item labelled in both that has a result and that people told apart.
@@ -120,21 +116,15 @@ def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, l
     Raises TrackingError if the tracking store cannot be reached.
     """
     facts = {"run": run.run_id, "model": run.model, "labels": digest(labels.human), "n": len(labels.human)}
+    facts["seed"] = seed
     tags = {
         f"{PREFIX}.judge.accepted": str(result.acceptance.accepted).lower(),
         f"{PREFIX}.judge.group": run.facts["provenance"]["comparable_group"],
         f"{PREFIX}.run.evaluate": run.run_id,
     }
     name = f"{run.facts['model']} against {len(labels.human)} labels"
-    with stage_run(
-        settings,
-        stage=CALIBRATED,
-        name=name,
-        key=digest({**facts, "seed": seed})[:16],
-        params={**facts, "seed": seed},
-        tags=tags,
-        parent_run_id=run.run_id,
-    ) as log:
+    key, above = digest(facts)[:16], run.run_id
+    with stage_run(settings, stage=CALIBRATED, name=name, key=key, params=facts, tags=tags, parent_run_id=above) as log:
         numbers = _numbers("all", result.calibration.judge)
         if result.calibration.judge_hard is not None:
             numbers |= _numbers("hard", result.calibration.judge_hard)
@@ -142,13 +132,9 @@ def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, l
             numbers |= _numbers(f"baseline/{rule}", report)
         if result.pairwise is not None:
             pairs = result.pairwise
-            shown = {
-                "judge": pairs.agreement.judge,
-                "longest": pairs.agreement.longest,
-                "consistency": pairs.consistency,
-            }
-            numbers |= {f"pairs/{rule}": one.mean for rule, one in shown.items()}
-            numbers |= {"pairs/judge_low": pairs.agreement.judge.low, "pairs/judge_high": pairs.agreement.judge.high}
+            judge, longest = pairs.agreement.judge, pairs.agreement.longest
+            numbers |= {"pairs/judge": judge.mean, "pairs/judge_low": judge.low, "pairs/judge_high": judge.high}
+            numbers |= {"pairs/longest": longest.mean, "pairs/consistency": pairs.consistency.mean}
         numbers["judge/accepted"] = float(result.acceptance.accepted)
         log.log_metrics(finite(numbers))
         whole = {"calibration": asdict(result.calibration), "acceptance": asdict(result.acceptance)}

@@ -45,12 +45,9 @@ class Link:
 
 
 def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
-    """The tree behind a version.
+    """The tree behind a version: of ``NAME`` (its champion), ``NAME@ALIAS`` or ``NAME/NUMBER``.
 
-    Args:
-        settings: where registry and store are.
-        model: ``NAME`` (its champion), ``NAME@ALIAS`` or ``NAME/NUMBER``.
-        offline: read the store and the mirror alone, without MLflow.
+    ``offline`` reads the store and the mirror alone, without MLflow.
 
     Raises:
         RegistryError: there is no such version; offline, also if nothing was ever published from here.

@@ -161,12 +161,8 @@ class ModelRegistry:
     def add(self, *, key: str, source: str, run_id: str, tags: Mapping[str, str], description: str = "") -> Version:
         """Register what a chain made and call it the challenger; a key that is registered already keeps its version.
 
-        Args:
-            key: of the chain.
-            source: where MLflow keeps the files.
-            run_id: MLflow run of the stage that made them.
-            tags: data, code, configuration, parent: what made it.
-            description: for the model's page.
+        ``key`` is that of the chain, ``source`` where MLflow keeps the files, ``run_id`` the run of the stage that made
+        them; ``tags`` say from what.
         """
         with self.locked():
             if not self.exists():

@@ -70,20 +70,14 @@ def prefect_template(kind: PoolType) -> dict[str, Any]:
 def deploy(
     api: PrefectApi, *, environment: Mapping[str, str], kind: PoolType = "process", limit: int = 1, folder: Path = ROOT
 ) -> str:
-    """Make pool and queues, and deploy every flow; what is there already is brought up to date.
+    """Make pool and queues, and deploy every flow of ``folder``'s prefect.yaml; what is there is brought up to date.
 
-    Args:
-        api: the server.
-        environment: all variables of the ``prefect`` command that deploys.
-        kind: what a run becomes: a process, a container, a job of a cluster.
-        limit: how many runs of the pool's own queue may go on at once.
-        folder: where prefect.yaml is.
-
-    Returns:
-        What the command printed.
+    ``environment`` holds all variables of the ``prefect`` command that deploys; ``limit`` runs of the pool's own queue
+    may go on at once. Gives what the command printed.
 
     Raises:
         ServiceError: the server does not answer, or refuses a deployment.
+        ConfigError: there is no prefect.yaml.
     """
     if not (folder / "prefect.yaml").is_file():
         raise ConfigError(f"there is no prefect.yaml in {folder}; deploy from a clone of the project, or its image")

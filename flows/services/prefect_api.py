@@ -27,6 +27,11 @@ ACTIVE = ("PENDING", "RUNNING", "CANCELLING")
 """State types of a run that somebody works on, or is about to."""
 
 
+def of_worker(run: Row) -> bool:
+    """Whether a flow run is one that a worker runs; the flows inside of it end with it."""
+    return bool(run["deployment_id"]) and not run["parent_task_run_id"]
+
+
 class PrefectApi:
     """A connection to one server; use it as a context manager."""
 
@@ -178,7 +183,6 @@ class PrefectApi:
         if answer.status_code == httpx.codes.NOT_FOUND and missing_ok:
             return None
         if not answer.is_success:
-            raise ServiceError(
-                f"Prefect at {self.url} refuses {method} {path}: {answer.status_code} {answer.text[:300]}"
-            )
+            told = f"{answer.status_code} {answer.text[:300]}"
+            raise ServiceError(f"Prefect at {self.url} refuses {method} {path}: {told}")
         return answer.json() if answer.content else None

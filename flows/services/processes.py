@@ -58,11 +58,7 @@ class Process:
 def launch(command: Sequence[str], *, environment: Mapping[str, str], log: Path, cwd: Path) -> Process:
     """Start a process in a session of its own, so that neither Ctrl-C nor the end of the terminal reaches it.
 
-    Args:
-        command: program and arguments.
-        environment: all of its variables.
-        log: file that its output is appended to.
-        cwd: its working directory.
+    ``environment`` holds all of its variables; what it prints is appended to ``log``.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:

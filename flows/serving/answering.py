@@ -68,15 +68,9 @@ class Page:
 async def answered(
     engine: Engine, requests: list[Request], page: Page, *, http: HttpRequest, stream: bool, n_cut: int = 0
 ) -> Response:
-    """Ask the engine and answer the client.
+    """Ask the engine, one request for each choice, and answer the client, who may go away.
 
-    Args:
-        engine: that has the model.
-        requests: one for each choice.
-        page: how the dialect writes it.
-        http: whose client may go away.
-        stream: whether each token is sent when it comes.
-        n_cut: tokens that were left out before.
+    ``n_cut`` tokens were left out of the prompts before.
 
     Raises:
         Refusal: the engine is busy, or the model failed.

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from flows.sources.base import Expected, Places, Row, SourceConfig
 from flows.sources.docstring_tasks import instruction_rows, masked_text
-from flows.sources.docstrings import LIBRARIES, Docstring, demo_documents
+from flows.sources.docstrings import DISTRIBUTIONS, LIBRARIES, Docstring, demo_documents
 from flows.sources.parts import CLASSIFY, INSTRUCT, Part
 from gptcore.data import Document, near_duplicate_groups
 from gptcore.data.ledger import Ledger
@@ -30,12 +30,8 @@ class Demo(SourceConfig):
     def digests(self, places: Places) -> dict[str, str]:
         """The versions of the libraries: the same versions hold the same docstrings."""
         del places
-        names = {"sklearn": "scikit-learn"}
-        versions = {
-            library: importlib.metadata.version(names.get(library, library))
-            for library in LIBRARIES
-            if library != "stdlib"
-        }
+        installed = {library: DISTRIBUTIONS.get(library, library) for library in LIBRARIES if library != "stdlib"}
+        versions = {library: importlib.metadata.version(name) for library, name in installed.items()}
         return {**versions, "stdlib": platform.python_version()}
 
     def expected(self, places: Places) -> Expected:

@@ -28,8 +28,8 @@ from gptcore.errors import ConfigError, DataError
 Kind = Literal["module", "class", "function", "method"]
 LIBRARIES = ("stdlib", "numpy", "pandas", "scipy", "sklearn", "torch", "matplotlib", "sqlalchemy")
 """The libraries of the demo; also the classes of its classification."""
-
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""Libraries that are installed under another name."""
 _SKIPPED_FOLDERS = {
     *("test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"),
     *("__pycache__", "_inductor", "_vendor", "_vendored", "externals", "array_api_compat", "array_api_extra"),
@@ -154,7 +154,7 @@ def library_root(library: str) -> Path:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(library)
     if spec is None or not spec.submodule_search_locations:
-        name = _DISTRIBUTIONS.get(library, library)
+        name = DISTRIBUTIONS.get(library, library)
         raise DataError(f"the demo reads the docstrings of {library}, which is not installed; run `pip install {name}`")
     return Path(spec.submodule_search_locations[0])
 

@@ -29,11 +29,9 @@ REVISIONS = {
 
 
 def local_checkpoint(init: str, cache: Path) -> Path:
-    """The checkpoint folder that ``init`` names.
+    """The checkpoint folder that ``init`` names; models that are imported are kept below ``cache``.
 
-    Args:
-        init: a checkpoint folder, a folder that transformers wrote, or ``hf:REPO`` or ``hf:REPO@REVISION``.
-        cache: imported models are kept below it.
+    It is a checkpoint folder, a folder that transformers wrote, ``hf:REPO`` or ``hf:REPO@REVISION``.
 
     Raises:
         ConfigError: a repository that is not pinned here is named without its revision.

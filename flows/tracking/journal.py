@@ -273,9 +273,7 @@ def journals(spool: Path) -> list[Journal]:
 def close_abandoned(journal: Journal, *, whole: bool) -> bool:
     """Say how a run ended whose process is gone; True if that had not been said.
 
-    Args:
-        journal: the run's.
-        whole: whether its output was finished: it is FINISHED then, else KILLED.
+    It is FINISHED if its output is ``whole``, else KILLED.
     """
     status, reason = ("FINISHED", "") if whole else ("KILLED", ENDED_WITHOUT_A_WORD)
     try:

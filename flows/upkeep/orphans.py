@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.orchestrator.running import is_running, presence
 from flows.services.deploy import UPKEEP
-from flows.services.prefect_api import ACTIVE, PrefectApi, Row
+from flows.services.prefect_api import ACTIVE, PrefectApi, Row, of_worker
 from flows.settings import Settings
 from flows.store import StageStore
 from flows.tracking.journal import find_journal
@@ -78,7 +78,7 @@ class Orphans:
         if any(self._may_be_told_again(run) for run in self.api.runs(states=["CRASHED"], since=since)):
             time.sleep(SETTLED.seconds)
         for run in self.api.runs(states=["CRASHED"], since=since):
-            if not run["deployment_id"] or run["parent_task_run_id"] or run["work_queue_name"] == UPKEEP:
+            if not of_worker(run) or run["work_queue_name"] == UPKEEP:
                 continue
             attempts = self._attempts(run)
             if attempts >= max_attempts:

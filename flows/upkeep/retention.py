@@ -59,12 +59,7 @@ class Cleaning:
 
 
 def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
-    """Remove what the policy does not keep.
-
-    Args:
-        settings: folders and MLflow.
-        policy: how long what is kept.
-        dry_run: only say what would be removed, and how much that is.
+    """Remove what the policy does not keep; with ``dry_run`` only say what that is, and how much.
 
     Raises:
         UnknownLineage: it cannot be told which models are in use, or what they were made from.
