@@ -99,15 +99,12 @@ def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: 
     both = [name for name in labels.human if name in baseline.human and name in rows]
     if match.rate is None or not both:
         raise EvalDataError("no item that is labelled in both files has a result side by side; label the same items")
-    people = {name: 0.5 + 0.5 * _sign(labels.human[name] - baseline.human[name]) for name in both}
+    apart = {name: labels.human[name] - baseline.human[name] for name in both}
+    people = {name: 0.5 + 0.5 * ((value > 0) - (value < 0)) for name, value in apart.items()}
     longer = {name: float(len(rows[name]["left"]) - len(rows[name]["right"])) for name in both}
     judge = {name: float(rows[name]["points"]) for name in both}
     found = pair_agreement(judge, people, length_differences=longer, seed=seed)
     return PairwiseEvidence(found, match.rate.consistency)
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
 
 
 def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, labels: Labels, seed: int) -> str:

@@ -129,27 +129,33 @@ def markdown(found: Comparison) -> str:
     (a, a_name), (b, b_name) = found.first, found.second
     lines = [f"**[{b_name}](#/runs/{b})** (second) against **[{a_name}](#/runs/{a})** (first)", ""]
     lines += [f"- {note}" for note in found.notes]
-    lines += _table(
-        ("param", "first", "second"), [(n, *(v or "" for v in values)) for n, values in found.params.items()]
-    )
-    lines += _table(("metric", "first", "second", "difference"), [(n, *figures(v)) for n, v in found.metrics.items()])
-    rows = [(i.column, f"{i.first:.4g}", f"{i.second:.4g}", interval(i), str(i.n)) for i in found.items]
-    lines += _table(("per item", "first", "second", "difference (95%)", "items"), rows)
+    for head, rows in tables(found).items():
+        lines += _table(head, rows)
     shown = [(row["question"], row["first"], row["second"]) for row in found.samples[:10]]
     lines += _table(("asked", "first", "second"), shown)
     return "\n".join(lines)
 
 
-def figures(values: tuple[float | None, float | None]) -> tuple[str, str, str]:
-    """Two figures and their difference as text."""
-    one, two = values
-    change = "" if one is None or two is None else f"{two - one:+.4g}"
-    return (*("" if value is None else f"{value:.6g}" for value in values), change)  # type: ignore[return-value]
+def tables(found: Comparison) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
+    """Params, metrics and items as text, by the heads of their columns; a star where an interval does not hold zero."""
+    items = [
+        (
+            *(item.column, f"{item.first:.4g}", f"{item.second:.4g}"),
+            f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.tells else ''}",
+            str(item.n),
+        )
+        for item in found.items
+    ]
+    return {
+        ("param", "first", "second"): [(name, *(v or "" for v in pair)) for name, pair in found.params.items()],
+        ("metric", "first", "second", "difference"): [(name, *_figures(*p)) for name, p in found.metrics.items()],
+        ("per item", "first", "second", "difference (95%)", "items"): items,
+    }
 
 
-def interval(item: ItemDifference) -> str:
-    """A difference with its interval; a star where it does not hold zero."""
-    return f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.tells else ''}"
+def _figures(one: float | None, two: float | None) -> tuple[str, str, str]:
+    shown = ["" if value is None else f"{value:.6g}" for value in (one, two)]
+    return shown[0], shown[1], "" if one is None or two is None else f"{two - one:+.4g}"
 
 
 def _run(client: MlflowClient, settings: Settings, run_id: str) -> Run:

@@ -96,7 +96,8 @@ def _check_addresses(state: State) -> None:
 
 
 def _start(settings: Settings, wanted: Wanted, state: State, running: set[str], say: Say) -> None:
-    local = _local(settings)
+    # the same folders with MLflow's store as a file: what the server opens, whatever the commands are led to
+    local = read_settings({"GPTWORKS_HOME": str(settings.home), "PREFECT_HOME": str(settings.prefect_home)})
     variables = {**os.environ, **environment(local)}
     variables.pop("PREFECT_API_URL", None)
     if "prefect" not in running:
@@ -158,11 +159,6 @@ def _wait(state: State, name: str, path: str) -> None:
     member = state.members[name]
     process, log = member.process, Path(member.log)
     wait_until(lambda: answers(member.url + path), name=name, process=process, log=log, seconds=_SECONDS_TO_START)
-
-
-def _local(settings: Settings) -> Settings:
-    """The same folders with MLflow's store as a file: what the server opens, whatever the commands are led to."""
-    return read_settings({"GPTWORKS_HOME": str(settings.home), "PREFECT_HOME": str(settings.prefect_home)})
 
 
 def _stop(state: State, names: list[str], say: Say) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,10 +67,11 @@ class Demo(SourceConfig):
 
     def _asked(self) -> Iterator[Row]:
         """Questions that a docstring or a signature answers."""
-        rows = sorted(instruction_rows(self._read[0]), key=_order)
+        asked = instruction_rows(self._read[0])
+        rows = sorted(asked, key=lambda row: hashlib.sha256(row["instruction"].encode()).digest())
         for row in rows[: self.instruction_rows]:
-            asked = {key: row[key] for key in ("instruction", "input", "output")}
-            yield {**asked, "document": self._groups[row["document"]]}
+            told = {key: row[key] for key in ("instruction", "input", "output")}
+            yield {**told, "document": self._groups[row["document"]]}
 
     @cached_property
     def _read(self) -> tuple[list[Docstring], Counter[str]]:
@@ -84,7 +85,3 @@ class Demo(SourceConfig):
         documents = [docstring.document for docstring in self._read[0]]
         groups = near_duplicate_groups(docstring.text for docstring in self._read[0])
         return {document: documents[first] for document, first in zip(documents, groups, strict=True)}
-
-
-def _order(row: Mapping[str, str]) -> bytes:
-    return hashlib.sha256(row["instruction"].encode()).digest()

@@ -92,7 +92,8 @@ def _forms(docstring: Docstring) -> Iterator[tuple[str, str, str, str]]:
         yield "required", "Write the shortest call that gives every required parameter.", call, shortest
     optional = [each for each in parameters if each.default is not None]
     if optional:
-        asked = optional[_pick(docstring.document, len(optional))]
+        drawn = int.from_bytes(hashlib.sha256(docstring.document.encode()).digest()[:4], "big")
+        asked = optional[drawn % len(optional)]
         answer = f"The default of `{asked.shown}` is {asked.default}."
         yield "default", f"What is the default of `{asked.shown}`?", call, answer
 
@@ -132,7 +133,3 @@ def _parameters(signature: str) -> list[_Parameter]:
 
 def _parameter(name: str, default: ast.expr | None, call: str) -> _Parameter:
     return _Parameter(name, None, call) if default is None else _Parameter(name, ast.unparse(default), "")
-
-
-def _pick(seed: str, n: int) -> int:
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") % n

@@ -280,7 +280,7 @@ def close_abandoned(journal: Journal, *, whole: bool) -> bool:
         with journal.writing():
             if journal.ended():
                 return False
-            journal.append("end", status=status, reason=reason, time=_now())
+            journal.append("end", status=status, reason=reason, time=int(time.time() * 1000))
             return True
     except LockedError:
         return False
@@ -298,7 +298,3 @@ def _created(journal: Journal) -> int:
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -98,26 +98,24 @@ def _remove_output(store: StageStore, output: Output, done: Cleaning) -> None:
     days = _age((folder / MANIFEST).stat().st_mtime)
     if is_held(store.lock(*output)):
         return
-    size = _size(folder)
+    told = f"{days:.0f} days old, {_weighed(folder, done)}"
     if not done.report.dry_run:
         with hold(store.lock(*output), wait=False):
             remove_tree(store.retire(*output))
-    done.freed += size
-    done.report.add("output", f"{output.stage}/{output.key}", found=f"{days:.0f} days old, {_mb(size)}", done="removed")
+    done.report.add("output", f"{output.stage}/{output.key}", found=told, done="removed")
 
 
 def _remove_old(done: Cleaning, paths: Iterator[Path], days: float | None, what: str) -> None:
     for path in sorted(paths):
-        age = _age(_newest_change(path))
+        age = _age(max(inside.stat().st_mtime for inside in [path, *path.rglob("*")]))
         lock = path.with_name(f"{path.name.partition('.')[0]}.lock")
         if days is None or age <= days or is_held(lock):
             continue
-        size = _size(path)
+        told = f"{what}, {age:.0f} days old, {_weighed(path, done)}"
         if not done.report.dry_run:
             with hold(lock, wait=False) if path.suffix == ".work" else nullcontext():
                 remove_tree(path)
-        done.freed += size
-        done.report.add("file", str(path), found=f"{what}, {age:.0f} days old, {_mb(size)}", done="removed")
+        done.report.add("file", str(path), found=told, done="removed")
 
 
 def _delete_runs(client: MlflowClient, status: str, days: float | None, used: Protected, done: Cleaning) -> None:
@@ -138,13 +136,8 @@ def _age(moment: float) -> float:
     return (time.time() - moment) / _DAY
 
 
-def _newest_change(path: Path) -> float:
-    return max(inside.stat().st_mtime for inside in [path, *path.rglob("*")])
-
-
-def _size(path: Path) -> int:
-    return sum(inside.stat().st_size for inside in [path, *path.rglob("*")] if inside.is_file())
-
-
-def _mb(size: int) -> str:
+def _weighed(path: Path, done: Cleaning) -> str:
+    """What a path holds, which is counted as freed."""
+    size = sum(inside.stat().st_size for inside in [path, *path.rglob("*")] if inside.is_file())
+    done.freed += size
     return f"{size / 1e6:.1f} MB"
