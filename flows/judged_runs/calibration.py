@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from eval.digest import digest
 from eval.errors import EvalDataError
@@ -179,16 +179,6 @@ def _texts(labels: Labels, run: JudgedRun | None) -> dict[str, tuple[str, str]]:
 
 
 def _controls(run: JudgedRun) -> Validity:
-    checks = tuple(_check(one) for one in run.facts["checks"])
+    kept = ({**one, "value": math.nan if one["value"] is None else one["value"]} for one in run.facts["checks"])
+    checks = tuple(Check(**{field.name: one[field.name] for field in fields(Check)}) for one in kept)
     return Validity(all(one.passed for one in checks), checks, ())
-
-
-def _check(kept: dict[str, object]) -> Check:
-    value = kept["value"]
-    return Check(
-        str(kept["name"]),
-        math.nan if value is None else float(str(value)),
-        "<=" if kept["relation"] == "<=" else ">=" if kept["relation"] == ">=" else ">",
-        float(str(kept["bound"])),
-        str(kept["meaning"]),
-    )
