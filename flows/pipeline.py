@@ -20,7 +20,6 @@ from flows.orchestrator.running import present
 from flows.report.page import summary_rows, write_report
 from flows.stage_flows import FLOWS
 from flows.stages.evaluate.result import EvaluateResult
-from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome, PipelineReport
 from flows.stages.unread import describe_unread
 from flows.store import stage_key
@@ -79,13 +78,12 @@ def pipeline(
         _track(log, stages, report, path)
     rows = [row._asdict() for row in summary_rows(report)]
     publish_markdown("pipeline-summary", _markdown(rows, {s.stage: s.run_url for s in report.stages}))
-    left_out = {name: stages.wanting(stage) for name, stage in STAGES.items() if not stages.applies(stage)}
     return {
         "report": str(path),
         "run_id": log.run_id,
         "seconds": report.seconds,
         "stages": rows,
-        "left_out": left_out,
+        "left_out": stages.left_out,
         "unread": describe_unread(config.prepare.source.parts),
     }
 
@@ -100,6 +98,7 @@ def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetim
         sources=stages.pipeline.prepare.source.digests(stages.places),
         stages=tuple(_spent(outcome, seconds[name]) for name, outcome in stages.outcomes.items()),
         environment=environment_tags(),
+        left_out=stages.left_out,
     )
 
 

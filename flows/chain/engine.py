@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from flows.chain.flow_page import on_flow_page
@@ -19,6 +20,7 @@ from flows.settings import Settings
 from flows.sources.base import Places
 from flows.sources.catalogue import origin
 from flows.sources.parts import describe_lack
+from flows.stages.base import base_network
 from flows.stages.context import Context, Inputs
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome
@@ -34,6 +36,7 @@ from flows.tracking.runs import TrackingError, stage_run
 from flows.tracking.sync import tracked_id
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError
+from gptcore.models.network import Network
 from gptcore.train import Progress
 from gptcore.train.measure import peak_rss_mb
 
@@ -79,13 +82,28 @@ class Chain:
             if entry is not None:
                 self.outcomes[name] = self._found(name, entry)
 
-    def applies(self, stage: Stage) -> bool:
-        """Whether the data has what the stage needs."""
-        return not stage.parts or bool(set(stage.parts) & set(self.pipeline.prepare.source.parts))
+    @cached_property
+    def network(self) -> Network | None:
+        """The base model without its numbers; None where its sizes are not known before it is fetched."""
+        return base_network(self.pipeline)
 
-    def wanting(self, stage: Stage) -> str:
-        """What the data lacks for a stage that does not apply."""
-        return wanting(stage)
+    def absence(self, stage: Stage) -> str | None:
+        """Why a stage is left out: what the data lacks, or what the model cannot do; None if it is not."""
+        if stage.parts and not set(stage.parts) & set(self.pipeline.prepare.source.parts):
+            return describe_lack(stage.parts)
+        if self.network is None:
+            return None
+        try:
+            for ability in stage.abilities:
+                self.network.require(ability, purpose=stage.name)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The stages that are left out, and why."""
+        return {name: reason for name, stage in STAGES.items() if (reason := self.absence(stage)) is not None}
 
     def ensure(self, name: str, *, force: bool = False) -> Outcome | None:
         """Make a stage's output, and first what it needs; None if the data has nothing for it.
@@ -99,7 +117,7 @@ class Chain:
         stage = STAGES[name]
         for needed in stage.needs:
             self.ensure(needed)
-        if not self.applies(stage):
+        if self.absence(stage) is not None:
             return None
         self.outcomes[name] = self._make(stage, self._inputs(stage), self.key(stage), force=force)
         return self.outcomes[name]
@@ -108,14 +126,10 @@ class Chain:
         """Refuse now what a stage would refuse later: a missing file, starting weights, a judge that is required.
 
         Raises:
-            ConfigError: a method of compression is not one for the model.
             GptcoreError, EvalError: something that a stage reads from outside the store is not there.
         """
-        if not self.pipeline.pretrain.init:
-            self.pipeline.compress.check_model(self.pipeline.pretrain.model)
-        for stage in STAGES.values():
-            if self.applies(stage):
-                self.key(stage)
+        for name in STAGES.keys() - self.left_out.keys():
+            self.key(STAGES[name])
 
     def key(self, stage: Stage) -> str:
         """The key of a stage's output: known before anything is made."""
@@ -124,7 +138,7 @@ class Chain:
         )
 
     def _input_keys(self, stage: Stage) -> dict[str, str]:
-        needed = [STAGES[name] for name in stage.needs if self.applies(STAGES[name])]
+        needed = [STAGES[name] for name in stage.needs if self.absence(STAGES[name]) is None]
         own = {each.name: self._made_key(each) for each in needed}
         if stage.name not in self.outside:
             self.outside[stage.name] = stage.digests(self.pipeline, self.places, self.settings.ollama_host)
@@ -250,8 +264,3 @@ def handed_on(stage: Stage, entry: Entry) -> StageResult:
             f"{entry.path}: what this output hands on cannot be read ({error}); it was made by another version. "
             f"Make it anew: gptworks {stage.name} --force"
         ) from error
-
-
-def wanting(stage: Stage) -> str:
-    """What the data lacks for a stage that does not apply."""
-    return describe_lack(stage.parts)

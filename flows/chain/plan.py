@@ -51,8 +51,8 @@ def _estimate(chain: Chain) -> Estimate:
 
 
 def _line(chain: Chain, stage: Stage, estimate: Estimate, rate: float) -> PlanLine:
-    if not chain.applies(stage):
-        return PlanLine(stage.name, f"left out: {chain.wanting(stage)}", "", 0.0)
+    if (reason := chain.absence(stage)) is not None:
+        return PlanLine(stage.name, f"left out: {reason}", "", 0.0)
     key = chain.key(stage)
     if chain.store.find(stage.name, key) is not None:
         return PlanLine(stage.name, "exists", "", 0.0)

@@ -17,6 +17,7 @@ from flows.recipes.resolve import resolve, with_own_data
 from flows.settings import read_settings
 from flows.sources.added import DataFolder
 from flows.sources.parts import find_part
+from flows.stages.base import check_fit
 from flows.stages.pipeline import Pipeline
 from gptcore.errors import ConfigError
 
@@ -71,9 +72,10 @@ def configuration(preset: str, overrides: list[str], data: OwnData | None) -> Pi
     """The resolved configuration.
 
     Raises:
-        ConfigError: the preset or an override is unknown or does not fit.
+        ConfigError: the preset or an override is unknown or does not fit, or settings do not fit the model.
     """
     pipeline = resolve(preset, overrides=overrides)
+    check_fit(pipeline)
     if data is None:
         return pipeline
     pipeline = with_own_data(pipeline, corpus=data.corpus, rows=data.by_part())

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli import compare, judge, models, plan, retrain, serve, services, sweep, talk
+from flows.cli import compare, export, judge, models, plan, retrain, serve, services, sweep, talk
 from flows.cli.examples import epilog
 from flows.cli.part_options import DataDirOption, WithParts
 from flows.cli.stopping import stoppable
@@ -206,7 +206,7 @@ for _stage in STAGES.values():
         _flow_command(_stage.name)
     )
 _COMMANDS = (
-    *(join, talk.generate, talk.chat, serve.serve, models.export, models.runs, compare.compare),
+    *(join, talk.generate, talk.chat, serve.serve, export.export, models.runs, compare.compare),
     *(WithParts(sweep.sweep), plan.plan, retrain.retrain, retrain.promote, retrain.rollback, retrain.lineage),
     *(judge.fake_ollama, *services.COMMANDS, models.doctor),
 )

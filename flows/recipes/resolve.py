@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
@@ -31,11 +32,29 @@ def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
         if not equals:
             raise ConfigError(f"--set {override!r} must have the form a.b=value")
         config = _set(config, path.strip(), value.strip())
+    config = _with_epochs(config, [override.partition("=")[0].strip() for override in overrides])
     if config.pretrain.init and config.prepare.tokenizer == "bpe":
         # a model from elsewhere can only read what was made with its own tokenizer
         config = cast(Pipeline, set_by_path(config, "prepare.tokenizer", config.pretrain.init))
     # a whole number in a field of fractions becomes one: 1 and 1.0 are equal, but would give two keys
     return Pipeline.from_dict(config.to_dict())
+
+
+def _with_epochs(config: Pipeline, paths: Sequence[str]) -> Pipeline:
+    """Have epochs that are set count: the steps of a preset, which would go before them, are taken away.
+
+    Raises:
+        ConfigError: the steps are set as well; names both.
+    """
+    for path in paths:
+        training, _, name = path.rpartition(".")
+        steps = f"{training}.steps"
+        if name != "epochs" or training not in training_paths(config) or attrgetter(steps)(config) is None:
+            continue
+        if steps in paths:
+            raise ConfigError(f"--set has {path} and {steps}, which goes before it; set one of them")
+        config = cast(Pipeline, set_by_path(config, steps, None))
+    return config
 
 
 def optimizer_overrides(name: str) -> list[str]:

@@ -8,11 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flows.chain.engine import wanting
 from flows.figures.svg import MAX_POINTS, loss_svg
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome, PipelineReport
-from flows.stages.prepare.result import PrepareResult
 from flows.stages.registry import Stage
 from flows.tracking.logger import flatten
 from gptcore.data.ledger import Ledger, LedgerRow
@@ -66,12 +64,7 @@ def _section(stage: Stage, report: PipelineReport) -> Section:
 
 
 def _absence(report: PipelineReport, name: str) -> str | None:
-    if report.stage(name):
-        return None
-    prepared, parts = report.result(PrepareResult), STAGES[name].parts
-    if prepared and parts and not set(parts) & set(prepared.parts):
-        return wanting(STAGES[name])
-    return "it was not part of this run"
+    return None if report.stage(name) else report.left_out.get(name, "it was not part of this run")
 
 
 def _curves(report: PipelineReport) -> list[dict[str, Any]]:

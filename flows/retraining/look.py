@@ -136,7 +136,8 @@ def model_key(chain: Chain) -> str:
 
 def stage_keys(chain: Chain) -> dict[str, str]:
     """Stage -> key of the output that a chain has or would have, those that only measure not among them."""
-    return {name: chain.key(stage) for name, stage in STAGES.items() if not stage.measures and chain.applies(stage)}
+    measuring = {name for name, stage in STAGES.items() if stage.measures}
+    return {name: chain.key(STAGES[name]) for name in STAGES if name not in {*measuring, *chain.left_out}}
 
 
 def settings_digest(chain: Chain) -> str:

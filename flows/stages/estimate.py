@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from flows.sources.base import Places
-from flows.sources.hub import starting_sizes
+from flows.stages.base import base_sizes
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare.result import PrepareResult
 from gptcore.models import PRESETS, WordNetworkConfig
@@ -70,8 +70,7 @@ class Estimate:
     @cached_property
     def model(self) -> WordNetworkConfig | None:
         """The sizes of the base model; None where they are not known before it is fetched."""
-        settings = self.pipeline.pretrain
-        return starting_sizes(settings.init) if settings.init else settings.model
+        return base_sizes(self.pipeline)
 
     @cached_property
     def amounts(self) -> Amounts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,8 @@ class PipelineReport:
     """The stages that ran or were found, in their order; one that was left out is absent."""
     environment: dict[str, str]
     """Versions and machine."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """The stages that were left out, and why."""
 
     def stage(self, name: str) -> Outcome | None:
         """The stage of this name, or None if it was left out."""

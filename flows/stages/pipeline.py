@@ -15,6 +15,7 @@ from flows.stages.instruct.recipe import InstructStage
 from flows.stages.lora.recipe import LoraStage
 from flows.stages.prepare.recipe import PrepareStage
 from flows.stages.pretrain.recipe import PretrainStage
+from flows.stages.registry import REGISTERED
 from gptcore.config import Config, later
 from gptcore.train import TrainConfig
 
@@ -73,6 +74,8 @@ class Pipeline(Config):
 
 def further_recipes() -> dict[str, type[StageRecipe]]:
     """Path -> kind of the settings of every further stage."""
+    for stage in REGISTERED.values():
+        stage.load_recipe()
     return {kind.path: kind for kind in StageRecipe.__subclasses__()}
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the command line reads descriptions alone
     from flows.stages.outcome import PipelineReport
     from flows.stages.pipeline import Pipeline
     from flows.stages.result import StageResult
+    from gptcore.models.network import Ability
 
 Role = Literal["base", "instruct", "classifier", "compressed"]
 """What the model that a stage leaves is used for: by the gate, by the registry of versions."""
@@ -66,7 +67,7 @@ class Stage:
     """Commands that its help ends with."""
     parts: tuple[str, ...] = ()
     """Parts of the data of which it needs one; without any the stage is left out."""
-    abilities: tuple[str, ...] = ()
+    abilities: tuple[Ability, ...] = ()
     """Abilities of the model, of which it needs all; without them the stage is left out."""
     trains: bool = True
     """Whether it trains, in as many processes as ``--nproc`` asks for."""
@@ -95,6 +96,10 @@ class Stage:
         (kind,) = (each for each in vars(module).values() if getattr(each, "stage", None) == self.name)
         found: type[StageResult] = kind
         return found
+
+    def load_recipe(self) -> None:
+        """Have the kind of its settings known."""
+        self._module("recipe")
 
     @property
     def cost(self) -> Callable[[Estimate], Cost] | None:

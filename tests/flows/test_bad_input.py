@@ -247,6 +247,6 @@ def test_all_messages_with_stray_quotes_are_read_balanced_and_free_of_leaks(
     # of 747 there are fewer distinct ones, and fewer still that are not nearly alike
     assert 0.8 * len(distinct) < labels["spam"] <= len(distinct) < 747
     assert ledger.total("kept", stage="classify: balance") == 2 * labels["spam"]
-    result = json.loads((folder / "manifest.json").read_text())["result"]
-    assert result["classify"]["leaks"] == result["instruct"]["leaks"] == 0
+    parts = json.loads((folder / "manifest.json").read_text())["result"]["parts"]
+    assert parts["classify"]["leaks"] == parts["instruct"]["leaks"] == 0
     remove_finished(home)

@@ -90,8 +90,8 @@ def test_a_corpus_alone_gives_no_stage_that_needs_rows(config: Pipeline, setting
     text = tmp_path / "text.txt"
     text.write_text("a line of text\n" * 99)
     alone = Chain(with_own_data(resolve("tiny"), corpus=[text]), settings, None, progress_bar)
-    assert [name for name, stage in STAGES.items() if alone.applies(stage)] == ["prepare-data", "pretrain", "compress"]
-    assert alone.wanting(STAGES["lora"]) == (
+    assert [name for name in STAGES if name not in alone.left_out] == ["prepare-data", "pretrain", "compress"]
+    assert alone.left_out["lora"] == (
         "the data has no labelled rows (--labelled) and no instruction rows (--instructions)"
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flows.chain.request import OwnData, chain, configuration
+from flows.chain.request import OwnData, configuration
 from flows.recipes.presets import PIPELINES
 from flows.recipes.resolve import OPTIMIZERS, optimizer_overrides, resolve, with_own_data
 from flows.sources.book import Book
@@ -88,8 +87,7 @@ def test_overrides_reach_every_depth_in_their_order() -> None:
         ("instruct.template=alpacca", "unknown template 'alpacca'; did you mean 'alpaca'?"),
         ("instruct.max_responses=0", "InstructStage.max_responses is 0; it must be at least 1"),
         ("lora.rank=0", "rank is 0; it must be at least 1"),
-        ("lora.targets=qvk", "lora.targets names 'qvk', no linear layer of a block; did you mean 'qkv'? (known: down,"),
-        ("lora.targets=", "lora.targets is empty; name one or more of down, out, qkv, up"),
+        ("lora.targets=", "lora.targets is empty; expected names of linear layers in the blocks, as in qkv,out"),
         ("compress.group_size=0", "CompressStage.group_size is 0; it must be at least 1"),
         ("evaluate.concurrency=0", "EvaluateStage.concurrency is 0; it must be at least 1"),
     ],
@@ -160,16 +158,38 @@ def test_no_two_kinds_of_configuration_share_a_name() -> None:
     def family(kind: type[Config]) -> list[type[Config]]:
         return [kind, *(below for child in kind.__subclasses__() for below in family(child))]
 
-    assert STAGES  # the stages import every kind there is
+    assert all(stage.run for stage in STAGES.values())  # their bodies import every kind there is
     names = [kind.__name__ for kind in set(family(Config)) if kind.__module__.split(".")[0] in {"gptcore", "flows"}]
     assert sorted(names) == sorted(set(names))
     assert {"Classify", "ClassifyStage", "Run", "Pipeline"} <= set(names)
 
 
-def test_what_only_gpt_2s_family_can_is_refused_before_another_is_trained() -> None:
-    llama = resolve("tiny", overrides=["pretrain.model=LlamaConfig"])
-    stages = chain(llama, data_dir=None)
-    with pytest.raises(ConfigError, match=r"compress.methods has hidden\+tune, and pretrain.model is a LlamaConfig"):
-        stages.check()
-    resolve("tiny").compress.check_model(resolve("tiny").pretrain.model)
-    replace(llama.compress, methods=("int8", "gptq")).check_model(llama.pretrain.model)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pretrain.model=LlamaConfig"], "compress.methods has hidden+tune, and pretrain.model is a LlamaConfig"),
+        (["lora.targets=qvk"], "the blocks of a GPT have no linear layer of that name; did you mean 'qkv'? (known: do"),
+        (
+            ["pretrain.model=LlamaConfig", "compress.methods=int8", "lora.targets=gate"],
+            "lora.targets names 'gate', and the blocks of a Llama have no linear layer of that name",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_it_is_trained(overrides: list[str], message: str) -> None:
+    """The kind: asked of the chain's own model, not of a GPT that stands for all."""
+    with pytest.raises(ConfigError) as refused:
+        configuration("tiny", overrides, None)
+    assert message in str(refused.value)
+
+
+def test_what_fits_another_family_is_not_refused() -> None:
+    configuration("tiny", ["pretrain.model=LlamaConfig", "compress.methods=int8,gptq", "lora.targets=up"], None)
+
+
+def test_epochs_that_are_set_are_not_overruled_by_a_presets_steps() -> None:
+    """The kind: a setting that another one overrules without a word."""
+    assert resolve("tiny").pretrain.train.steps == 6
+    train = resolve("tiny", overrides=["pretrain.train.epochs=2"]).pretrain.train
+    assert (train.epochs, train.steps) == (2.0, None)
+    with pytest.raises(ConfigError, match=r"pretrain\.train\.steps, which goes before it; set one of them"):
+        resolve("tiny", overrides=["pretrain.train.steps=9", "pretrain.train.epochs=2"])

@@ -17,7 +17,6 @@ from flows.stages.classify.result import ClassifyResult
 from flows.stages.compress.result import CompressResult
 from flows.stages.lora.result import LoraResult
 from flows.stages.outcome import PipelineReport
-from flows.stages.prepare.result import PrepareResult
 from gptcore.errors import DataError
 from gptcore.files import read_json_lines
 
@@ -334,10 +333,9 @@ def test_configuration_and_environment_are_complete(page: str) -> None:
 
 def test_stages_that_the_data_has_nothing_for_are_told(make_report: MakeReport, tmp_path: Path) -> None:
     report = make_report(without=("finetune-classifier", "finetune-instruct", "lora", "compress", "evaluate"))
-    prepared = report.stages[0]
-    assert isinstance(prepared.result, PrepareResult)
-    bare = replace(prepared, result=replace(prepared.result, parts={}))
-    corpus_only = replace(report, stages=(bare, *report.stages[1:]))
+    rows, asked = "labelled rows (--labelled)", "instruction rows (--instructions)"
+    lacks = {"finetune-classifier": rows, "finetune-instruct": asked, "lora": f"{rows} and no {asked}"}
+    corpus_only = replace(report, left_out={name: f"the data has no {lack}" for name, lack in lacks.items()})
     page, _ = written(corpus_only, tmp_path)
     assert "finetune-classifier (the data has no labelled rows (--labelled))" in part(page, "summary")
     assert part(page, "classification").endswith("Left out: the data has no labelled rows (--labelled).")

@@ -132,8 +132,9 @@ def test_rows_without_a_corpus_are_one_but_for_those_of_the_tests(rows: Path, tm
     assert 5 < len(texts["val"]) < len(texts["train"]) / 3
 
 
-def test_one_file_of_text_is_enough_for_a_corpus(tmp_path: Path) -> None:
-    text = tmp_path / "novel.txt"
+def test_one_file_of_text_is_enough_for_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where a passage goes is decided by its path
+    text = Path("novel.txt")
     text.write_text("\n".join(f"{WORDS[i % 13]} {WORDS[i * 5 % 11]} {i} {hex(i * 7919)}" for i in range(9_000)))
     facts = prepare.run(with_own_data(resolve("tiny"), corpus=[text]), NOTHING, context(tmp_path, []))
     assert facts.parts == {}

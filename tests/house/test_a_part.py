@@ -221,10 +221,9 @@ def test_an_option_that_a_command_has_already_is_refused(told: Told) -> None:
 def test_a_stage_that_wants_it_is_left_out_with_the_sentence_that_gives_it(part: Part, home: Path, file: Path) -> None:
     stage = replace(STAGES["finetune-classifier"], name="compare-pairs", parts=("pairs",))
     without = Chain(resolve("tiny"), read_settings(), None, progress_bar)
-    assert not without.applies(stage)
-    assert without.wanting(stage) == "the data has no pairs of texts (--pairs-of-texts)"
+    assert without.absence(stage) == "the data has no pairs of texts (--pairs-of-texts)"
     given = Chain(configuration("tiny", [], OwnData(rows={"pairs": file})), read_settings(), None, progress_bar)
-    assert given.applies(stage)
+    assert given.absence(stage) is None
     nothing = PrepareResult(tokenizer="t", tokenizer_digest="", vocab_size=1, tokens={}, parts={}, metrics={})
     with pytest.raises(
         ConfigError, match=r"no rows for pairs \(it has a corpus alone\); give some by --pairs-of-texts"

@@ -9,7 +9,7 @@ from typing import Literal
 from gptcore.compress import Pattern, prunable_sizes
 from gptcore.config import Config, at_least, nearest
 from gptcore.errors import ConfigError
-from gptcore.models import ModelConfig
+from gptcore.models import NetworkConfig
 from gptcore.train import Cosine, OptimizerConfig, TrainConfig
 
 STRUCTURE = ("student", "heads", "hidden", "depth")
@@ -93,7 +93,7 @@ class CompressStage(Config):
             raise ConfigError(f"compress.soft is {self.soft}; it must be from 0 to 1")
         self.zeros()
 
-    def check_model(self, model: ModelConfig) -> None:
+    def check_model(self, model: NetworkConfig) -> None:
         """Refuse methods that a model cannot have, before it is trained.
 
         Raises:

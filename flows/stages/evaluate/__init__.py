@@ -21,6 +21,7 @@ STAGE = _Stage(
         "gptworks evaluate --set evaluate.judge_panel=mistral,qwen2.5 --set evaluate.pairwise=true",
     ),
     parts=("instruct",),
+    abilities=("generate",),
     measures=True,
 )
 """Its description."""

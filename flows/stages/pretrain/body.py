@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -15,7 +14,9 @@ from flows.stages.prepare.result import PrepareResult
 from flows.stages.pretrain.result import PretrainResult
 from flows.stages.training import CHECKPOINT, execute
 from gptcore.checkpoint import read_spec
+from gptcore.config import set_by_path
 from gptcore.data import TokenWindows
+from gptcore.models import WordNetworkConfig
 from gptcore.nn import count_parameters
 from gptcore.objectives import NextToken
 from gptcore.run import Run
@@ -27,7 +28,8 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> PretrainResult:
     config = pipeline.pretrain
     tokenizer = inputs.path("prepare-data", "tokenizer")
     length = config.model.context_length
-    model = replace(config.model, vocab_size=inputs.get(PrepareResult).vocab_size)
+    n_words = inputs.get(PrepareResult).vocab_size
+    model = cast(WordNetworkConfig, set_by_path(config.model, "vocab_size", n_words))
     init = local_checkpoint(config.init, context.places.cache) if config.init else None
     if init is not None:
         length = min(length, read_spec(init).words.context_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gptcore.config import Config
-from gptcore.models import PRESETS, ModelConfig
+from gptcore.models import PRESETS, WordNetworkConfig
 from gptcore.train import TrainConfig
 
 
@@ -13,7 +13,7 @@ from gptcore.train import TrainConfig
 class PretrainStage(Config):
     """A base model on the corpus."""
 
-    model: ModelConfig = field(default_factory=lambda: PRESETS["micro"])
+    model: WordNetworkConfig = field(default_factory=lambda: PRESETS["micro"])
     """Sizes; ``vocab_size`` is taken from the tokenizer."""
     init: str | None = None
     """Start from a checkpoint folder, or ``hf:REPO`` for a GPT-2 on the Hugging Face hub, instead of random weights;

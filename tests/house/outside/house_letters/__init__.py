@@ -1,0 +1,24 @@
+"""A stage that lives outside the tree: how often a letter stands in the answers."""
+
+from flows.stages.registry import Stage as _Stage
+from flows.stages.registry import register as _register
+
+STAGE = _register(
+    _Stage(
+        name="count-letters",
+        room=__name__,
+        title="Letters",
+        heading="Letters of the answers",
+        sentence="Count a letter in the held-out answers.",
+        about="How often a letter stands in the answers of a model.",
+        version="1",
+        needs=("finetune-instruct",),
+        recipes=("letters",),
+        examples=("gptworks count-letters --preset tiny --set letters.letter=a",),
+        parts=("instruct",),
+        abilities=("generate",),
+        trains=False,
+        measures=True,
+    )
+)
+"""Its description."""

@@ -1,0 +1,18 @@
+"""The count on the page."""
+
+from __future__ import annotations
+
+from flows.stages.outcome import PipelineReport
+from flows.stages.registry import Headline
+from house_letters.result import LettersResult
+
+
+def section(report: PipelineReport) -> LettersResult | None:
+    """All there is."""
+    return report.result(LettersResult)
+
+
+def headline(report: PipelineReport) -> Headline | None:
+    """The letter and its count."""
+    result = report.result(LettersResult)
+    return (f"count of {result.letter}", result.metrics["letters/count"]) if result else None
