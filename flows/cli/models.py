@@ -47,7 +47,7 @@ def runs(
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
-    """List tracked runs, newest first, with their headline figures, or the reason why they have none."""
+    """List tracked runs, newest first, with their headline figures or why they have none; or send what waits."""
     from flows.stages.every import STAGES
     from flows.tracking.runs import PREFIX, connect
 

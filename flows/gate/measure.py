@@ -86,11 +86,6 @@ class Instrument:
 def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evidence:
     """Put every item to the model that can answer it.
 
-    Args:
-        files: the model.
-        instrument: the items, and how they are put.
-        context: whom progress and artifacts are told, and where the judge's answers are kept.
-
     Raises:
         CheckpointError, DataError: a part of the model is missing or damaged.
         EvalError: the judge ended the run.
