@@ -65,7 +65,7 @@ def asked_by_the_gate(path: Path, folder: Path) -> dict[str, float | None]:
     context = Context(folder, Places(None, folder / "cache"), log, lambda _: None, 1, "")
     items = tuple({"id": str(i), "text": text, "label": LABELS[i % 2]} for i, text in enumerate(TEXTS))
     off = {"state": "off", "reason": ""}
-    instrument = Instrument(EvaluationSet((), items, (), {}), EvaluateStage(), off, 4, GatePolicy())
+    instrument = Instrument(EvaluationSet({"texts": (), "classify": items}, {}), EvaluateStage(), off, 4, GatePolicy())
     return dict(measure(ModelFiles("key", classifier=path), instrument, context).values["accuracy"])
 
 
