@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli import compare, judge, models, plan, retrain, serve, services, sweep, talk
+from flows.cli import compare, export, judge, models, plan, retrain, serve, services, sweep, talk
 from flows.cli.examples import epilog
 from flows.cli.part_options import WithParts
 from flows.cli.stopping import stoppable
@@ -220,7 +220,7 @@ app.command("generate", help="Continue a prompt, or answer it if the model was i
 )
 app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(talk.chat)
 app.command("serve", help="Serve a model to OpenAI's and Ollama's clients.", epilog=epilog("serve"))(serve.serve)
-app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(models.export)
+app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(export.export)
 app.command("runs", help="List tracked runs with their headline figures, or send what waits.", epilog=epilog("runs"))(
     models.runs
 )

@@ -1,4 +1,4 @@
-"""The commands for models and runs: export, runs, doctor."""
+"""The commands for runs and this machine: runs, doctor."""
 
 from __future__ import annotations
 
@@ -33,43 +33,6 @@ CheckpointArgument = Annotated[
 def quiet_prefect() -> None:
     """Leave the terminal to progress bars and tables: Prefect's own lines only from warnings on."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-
-
-def export(
-    checkpoint: CheckpointArgument,
-    out: Annotated[str, typer.Argument(help="Folder to write; the model's name with --to ollama.")],
-    to: Annotated[
-        Literal["hf", "gguf", "ollama", "peft", "mlflow"],
-        typer.Option(help="For transformers, llama.cpp, an Ollama server, peft (an adapter), or mlflow models serve."),
-    ] = "hf",
-    packing: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
-        typer.Option(help="How GGUF packs the matrices' numbers; Ollama gets the same file."),
-    ] = "f16",
-    host: Annotated[str | None, typer.Option(help="Ollama server instead of OLLAMA_HOST.")] = None,
-) -> None:
-    """Write a checkpoint in another program's format; it is read back and compared before it takes its place."""
-    from flows.sources.hub import model_folder
-    from gptcore.export import export_gguf, export_hf, export_peft
-
-    source, console = model_folder(checkpoint, read_settings().cache), Console()
-    if to == "hf":
-        console.print(f"written: {export_hf(source, Path(out))}", soft_wrap=True)
-    elif to == "peft":
-        console.print(f"written: {export_peft(source, Path(out))}", soft_wrap=True)
-    elif to == "mlflow":
-        from flows.export.mlflow_models import export_mlflow
-
-        console.print(f"written: {export_mlflow(source, Path(out))}", soft_wrap=True)
-    elif to == "gguf":
-        written = export_gguf(source, Path(out), packing=packing)
-        console.print(f"written: {written.file}, and a Modelfile; {written.agreement}", soft_wrap=True)
-    else:
-        from flows.export.ollama import export_ollama
-
-        place = host or read_settings().ollama_host
-        made = export_ollama(source, out, host=place, packing=packing, on_status=lambda text: console.print(text))
-        console.print(f"made: ollama run {out}; {made.agreement}", soft_wrap=True)
 
 
 def table_console() -> Console:

@@ -8,8 +8,8 @@ from pathlib import Path
 from gptcore.checkpoint import read_spec
 from gptcore.config import canonical_json, nearest
 from gptcore.errors import ConfigError, DataError
-from gptcore.export import import_gguf, import_hf
-from gptcore.export.hf import read_hf_config
+from gptcore.export.gguf import import_gguf
+from gptcore.export.hf import import_hf, read_hf_config
 from gptcore.files import MANIFEST, file_sha256
 from gptcore.models import PRESETS, WordNetworkConfig
 

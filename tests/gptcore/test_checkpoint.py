@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 from gptcore import checkpoint
 from gptcore.errors import OutOfDiskError
-from gptcore.export import export_hf
+from gptcore.export.hf import export_hf
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
 model, spec, (tokenizer, _), _ = checkpoint.load(source)
 for room in (100, 20_000):  # bytes a file may have: too few for the first file; too few for the weights

@@ -16,7 +16,9 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.compress import prunable
 from gptcore.errors import ConfigError
-from gptcore.export import export_gguf, export_hf, export_peft
+from gptcore.export.gguf import export_gguf
+from gptcore.export.hf import export_hf
+from gptcore.export.peft import export_peft
 from gptcore.models import NetworkConfig
 from gptcore.models.blueprint import require_plain, strangers
 from gptcore.nn import StandIn

@@ -26,7 +26,7 @@ from gptcore.compress import (
 )
 from gptcore.data.windows import WindowSource
 from gptcore.errors import ConfigError
-from gptcore.export import export_hf, import_hf
+from gptcore.export.hf import export_hf, import_hf
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import GPT, GPTConfig
 from gptcore.nn import count_parameters, named_linears
