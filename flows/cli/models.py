@@ -47,7 +47,7 @@ def runs(
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
-    """List tracked runs, newest first, with their headline figures, or the reason why they have none."""
+    """List tracked runs, newest first, with their headline figures or why they have none; or send what waits."""
     from flows.stages.every import STAGES
     from flows.tracking.runs import PREFIX, connect
 
@@ -142,14 +142,14 @@ def _check_mlflow() -> tuple[str, str]:
 
 def _check_judge(judge_model: str | None) -> tuple[str, str]:
     from eval.errors import EvalConfigError, EvalError, JudgeChanged, JudgeModelMissing
-    from eval.judge.preflight import preflight
+    from eval.judge.preflight import preflight_ollama
     from flows.stages.evaluate.recipe import EvaluateStage
     from flows.stages.judge.sitting import judge_specs
 
     config = EvaluateStage() if judge_model is None else EvaluateStage(judge_model=judge_model)
     [spec] = judge_specs(config, read_settings().ollama_host)
     try:
-        model = preflight(spec.host, spec.model, options=spec.options)
+        model = preflight_ollama(spec.host, spec.model, options=spec.options)
     except EvalError as error:
         states = {JudgeModelMissing: "no model", JudgeChanged: "changed", EvalConfigError: "unfit"}
         return states.get(type(error), "absent"), str(error)
