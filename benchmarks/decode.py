@@ -22,7 +22,7 @@ from benchmarks.sitting import main
 from benchmarks.work import Implementation, Target, Work
 
 if TYPE_CHECKING:
-    from gptcore.export import Packing
+    from gptcore.export.every import Packing
     from gptcore.models import GPT
 
 VOCABULARY = 50_257

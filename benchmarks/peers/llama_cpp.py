@@ -14,7 +14,8 @@ from benchmarks.measured import Measured, timed_steps
 from benchmarks.options import Options
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
-from gptcore.export import Packing, export_gguf
+from gptcore.export.every import Packing
+from gptcore.export.gguf import export_gguf
 from gptcore.models import GPT
 from gptcore.tokenizer import gpt2_tokenizer
 

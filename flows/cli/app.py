@@ -18,9 +18,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli import compare, judge, models, plan, retrain, serve, services, sweep, talk
+from flows.cli import compare, export, judge, models, plan, retrain, serve, services, sweep, talk
 from flows.cli.examples import epilog
-from flows.cli.part_options import WithParts
+from flows.cli.part_options import DataDirOption, WithParts
 from flows.cli.stopping import stoppable
 from flows.orchestrator.temporary_server import begin_server
 from flows.services.state import running_addresses
@@ -41,9 +41,6 @@ app = typer.Typer(
 PresetOption = Annotated[str, typer.Option("--preset", help="demo, book, or tiny to try the machinery.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting, as in pretrain.train.epochs=2; repeatable.")
-]
-DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
 ]
 CorpusOption = Annotated[
     list[Path] | None,
@@ -120,15 +117,8 @@ def _flow_command(name: str) -> WithParts:
         data = OwnData.of(corpus or [], rows)
         # refuse what cannot be before the flow begins
         config = configuration(preset, overrides, data)
-        launch = Launch(
-            nproc=nproc,
-            parallel=parallel,
-            nnodes=nnodes,
-            rdzv=rdzv,
-            max_restarts=max_restarts,
-            runner=runner,
-            workers=workers,
-        )
+        here = {"nproc": nproc, "parallel": parallel, "runner": runner, "workers": workers}
+        launch = Launch.model_validate({**here, "nnodes": nnodes, "rdzv": rdzv, "max_restarts": max_restarts})
         launch.check()
         if server_answers is None:
             models.print_plan(config, name, data_dir=data_dir)
@@ -173,14 +163,15 @@ def _run_flow(
     Console().print(f"{name}: {summary['path']} ({note}), MLflow run {summary['run_id']}", soft_wrap=True)
 
 
-def _join(
+def join(
     rdzv: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What the command there has as --rdzv.")],
     nproc: NprocOption = 1,
 ) -> None:
-    from flows.launch.machines import join
+    """Give this machine's processes to a command on another one."""
+    from flows.launch import machines
 
     with stoppable(f"the part of this machine in the command at {rdzv}"):
-        join(rdzv, nproc=nproc)
+        machines.join(rdzv, nproc=nproc)
     Console().print(f"the command at {rdzv} has ended well")
 
 
@@ -214,42 +205,16 @@ for _stage in STAGES.values():
     app.command(_stage.name, help=f"{_stage.sentence} Makes what it needs first.", epilog=epilog(_stage.name))(
         _flow_command(_stage.name)
     )
-app.command("join", help="Give this machine's processes to a command on another one.", epilog=epilog("join"))(_join)
-app.command("generate", help="Continue a prompt, or answer it if the model was instructed.", epilog=epilog("generate"))(
-    talk.generate
+_COMMANDS = (
+    *(join, talk.generate, talk.chat, serve.serve, export.export, models.runs, compare.compare),
+    *(WithParts(sweep.sweep), plan.plan, retrain.retrain, retrain.promote, retrain.rollback, retrain.lineage),
+    *(judge.fake_ollama, *services.COMMANDS, models.doctor),
 )
-app.command("chat", help="Talk to an instructed model in the terminal.", epilog=epilog("chat"))(talk.chat)
-app.command("serve", help="Serve a model to OpenAI's and Ollama's clients.", epilog=epilog("serve"))(serve.serve)
-app.command("export", help="Write a checkpoint in another program's format.", epilog=epilog("export"))(models.export)
-app.command("runs", help="List tracked runs with their headline figures, or send what waits.", epilog=epilog("runs"))(
-    models.runs
-)
-app.command("compare", help="Say in what two tracked runs differ.", epilog=epilog("compare"))(compare.compare)
-app.command("sweep", help="Make one stage with many settings and compare them.", epilog=epilog("sweep"))(
-    WithParts(sweep.sweep)
-)
-app.command("plan", help="Reckon memory, speed and cost of a training before it runs.", epilog=epilog("plan"))(
-    plan.plan
-)
-app.add_typer(
-    judge.judge,
-    name="judge",
-    help="Compare and rank judged runs, calibrate the judge, label.",
-    epilog=epilog("judge"),
-)
-app.command("retrain", help="Train again if there is reason to; publish what is better.", epilog=epilog("retrain"))(
-    retrain.retrain
-)
-app.command("promote", help="Make a version the champion by hand.", epilog=epilog("promote"))(retrain.promote)
-app.command("rollback", help="Go back to the champion before.", epilog=epilog("rollback"))(retrain.rollback)
-app.command("lineage", help="What a version was made from.", epilog=epilog("lineage"))(retrain.lineage)
-app.add_typer(retrain.data, name="data", help="Add data for the next retraining.", epilog=epilog("data"))
-app.command("fake-ollama", help="Serve an Ollama without a model, for tests.", epilog=epilog("fake-ollama"))(
-    judge.fake_ollama
-)
-for _call in services.COMMANDS:
-    app.command(_call.__name__, epilog=epilog(_call.__name__))(_call)
-app.command("doctor", help="Check versions, folders, tracking store and judge.", epilog=epilog("doctor"))(models.doctor)
+for _call in _COMMANDS:
+    _name = _call.__name__.replace("_", "-")
+    app.command(_name, epilog=epilog(_name))(_call)
+for _group in (judge.judge, retrain.data):
+    app.add_typer(_group, epilog=epilog(str(_group.info.name)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

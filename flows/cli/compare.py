@@ -34,22 +34,15 @@ def compare(
 
 
 def _print(found: Comparison) -> None:
-    from flows.judged_runs.compare import figures, interval
+    from flows.judged_runs.compare import tables
 
     console = table_console()
     console.print(f"first:  {found.first[1]} ({found.first[0]})", soft_wrap=True)
     console.print(f"second: {found.second[1]} ({found.second[0]})", soft_wrap=True)
     for note in found.notes:
         console.print(f"[bold yellow]mind:[/] {note}", soft_wrap=True)
-    _table(("param", "first", "second"), [(name, *(v or "" for v in pair)) for name, pair in found.params.items()])
-    _table(
-        ("metric", "first", "second", "difference"),
-        [(name, *figures(pair)) for name, pair in found.metrics.items() if not name.startswith("perf/")],
-    )
-    _table(
-        ("per item", "first", "second", "difference (95%)", "items"),
-        [(i.column, f"{i.first:.4g}", f"{i.second:.4g}", interval(i), str(i.n)) for i in found.items],
-    )
+    for head, rows in tables(found).items():
+        _table(head, [row for row in rows if not row[0].startswith("perf/")])
     for row in found.samples[:_SAMPLES_SHOWN]:
         _table(("asked", row["question"]), [("first", row["first"]), ("second", row["second"])])
     if len(found.samples) > _SAMPLES_SHOWN:

@@ -21,26 +21,14 @@ if TYPE_CHECKING:
     from flows.judged_runs.runs import JudgedRun
     from flows.settings import Settings
 
-judge = typer.Typer(no_args_is_help=True, add_completion=False)
+_ABOUT = "Compare and rank judged runs, calibrate the judge, label."
+judge = typer.Typer(name="judge", help=_ABOUT, no_args_is_help=True, add_completion=False)
 """``gptworks judge ...``"""
 
 Model = Literal["instruct", "base", "lora"]
 ModelOfRunOption = Annotated[Model, typer.Option("--model", help="Whose responses in the run.")]
-BaselineModelOption = Annotated[Model, typer.Option(help="Whose responses in the first run.")]
-LabelsOption = Annotated[
-    Path, typer.Option(help="csv with id and human (0 to 100); perhaps judge, response and reference.")
-]
 RunOption = Annotated[str | None, typer.Option("--run", help="Evaluation whose items and judge's scores are taken.")]
-BaselineOption = Annotated[
-    str | None,
-    typer.Option(metavar="RUN[:MODEL]", help="A second, labelled run: the judge sees both side by side as well."),
-]
-BaselineLabelsOption = Annotated[Path | None, typer.Option(help="csv with people's scores of the second run.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
-PairwiseOption = Annotated[
-    bool,
-    typer.Option("--pairwise", help="Ask a judge which answer is better, in both orders, instead of scores."),
-]
 JudgeModelOption = Annotated[
     str | None, typer.Option(help="Judge to ask; by default the one that scored the last run, by its digest.")
 ]
@@ -53,8 +41,10 @@ def compare(
     baseline: Annotated[str, typer.Argument(metavar="RUN", help="MLflow run that is compared with.")],
     candidate: Annotated[str, typer.Argument(metavar="RUN", help="MLflow run that may be better.")],
     model: ModelOfRunOption = "instruct",
-    baseline_model: BaselineModelOption = "instruct",
-    pairwise: PairwiseOption = False,
+    baseline_model: Annotated[Model, typer.Option(help="Whose responses in the first run.")] = "instruct",
+    pairwise: Annotated[
+        bool, typer.Option("--pairwise", help="Ask a judge which answer is better, in both orders, instead of scores.")
+    ] = False,
     judge_model: JudgeModelOption = None,
     judge_url: JudgeUrlOption = None,
     concurrency: ConcurrencyOption = 1,
@@ -95,11 +85,16 @@ def rank(
 
 @judge.command(epilog=epilog("calibrate", JUDGE_EXAMPLES))
 def calibrate(
-    labels: LabelsOption,
+    labels: Annotated[
+        Path, typer.Option(help="csv with id and human (0 to 100); perhaps judge, response and reference.")
+    ],
     run: RunOption = None,
     model: ModelOfRunOption = "instruct",
-    baseline: BaselineOption = None,
-    baseline_labels: BaselineLabelsOption = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="RUN[:MODEL]", help="A second, labelled run: the judge sees both side by side as well."),
+    ] = None,
+    baseline_labels: Annotated[Path | None, typer.Option(help="csv with people's scores of the second run.")] = None,
     judge_url: JudgeUrlOption = None,
     seed: SeedOption = 1,
 ) -> None:
@@ -160,23 +155,14 @@ def _side_by_side(settings: Settings, runs: list[JudgedRun], asking: Asking) -> 
         return side_by_side(settings, runs, asking=asking, on_progress=on_progress)
 
 
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
-PortOption = Annotated[int, typer.Option(help="0 takes a free one.")]
-ScenarioOption = Annotated[str, typer.Option(help="What every request meets; --list tells them all.")]
-DelayOption = Annotated[float, typer.Option(help="Seconds that an answer takes.")]
-ModelOption = Annotated[str, typer.Option(help="The model that it has.")]
-AlsoOption = Annotated[list[str] | None, typer.Option(help="A further model, for a panel; may come again.")]
-ListOption = Annotated[bool, typer.Option("--list", help="Print the scenarios and end.")]
-
-
 def fake_ollama(
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 11434,
-    scenario: ScenarioOption = "score",
-    delay: DelayOption = 0.0,
-    model: ModelOption = "llama3:latest",
-    also: AlsoOption = None,
-    list_scenarios: ListOption = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 11434,
+    scenario: Annotated[str, typer.Option(help="What every request meets; --list tells them all.")] = "score",
+    delay: Annotated[float, typer.Option(help="Seconds that an answer takes.")] = 0.0,
+    model: Annotated[str, typer.Option(help="The model that it has.")] = "llama3:latest",
+    also: Annotated[list[str] | None, typer.Option(help="A further model, for a panel; may come again.")] = None,
+    list_scenarios: Annotated[bool, typer.Option("--list", help="Print the scenarios and end.")] = False,
 ) -> None:
     """Serve an Ollama without a model until Ctrl-C, and say how many answers were asked."""
     from eval.testing.fake_ollama import SCENARIOS, serve

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from eval.stats import AgreementReport, Interval, WinRate
+    from eval.stats import Interval, WinRate
     from eval.tournament import Match
     from flows.judged_runs.calibration import Calibrated
     from flows.judged_runs.pairs import SideBySide
@@ -92,7 +92,8 @@ def print_calibration(result: Calibrated) -> None:
     ):
         for scorer, report in [("judge", own), *others.items()]:
             if report is not None:
-                table.add_row(scorer, items, str(report.n), *_figures(report))
+                figures = (report.spearman, report.kendall, report.pass_kappa, report.kappa, report.same_side)
+                table.add_row(scorer, items, str(report.n), *map(_interval, figures))
     console.print(table)
     if not result.has_texts:
         console.print("no columns response and reference: no baselines, and hard items are not told from easy ones")
@@ -124,9 +125,3 @@ def _about_places(match: Match, rate: WinRate) -> str:
 
 def _interval(one: Interval) -> str:
     return "-" if math.isnan(one.mean) else f"{one.mean:.2f} ({one.low:.2f} to {one.high:.2f})"
-
-
-def _figures(report: AgreementReport) -> list[str]:
-    return [
-        _interval(one) for one in (report.spearman, report.kendall, report.pass_kappa, report.kappa, report.same_side)
-    ]

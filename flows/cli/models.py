@@ -1,4 +1,4 @@
-"""The commands for models and runs: export, runs, doctor."""
+"""The commands for runs and this machine: runs, doctor."""
 
 from __future__ import annotations
 
@@ -35,43 +35,6 @@ def quiet_prefect() -> None:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 
 
-def export(
-    checkpoint: CheckpointArgument,
-    out: Annotated[str, typer.Argument(help="Folder to write; the model's name with --to ollama.")],
-    to: Annotated[
-        Literal["hf", "gguf", "ollama", "peft", "mlflow"],
-        typer.Option(help="For transformers, llama.cpp, an Ollama server, peft (an adapter), or mlflow models serve."),
-    ] = "hf",
-    packing: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
-        typer.Option(help="How GGUF packs the matrices' numbers; Ollama gets the same file."),
-    ] = "f16",
-    host: Annotated[str | None, typer.Option(help="Ollama server instead of OLLAMA_HOST.")] = None,
-) -> None:
-    """Write a checkpoint in another program's format; it is read back and compared before it takes its place."""
-    from flows.sources.hub import model_folder
-    from gptcore.export import export_gguf, export_hf, export_peft
-
-    source, console = model_folder(checkpoint, read_settings().cache), Console()
-    if to == "hf":
-        console.print(f"written: {export_hf(source, Path(out))}", soft_wrap=True)
-    elif to == "peft":
-        console.print(f"written: {export_peft(source, Path(out))}", soft_wrap=True)
-    elif to == "mlflow":
-        from flows.export.mlflow_models import export_mlflow
-
-        console.print(f"written: {export_mlflow(source, Path(out))}", soft_wrap=True)
-    elif to == "gguf":
-        written = export_gguf(source, Path(out), packing=packing)
-        console.print(f"written: {written.file}, and a Modelfile; {written.agreement}", soft_wrap=True)
-    else:
-        from flows.export.ollama import export_ollama
-
-        place = host or read_settings().ollama_host
-        made = export_ollama(source, out, host=place, packing=packing, on_status=lambda text: console.print(text))
-        console.print(f"made: ollama run {out}; {made.agreement}", soft_wrap=True)
-
-
 def table_console() -> Console:
     """A console for wide tables: a log file has no width to fit into."""
     return Console(width=None if sys.stdout.isatty() else 170)
@@ -84,7 +47,7 @@ def runs(
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
     limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
 ) -> None:
-    """List tracked runs, newest first, with their headline figures, or the reason why they have none."""
+    """List tracked runs, newest first, with their headline figures or why they have none; or send what waits."""
     from flows.stages.every import STAGES
     from flows.tracking.runs import PREFIX, connect
 
@@ -179,14 +142,14 @@ def _check_mlflow() -> tuple[str, str]:
 
 def _check_judge(judge_model: str | None) -> tuple[str, str]:
     from eval.errors import EvalConfigError, EvalError, JudgeChanged, JudgeModelMissing
-    from eval.judge.preflight import preflight
+    from eval.judge.preflight import preflight_ollama
     from flows.stages.evaluate.recipe import EvaluateStage
     from flows.stages.judge.sitting import judge_specs
 
     config = EvaluateStage() if judge_model is None else EvaluateStage(judge_model=judge_model)
     [spec] = judge_specs(config, read_settings().ollama_host)
     try:
-        model = preflight(spec.host, spec.model, options=spec.options)
+        model = preflight_ollama(spec.host, spec.model, options=spec.options)
     except EvalError as error:
         states = {JudgeModelMissing: "no model", JudgeChanged: "changed", EvalConfigError: "unfit"}
         return states.get(type(error), "absent"), str(error)

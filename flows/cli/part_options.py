@@ -16,6 +16,10 @@ import typer
 from flows.sources.parts import CORPUS, Part, join_words, list_parts
 from gptcore.errors import ConfigError
 
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
+]
+
 
 class WithParts:
     """A command whose parameter ``rows`` is an option for each part, and whose ``kind`` is one that names a part."""

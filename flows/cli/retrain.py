@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from flows.cli.examples import DATA_EXAMPLES, epilog
-from flows.cli.part_options import WithParts
+from flows.cli.part_options import DataDirOption, WithParts
 from flows.cli.stopping import stoppable
 from flows.orchestrator.temporary_server import begin_server
 from flows.settings import read_settings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flows.registry.lineage import Link
     from flows.stages.pipeline import Pipeline
 
-data = typer.Typer(no_args_is_help=True, add_completion=False)
+data = typer.Typer(name="data", help="Add data for the next retraining.", no_args_is_help=True, add_completion=False)
 """``gptworks data ...``"""
 
 PresetOption = Annotated[
@@ -34,9 +34,6 @@ PolicyOption = Annotated[
 GateOption = Annotated[
     list[str] | None,
     typer.Option("--gate", help="Change a demand, as in primary=accuracy; repeatable; values are JSON."),
-]
-DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder with the catalogued data sets, instead of downloading them.")
 ]
 AloneOption = Annotated[bool, typer.Option("--added-alone", help="Leave out the preset's own data.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Train whatever thresholds and earlier gates say.")]

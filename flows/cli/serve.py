@@ -32,16 +32,8 @@ def serve(
     from flows.serving import ServeConfig, Served, Server
     from flows.sources.hub import model_folder
 
-    config = ServeConfig(
-        host=host,
-        port=port,
-        token=token,
-        slots=slots,
-        max_queue=max_queue,
-        max_body_bytes=max_body,
-        exact=exact,
-        drain_seconds=drain,
-    )
+    bears = {"slots": slots, "max_queue": max_queue, "max_body_bytes": max_body, "drain_seconds": drain}
+    config = ServeConfig(host=host, port=port, token=token, exact=exact, **bears)
     console = Console()
     served = Served.load(model_folder(checkpoint, read_settings().cache), name=name, template=template)
     if not config.is_local and token is None:

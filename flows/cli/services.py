@@ -35,15 +35,6 @@ TypeOption = Annotated[
     Literal["process", "docker", "kubernetes"],
     typer.Option("--type", help="What a run becomes: a process of the worker, a container, or a job of a cluster."),
 ]
-DaysOption = Annotated[float, typer.Option(min=0, help="Keep outputs for so many days that no model in use needs.")]
-NewestOption = Annotated[int, typer.Option(min=0, help="Keep so many outputs of each stage, however old.")]
-WorkDaysOption = Annotated[float, typer.Option(min=0, help="Keep interrupted work for so many days.")]
-RunDaysOption = Annotated[float, typer.Option(min=0, help="Keep tracked runs that failed for so many days.")]
-DownloadDaysOption = Annotated[
-    float | None, typer.Option(min=0, help="Keep downloads for so many days. [default: for ever]")
-]
-YesOption = Annotated[bool, typer.Option("--yes", help="Remove them.")]
-StopOption = Annotated[bool, typer.Option("--stop", help="Cancel the runs, which write a checkpoint first.")]
 
 
 def up(prefect_port: PrefectPortOption = None, mlflow_port: MlflowPortOption = None, limit: LimitOption = 1) -> None:
@@ -107,7 +98,7 @@ def worker(
 
 
 def drain(
-    stop: StopOption = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Cancel the runs, which write a checkpoint first.")] = False,
     seconds: Annotated[
         float | None, typer.Option(help="How long to wait. [default: 90 with --stop, else a day]")
     ] = None,
@@ -140,12 +131,14 @@ def reconcile(
 
 
 def clean(
-    days: DaysOption = 30,
-    newest: NewestOption = 2,
-    work_days: WorkDaysOption = 14,
-    run_days: RunDaysOption = 30,
-    download_days: DownloadDaysOption = None,
-    yes: YesOption = False,
+    days: Annotated[float, typer.Option(min=0, help="Keep outputs for so many days that no model in use needs.")] = 30,
+    newest: Annotated[int, typer.Option(min=0, help="Keep so many outputs of each stage, however old.")] = 2,
+    work_days: Annotated[float, typer.Option(min=0, help="Keep interrupted work for so many days.")] = 14,
+    run_days: Annotated[float, typer.Option(min=0, help="Keep tracked runs that failed for so many days.")] = 30,
+    download_days: Annotated[
+        float | None, typer.Option(min=0, help="Keep downloads for so many days. [default: for ever]")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:
     """Show the outputs, interrupted work and failed runs that are old and not in use, and with --yes remove them."""
     from flows.upkeep.retention import Retention

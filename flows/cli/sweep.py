@@ -11,32 +11,27 @@ import typer
 from rich.table import Table
 
 from flows.cli.models import table_console
+from flows.cli.part_options import DataDirOption
 from flows.orchestrator.temporary_server import begin_server
 from flows.settings import read_settings
-
-VaryOption = Annotated[
-    list[str], typer.Option("--vary", help="SETTING=a,b,c or SETTING=low:high[:log][:int]; repeatable.")
-]
-TrialsOption = Annotated[int | None, typer.Option(min=1, help="Let Optuna propose so many; by default a grid.")]
-ObjectiveOption = Annotated[str, typer.Option(help="The stage's metric that is to be best.")]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Trials at once.")]
-RunnerOption = Annotated[
-    Literal["threads", "dask", "ray"], typer.Option(help="threads: this machine; the others need their extra.")
-]
 
 
 def sweep(
     stage: Annotated[str, typer.Argument(help="The stage that is made in each trial.")],
-    vary: VaryOption,
+    vary: Annotated[
+        list[str], typer.Option("--vary", help="SETTING=a,b,c or SETTING=low:high[:log][:int]; repeatable.")
+    ],
     *,
-    trials: TrialsOption = None,
-    objective: ObjectiveOption = "val/loss",
+    trials: Annotated[int | None, typer.Option(min=1, help="Let Optuna propose so many; by default a grid.")] = None,
+    objective: Annotated[str, typer.Option(help="The stage's metric that is to be best.")] = "val/loss",
     maximize: Annotated[bool, typer.Option("--maximize", help="More of the objective is better.")] = False,
-    workers: WorkersOption = 1,
-    runner: RunnerOption = "threads",
+    workers: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    runner: Annotated[
+        Literal["threads", "dask", "ray"], typer.Option(help="threads: this machine; the others need their extra.")
+    ] = "threads",
     preset: Annotated[str, typer.Option(help="demo, book, or tiny to try the machinery.")] = "demo",
     sets: Annotated[list[str] | None, typer.Option("--set", help="A setting of every trial; repeatable.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the catalogued data sets.")] = None,
+    data_dir: DataDirOption = None,
     corpus: Annotated[list[Path] | None, typer.Option(help="Own texts, as for pipeline.")] = None,
     rows: Mapping[str, Path],
 ) -> None:

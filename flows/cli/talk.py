@@ -25,12 +25,6 @@ PenaltyOption = Annotated[
 ]
 StopOption = Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; repeatable.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the draws.")]
-DraftOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A smaller checkpoint with the same tokenizer that drafts ahead: the same greedy answer, sooner."
-    ),
-]
 TemplateOption = Annotated[str | None, typer.Option(help="Prompt template instead of the checkpoint's own.")]
 
 
@@ -46,7 +40,12 @@ def generate(
     stop: StopOption = None,
     seed: SeedOption = 0,
     template: TemplateOption = None,
-    draft: DraftOption = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="A smaller checkpoint with the same tokenizer that drafts ahead: the same greedy answer, sooner."
+        ),
+    ] = None,
 ) -> None:
     """Continue a prompt, or answer it if the model was instructed."""
     from gptcore.generation import Sampling

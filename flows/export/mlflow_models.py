@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import mlflow.pyfunc
 import pandas as pd
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from gptcore import checkpoint
+from flows.export.every import MLFLOW
+from gptcore.checkpoint import Loaded
 from gptcore.classifier import TextClassifier
-from gptcore.errors import DataError, ExportMismatch, GptcoreError
-from gptcore.export.equality import TOLERANCE
-from gptcore.export.places import check_head, check_place
-from gptcore.files import whole_folder
+from gptcore.errors import CheckpointError, DataError
+from gptcore.export.exporter import Exporter, Job, Outputs
 from gptcore.generation import Sampling
 from gptcore.models.blueprint import require_known
 from gptcore.text import TextModel
@@ -37,8 +37,6 @@ from flows.mlflow_models import {kind}
 set_model({kind}())
 '''
 _ARTIFACT: Final = "checkpoint"
-_MARKS: Final = ("MLmodel",)
-_OTHERS: Final = ("artifacts", "*.py", "__pycache__", "*.yaml", "*.yml", "requirements.txt", "metadata")
 
 
 class TextGeneration(PythonModel):
@@ -107,7 +105,6 @@ _PARAMS: Final = (
 )
 
 
-_COLUMNS: Final[dict[type[PythonModel], str]] = {TextGeneration: "prompt", Classification: "text"}
 _PROBES: Final = ["The keeper counted the ships.", "Who?", "12 + 7 ="]
 _PROBED_TOKENS: Final = 8
 
@@ -123,63 +120,88 @@ def export_mlflow(source: Path, folder: Path) -> Path:
         CheckpointError: the checkpoint is missing or damaged.
         ExportMismatch: what was read back answers otherwise than the checkpoint.
     """
-    check_place(folder, marks=_MARKS, others=_OTHERS)
-    loaded = checkpoint.load(source)
-    check_head(loaded.spec, source, allowed=("words", "classes"))
-    require_known(loaded.model, what=f"exporting {source}")
-    classifies = loaded.spec.head == "classes"
-    if classifies:
-        inputs = Schema([ColSpec(DataType.string, "text")])
-        outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")])
-    else:
-        inputs = Schema([ColSpec(DataType.string, "prompt"), ColSpec(DataType.string, "input", required=False)])
-        outputs = Schema([ColSpec(DataType.string, "response")])
-    # MLflow annotates params as if there always were some
-    params: Any = None if classifies else ParamSchema(list(_PARAMS))
-    signature = ModelSignature(inputs, outputs, params=params)
-    kind = Classification if classifies else TextGeneration
-    versions = [f"{name}=={importlib.metadata.version(name)}" for name in ("gptworks", "mlflow", "torch")]
-    with tempfile.TemporaryDirectory(prefix="gptworks-") as place, whole_folder(folder) as partial:
-        script = Path(place) / "model.py"
-        script.write_text(_SCRIPT.format(kind=kind.__name__), encoding="utf-8")
-        mlflow.pyfunc.save_model(
-            partial,
-            python_model=str(script),
-            artifacts={_ARTIFACT: str(source)},
-            signature=signature,
-            pip_requirements=versions,
-        )
-        check_mlflow(partial, source, kind())
+    MLFLOW.run(source, folder)
     return folder
 
 
-def check_mlflow(folder: Path, source: Path, model: PythonModel) -> None:
-    """Load a written folder as MLflow does and put a few texts to it.
+class MLflowExporter(Exporter):
+    """The checkpoint itself, and the lines that load it; so layers may be stored in any form that is known."""
 
-    Args:
-        folder: as ``export_mlflow`` writes it.
-        source: the checkpoint that it was made of.
-        model: of the class that the folder names.
+    marks = ("MLmodel",)
+    others = ("artifacts", "*.py", "__pycache__", "*.yaml", "*.yml", "requirements.txt", "metadata")
 
-    Raises:
-        ExportMismatch: it cannot be loaded, or answers otherwise than the checkpoint.
-    """
-    context = PythonModelContext({_ARTIFACT: str(source)}, {})
-    model.load_context(context)
-    rows = pd.DataFrame({_COLUMNS[type(model)]: _PROBES})
-    params = {"max_tokens": _PROBED_TOKENS} if type(model) is TextGeneration else None
-    try:
-        theirs = mlflow.pyfunc.load_model(str(folder)).predict(rows, params=params)
-    except (MlflowException, GptcoreError) as error:
-        raise ExportMismatch(f"the folder was written and cannot be loaded: {error}; nothing was published") from error
-    ours = model.predict(context, rows, params)
-    try:
-        pd.testing.assert_frame_equal(theirs, ours, check_exact=False, rtol=0, atol=TOLERANCE)
-    except AssertionError as error:
-        raise ExportMismatch(
-            f"the folder was read back and answers {theirs.to_dict('records')}; expected {ours.to_dict('records')}. "
-            "Nothing was written; this is a fault of the export, please report it"
-        ) from error
+    def take(self, job: Job) -> Job:
+        """The checkpoint as it is.
+
+        Raises:
+            ConfigError: a layer is of a kind that nobody knows.
+        """
+        require_known(job.loaded.model, what=f"exporting {job.source}")
+        return job
+
+    def outputs(self, job: Job) -> Outputs:
+        """The checkpoint's answers to a few texts."""
+        context = PythonModelContext({_ARTIFACT: str(job.source)}, {})
+        model = _kind(job.loaded)()
+        model.load_context(context)
+        return _outputs(model.predict(context, _probes(job.loaded), _probe_params(job.loaded)))
+
+    def write(self, job: Job, folder: Path) -> None:
+        """Write the folder as MLflow does."""
+        versions = [f"{name}=={importlib.metadata.version(name)}" for name in ("gptworks", "mlflow", "torch")]
+        with tempfile.TemporaryDirectory(prefix="gptworks-") as place:
+            script = Path(place) / "model.py"
+            script.write_text(_SCRIPT.format(kind=_kind(job.loaded).__name__), encoding="utf-8")
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(script),
+                artifacts={_ARTIFACT: str(job.source)},
+                signature=_signature(job.loaded),
+                pip_requirements=versions,
+            )
+
+    def read(self, job: Job, folder: Path) -> Outputs:
+        """The answers of the folder, loaded as MLflow loads it.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+        """
+        try:
+            model = mlflow.pyfunc.load_model(str(folder))
+            return _outputs(model.predict(_probes(job.loaded), params=_probe_params(job.loaded)))
+        except MlflowException as error:
+            raise CheckpointError(f"MLflow cannot load it: {error}") from error
+
+
+def _kind(loaded: Loaded) -> type[Classification | TextGeneration]:
+    return Classification if loaded.spec.head == "classes" else TextGeneration
+
+
+def _signature(loaded: Loaded) -> ModelSignature:
+    if _kind(loaded) is Classification:
+        inputs = Schema([ColSpec(DataType.string, "text")])
+        outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")])
+        # MLflow annotates params as if there always were some
+        nothing: Any = None
+        return ModelSignature(inputs, outputs, params=nothing)
+    inputs = Schema([ColSpec(DataType.string, "prompt"), ColSpec(DataType.string, "input", required=False)])
+    outputs = Schema([ColSpec(DataType.string, "response")])
+    return ModelSignature(inputs, outputs, params=ParamSchema(list(_PARAMS)))
+
+
+def _probes(loaded: Loaded) -> pd.DataFrame:
+    return pd.DataFrame({"text" if _kind(loaded) is Classification else "prompt": _PROBES})
+
+
+def _probe_params(loaded: Loaded) -> dict[str, Any] | None:
+    return {"max_tokens": _PROBED_TOKENS} if _kind(loaded) is TextGeneration else None
+
+
+def _outputs(rows: pd.DataFrame) -> Outputs:
+    """Numbers of what MLflow answers, a column for each, and all else as texts."""
+    numbers = rows.select_dtypes("number")
+    texts = tuple(str(value) for value in rows.drop(columns=numbers.columns).to_numpy().flatten())
+    return Outputs(torch.from_numpy(numbers.to_numpy(dtype="float64")) if len(numbers.columns) else None, texts)
 
 
 def _texts(rows: pd.DataFrame, column: str) -> list[str]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import ollama
 
+from flows.settings import read_settings
 from gptcore.errors import ExportMismatch, GptcoreError
-from gptcore.export import GGUFExport, Packing, export_gguf
+from gptcore.export.equality import Agreement
+from gptcore.export.exporter import Job
+from gptcore.export.gguf import GGUFExporter, template_of
 from gptcore.export.modelfile import ollama_parameters, ollama_template
 
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
@@ -27,51 +31,71 @@ class OllamaRefused(GptcoreError):
     exit_code = 6
 
 
-def export_ollama(
-    source: Path, name: str, *, host: str | None, packing: Packing, on_status: Callable[[str], None] | None = None
-) -> GGUFExport:
-    """Make the model ``name`` on the server of a checkpoint; an older model of that name is replaced by the server.
+@dataclass(frozen=True)
+class OllamaExporter(GGUFExporter):
+    """The file goes to the server where it has been held against the model; the server itself gives no logits."""
 
-    Args:
-        source: the checkpoint.
-        name: as in ``ollama run NAME``.
-        host: of the server; None takes OLLAMA_HOST, and loopback without it.
-        packing: of the matrices' numbers.
-        on_status: told what the server does.
+    host: str | None = None
+    """Of the server; None takes that of the settings."""
 
-    Raises:
-        ConfigError: the checkpoint cannot be written as GGUF.
-        OllamaRefused: the server is not there, or refuses the file.
-        ExportMismatch: the server's model has another template than was asked for.
-    """
-    client = ollama.Client(host, timeout=_TIMEOUT)
-    with contextlib.closing(client._client), tempfile.TemporaryDirectory(prefix="gptworks-") as place:
-        with _refusals(host):
-            client.list()  # before the work, not after it
-        written = export_gguf(source, Path(place) / "model", packing=packing)
-        template = ollama_template(written.template)
-        parameters = ollama_parameters(written.template, context_length=written.context_length)
-        with _refusals(host):
-            digest = client.create_blob(written.file)
-            files = {written.file.name: digest}
+    def check(self, out: str) -> None:
+        """Refuse before the work, not after it.
+
+        Raises:
+            OllamaRefused: the server is not there.
+        """
+        del out
+        with self._client() as client:
+            client.list()
+
+    @contextlib.contextmanager
+    def place(self, out: str) -> Iterator[Path]:
+        """A folder for the time of the work: what stays is the server's."""
+        del out
+        with tempfile.TemporaryDirectory(prefix="gptworks-") as place:
+            yield Path(place)
+
+    def finish(self, job: Job, folder: Path, found: Agreement | None) -> None:
+        """Make the model on the server; an older one of that name is replaced.
+
+        Raises:
+            OllamaRefused: the server refuses the file.
+            ExportMismatch: the server's model has another template than was asked for.
+        """
+        del found
+        (file,) = folder.glob("*.gguf")
+        style = template_of(job.loaded)
+        template = ollama_template(style)
+        parameters = ollama_parameters(style, context_length=job.loaded.decoder.config.context_length)
+        with self._client() as client:
+            files = {file.name: client.create_blob(file)}
             last = ""
-            for step in client.create(name, files=files, template=template, parameters=parameters, stream=True):
+            for step in client.create(job.out, files=files, template=template, parameters=parameters, stream=True):
                 last = step.status or ""
-                if on_status:
-                    on_status(last)
+                job.say(last)
             if last != "success":
                 raise OllamaRefused(f"Ollama ended with {last!r} and not with success; its log says why")
-            shown = client.show(name)
-    if shown.template != template:
-        raise ExportMismatch(
-            f"Ollama keeps another template for {name} than it was given; prompts would not be those of the training"
-        )
-    return written
+            shown = client.show(job.out)
+        if shown.template != template:
+            raise ExportMismatch(
+                f"Ollama keeps another template for {job.out} than it was given; prompts would not be those of the "
+                "training"
+            )
+
+    def describe(self, job: Job) -> str:
+        """How to run it."""
+        return f"made: ollama run {job.out}"
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[ollama.Client]:
+        host = self.host or read_settings().ollama_host
+        client = ollama.Client(host, timeout=_TIMEOUT)
+        with contextlib.closing(client._client), _refusals(host):
+            yield client
 
 
 @contextlib.contextmanager
-def _refusals(host: str | None) -> Iterator[None]:
-    place = host or "OLLAMA_HOST"
+def _refusals(place: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, httpx.TransportError) as error:

@@ -1,7 +1,7 @@
-"""Figures inside the report page: inline SVG that takes its colours from the page, so that one drawing serves light
-and dark alike.
+"""Loss curves and confusion matrices: for MLflow as they are, and inline in the report page as SVG that takes its
+colours from the page, so that one drawing serves light and dark alike.
 
-matplotlib draws with marker colours; each is then replaced by a CSS colour of the page. Text stays text.
+In the SVG each colour that is drawn with is replaced by a CSS colour of the page. Text stays text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-INK, MUTED, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
-"""Colours to draw with; the page's own take their place."""
+INK, MUTED, GRID, FIRST, SECOND = "#111113", "#5c5c5e", "#d4d4d7", "#2a6fb1", "#d9770b"
+"""Colours to draw with; in the page its own take their place."""
 _PAGE_COLOURS = {
     INK: "currentColor",
     MUTED: "var(--muted)",
@@ -35,24 +35,21 @@ MAX_CLASSES = 24
 _LONGEST_LABEL = 18
 
 
-def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
-    """Training and held-out loss (nats) over the optimizer steps; None if the history has neither.
+def loss_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and held-out loss (nats) over the optimizer steps.
 
-    Args:
-        history: lines with ``step`` and now and then ``train/loss`` or ``val/loss``.
-        name: unique on the page; it goes before every id.
+    ``history`` holds lines with ``step`` and now and then ``train/loss`` or ``val/loss``.
     """
-    curves = {key: _points(history, key) for key in ("train/loss", "val/loss")}
-    if not any(curves.values()):
-        return None
     figure = Figure(figsize=(5.2, 2.9), layout="constrained")
     axes = figure.subplots()
-    if curves["train/loss"]:
-        axes.plot(*zip(*curves["train/loss"], strict=True), label="training", color=FIRST, linewidth=1.6)
-    if curves["val/loss"]:
-        # held-out figures are few and single points must show, so these have marks
-        held_out = {"color": SECOND, "linewidth": 1.6, "marker": "o", "markersize": 4}
-        axes.plot(*zip(*curves["val/loss"], strict=True), label="held out", **held_out)  # type: ignore[arg-type]
+    # held-out figures are few and single points must show, so these have marks
+    for key, label, colour, marker in (
+        ("train/loss", "training", FIRST, ""),
+        ("val/loss", "held out", SECOND, "o"),
+    ):
+        if points := _points(history, key):
+            style = {"label": label, "color": colour, "marker": marker}
+            axes.plot(*zip(*points, strict=True), linewidth=1.6, markersize=4, **style)  # type: ignore[arg-type]
     axes.set_xlabel("optimizer step", color=MUTED)
     axes.set_ylabel("loss, nats", color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -60,17 +57,18 @@ def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
     clear_frame(axes)
     # above the axes: no corner is free of every curve
     axes.legend(frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
-    return inline_svg(figure, name=name)
+    return figure
 
 
-def confusion_svg(confusion: Sequence[Sequence[int]], labels: Sequence[str], *, name: str) -> str | None:
-    """The confusion matrix; rows: the true class, columns: the class that was told, shade: share of the row.
+def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
+    """``loss_figure`` for the page, None if the history has no loss; ``name`` goes before every id in it."""
+    known = any(line.get(key) is not None for line in history for key in ("train/loss", "val/loss"))
+    return inline_svg(loss_figure(history), name=name) if known else None
 
-    None for more than ``MAX_CLASSES`` classes, which nobody could read.
-    """
+
+def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    """The confusion matrix; rows: the true class, columns: the class that was told, shade: share of the row."""
     n = len(labels)
-    if n > MAX_CLASSES:
-        return None
     figure = Figure(figsize=(1.9 + 0.62 * n, 1.3 + 0.5 * n), layout="constrained")
     axes = figure.subplots()
     for i, row in enumerate(confusion):
@@ -81,12 +79,18 @@ def confusion_svg(confusion: Sequence[Sequence[int]], labels: Sequence[str], *, 
             axes.text(j, i, f"{cell:,}", ha="center", va="center", color=INK, fontsize=9)
     axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     shown = [_short(label) for label in labels]
+    # a class may be called anything: a dollar sign is no formula
     axes.set_xticks(range(n), shown, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(n), shown, parse_math=False)
     axes.set_xlabel("told", color=MUTED)
     axes.set_ylabel("true", color=MUTED)
     clear_frame(axes)
-    return inline_svg(figure, name=name)
+    return figure
+
+
+def confusion_svg(confusion: Sequence[Sequence[int]], labels: Sequence[str], *, name: str) -> str | None:
+    """``confusion_figure`` for the page; None for more than ``MAX_CLASSES`` classes, which nobody could read."""
+    return inline_svg(confusion_figure(confusion, labels), name=name) if len(labels) <= MAX_CLASSES else None
 
 
 def clear_frame(axes: Axes) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval.errors import IncomparableError
-from eval.stats import PairedDifference, paired_difference, provenance_differences
+from eval.stats import PairedDifference, find_provenance_differences, measure_paired_difference
 from eval.types import MAX_SCORE, MIN_SCORE
 from flows.gate.evidence import Evidence, Variant
 from flows.gate.policy import LOWER_IS_BETTER, UNITS, Budget, GatePolicy, Measure
@@ -64,13 +64,8 @@ class Decision:
     """Of both sides."""
 
 
-def check_same_evaluation(challenger: Evidence, champion: Evidence) -> None:
-    """Refuse to compare what was measured otherwise.
-
-    Raises:
-        IncomparableError: items, judge, prompts or decoding differ; each difference is named.
-    """
-    found = provenance_differences(champion.instrument, challenger.instrument, ignore=())
+def _check_same_evaluation(challenger: Evidence, champion: Evidence) -> None:
+    found = find_provenance_differences(champion.instrument, challenger.instrument, ignore=())
     if found:
         listed = "\n".join(f"  {one}" for one in found)
         raise IncomparableError(
@@ -80,20 +75,15 @@ def check_same_evaluation(challenger: Evidence, champion: Evidence) -> None:
 
 
 def decide(challenger: Evidence, champion: Evidence | None, *, policy: GatePolicy) -> Decision:
-    """The verdict on a challenger.
-
-    Args:
-        challenger: what was measured of it.
-        champion: the same of the model in use; None if there is none, and then floors and budgets alone decide.
-        policy: what is asked for.
+    """The verdict on a challenger; where there is no champion, floors and budgets alone decide.
 
     Raises:
-        IncomparableError: the two were not measured alike.
+        IncomparableError: items, judge, prompts or decoding of the two differ; each difference is named.
     """
     rows = [*_floors(challenger, policy), *_budgets(challenger, champion, policy)]
     if champion is None:
         return _decision(rows, challenger.key, policy, won="the first model: it meets the floors and budgets")
-    check_same_evaluation(challenger, champion)
+    _check_same_evaluation(challenger, champion)
     both = set(challenger.values) & set(champion.values)
     primary = policy.chosen_primary(both, judged=challenger.judged and champion.judged)
     rows = [
@@ -240,13 +230,7 @@ def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
 
 
 def _compared(
-    kind: Kind,
-    name: Measure,
-    sides: Sides,
-    found: PairedDifference | None,
-    demand: str,
-    outcome: Outcome,
-    note: str,
+    kind: Kind, name: Measure, sides: Sides, found: PairedDifference | None, demand: str, outcome: Outcome, note: str
 ) -> Row:
     ours, theirs = (side.mean(name) for side in sides)
     row = Row(kind, name, UNITS[name], ours, theirs, None, None, None, demand, outcome, note, 0)
@@ -263,7 +247,7 @@ def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference
     if not known:
         return None
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-    return paired_difference(
+    return measure_paired_difference(
         [sign * a for a, _ in known], [sign * b for _, b in known], seed=policy.seed, confidence=policy.confidence
     )
 

@@ -5,12 +5,12 @@ It survives JSON, so that a decision can be taken again from the files alone.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from eval.digest import digest
 from flows.gate.policy import Measure
@@ -75,13 +75,6 @@ class Evidence:
             DataError: the file is missing or damaged.
         """
         try:
-            data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return Evidence(
-                **{
-                    **data,
-                    "judge_invalid": tuple(data["judge_invalid"]),
-                    "variants": tuple(Variant(**each) for each in data["variants"]),
-                }
-            )
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return TypeAdapter(Evidence).validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} holds no evidence of a gate ({type(error).__name__}: {error})") from error

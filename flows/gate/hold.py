@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows.chain.engine import Chain
@@ -14,7 +14,7 @@ from flows.gate.evidence import Evidence, Variant
 from flows.gate.items import EvaluationSet, evaluation_set
 from flows.gate.measure import Instrument, ModelFiles, measure
 from flows.gate.policy import GatePolicy
-from flows.gate.table import as_dict, html, markdown, metrics, table_rows
+from flows.gate.table import html, markdown, metrics, table_rows
 from flows.orchestrator.flow_run import prefect_tags
 from flows.registry.versions import ModelRegistry, Version
 from flows.stages.compress.result import CompressResult
@@ -122,14 +122,9 @@ class Gate:
             tags = {f"{PREFIX}.model": version.model, f"{PREFIX}.version": str(version.number), **prefect_tags()}
             name = f"version {version.number} of {version.model}"
             work.remember_run(work.run_id or new_run_id())
+            settings, run_id = self.chain.settings, work.run_id
             with stage_run(
-                self.chain.settings,
-                stage=EVALUATION,
-                name=name,
-                key=key,
-                params=planned,
-                tags=tags,
-                run_id=work.run_id,
+                settings, stage=EVALUATION, name=name, key=key, params=planned, tags=tags, run_id=run_id
             ) as tracked:
                 found = self._measured(version, instrument, work.folder, tracked)
                 work.run_id = tracked.run_id
@@ -157,9 +152,8 @@ class Gate:
 
     def _tell(self, decision: Decision, challenger: Version, champion: Version | None, items: EvaluationSet) -> Held:
         against = None if champion is None else champion.number
-        title = f"{challenger.model}: version {challenger.number} against " + (
-            "the floors" if champion is None else f"champion {against}"
-        )
+        other = "the floors" if champion is None else f"champion {against}"
+        title = f"{challenger.model}: version {challenger.number} against {other}"
         facts = {
             "model": challenger.model,
             "challenger": challenger.number,
@@ -183,7 +177,7 @@ class Gate:
         ) as tracked:
             tracked.log_metrics(metrics(decision))
             tracked.log_table(table_rows(decision), "gate-table.json")
-            tracked.log_text(json.dumps(as_dict(decision, **facts), indent=1), "gate.json")
+            tracked.log_text(json.dumps({**facts, **asdict(decision)}, indent=1), "gate.json")
             tracked.log_text(text, "gate.md")
             tracked.log_text(html(decision, title=title), "gate.html")
             tracked.set_tags({"mlflow.note.content": text})
@@ -211,13 +205,7 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
         entry = chain.store.find(stage, keys[stage])
         return entry.path / CHECKPOINT if entry else _fetched(chain, runs.get(stage, ""), f"{stage}-{keys[stage]}")
 
-    return ModelFiles(
-        key=version.key,
-        base=part("base"),
-        instruct=part("instruct"),
-        classifier=part("classifier"),
-        variants=variants,
-    )
+    return ModelFiles(version.key, part("base"), part("instruct"), part("classifier"), variants)
 
 
 def _variants(store: StageStore, key: str, version: Version) -> tuple[Variant, ...]:

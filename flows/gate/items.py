@@ -59,43 +59,29 @@ class EvaluationSet:
 
 
 def evaluation_set(prepared: Path, *, champion: Path | None, max_items: int) -> EvaluationSet:
-    """The items of a challenger.
+    """The items of a challenger whose ``prepare-data`` is ``prepared``: of each kind ``max_items`` at most.
 
-    Args:
-        prepared: output of the challenger's ``prepare-data``.
-        champion: that of the champion; None if there is none, or it is the same data.
-        max_items: the most of each kind; a choice that the contents alone decide.
+    Which, the contents alone decide. ``champion`` is its ``prepare-data``; None if there is none, or the same data.
     """
     kinds: dict[str, Items] = {}
     left_out: dict[str, int] = {}
     # what makes an item known to a model that was trained on it
     for kind, identity in {_TEXTS: ("text",), **{part.name: part.identity for part in list_parts()}}.items():
-        known = set() if champion is None else {_identity(item, identity) for item in _trained_on(champion, kind)}
-        items = {_identity(item, tuple(item)): item for item in _held_out(prepared, kind)}
+        # what a model was trained on, and what chose among its states
+        held_out, trained_on = ("val", ("train",)) if kind == _TEXTS else ("test", ("train", "val"))
+        known = {_identity(item, identity) for split in trained_on if champion for item in _read(champion, kind, split)}
+        items = {_identity(item, tuple(item)): item for item in _read(prepared, kind, held_out)}
         fresh = {name: item for name, item in items.items() if _identity(item, identity) not in known}
         left_out[kind] = len(items) - len(fresh)
         kinds[kind] = tuple({"id": name, **fresh[name]} for name in sorted(fresh)[:max_items])
     return EvaluationSet(kinds, left_out)
 
 
-def _held_out(prepared: Path, kind: str) -> Iterator[dict[str, str]]:
-    if kind == _TEXTS:
-        return _texts(prepared, "val")
-    return _rows(prepared, kind, "test")
-
-
-def _trained_on(prepared: Path, kind: str) -> Iterator[dict[str, str]]:
-    """What a model was trained on, and what chose among its states."""
-    for split in ("train", "val") if kind != _TEXTS else ("train",):
-        yield from _texts(prepared, split) if kind == _TEXTS else _rows(prepared, kind, split)
-
-
-def _rows(prepared: Path, part: str, split: str) -> Iterator[dict[str, str]]:
-    path = prepared / part / f"{split}.jsonl"
-    return iter(read_json_lines(path) if path.is_file() else ())
-
-
-def _texts(prepared: Path, split: str) -> Iterator[dict[str, str]]:
+def _read(prepared: Path, kind: str, split: str) -> Iterator[dict[str, str]]:
+    if kind != _TEXTS:
+        path = prepared / kind / f"{split}.jsonl"
+        yield from read_json_lines(path) if path.is_file() else ()
+        return
     tokenizer = Tokenizer.load(prepared / "tokenizer")
     for text in read_texts(prepared / "corpus" / split, tokenizer=tokenizer):
         if text.strip():

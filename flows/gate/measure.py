@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.digest import digest
-from eval.judge.prompt import packaged_prompts
+from eval.judge.prompt import load_prompts
 from eval.judge.schema import POINTWISE
 from eval.run import score_responses
 from eval.types import ControlCounts, Sample
@@ -65,7 +65,7 @@ class Instrument:
         """Everything that can change a value and is known before anything is measured; plain JSON values."""
         judge: dict[str, Any] = {"state": self.judge["state"]}
         if self.judge["state"] == "scored":
-            prompts = packaged_prompts("pointwise")
+            prompts = load_prompts("pointwise")
             judge |= {
                 "model": self.judge["model"],
                 "digest": self.judge["digest"],
@@ -85,11 +85,6 @@ class Instrument:
 
 def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evidence:
     """Put every item to the model that can answer it.
-
-    Args:
-        files: the model.
-        instrument: the items, and how they are put.
-        context: whom progress and artifacts are told, and where the judge's answers are kept.
 
     Raises:
         CheckpointError, DataError: a part of the model is missing or damaged.

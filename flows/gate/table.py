@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from flows.gate.decide import Decision, Row
@@ -29,11 +28,6 @@ def table_rows(decision: Decision) -> list[dict[str, Any]]:
     return [dict(zip(_COLUMNS, _cells(row), strict=True)) for row in decision.rows]
 
 
-def as_dict(decision: Decision, **facts: Any) -> dict[str, Any]:
-    """The decision with further facts, as plain JSON values: ``gate.json``."""
-    return {**facts, **asdict(decision)}
-
-
 def markdown(decision: Decision, *, title: str) -> str:
     """The decision for the pages of Prefect and MLflow."""
     head = ["| " + " | ".join(_COLUMNS) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
@@ -46,12 +40,8 @@ def html(decision: Decision, *, title: str) -> str:
     from html import escape
 
     def cells(row: Row) -> str:
-        texts = [escape(text) for text in _cells(row)]
-        numbers = range(1, 6)
-        parts = [
-            f'<td class="number">{text}</td>' if i in numbers else f"<td>{text}</td>" for i, text in enumerate(texts)
-        ]
-        parts[6] = f'<td class="{row.outcome}">{texts[6]}</td>'
+        classes = ["demand", *["number"] * 5, row.outcome, "why"]
+        parts = (f'<td class="{name}">{escape(text)}</td>' for name, text in zip(classes, _cells(row), strict=True))
         return f"<tr>{''.join(parts)}</tr>"
 
     return _PAGE.format(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from eval.digest import digest
 from eval.errors import EvalDataError
@@ -19,10 +19,10 @@ from eval.stats import (
     PairwiseEvidence,
     Validity,
     accept,
-    baseline_scores,
     calibrate,
-    pair_agreement,
-    prediction_powered_mean,
+    correct_mean,
+    measure_pair_agreement,
+    score_baselines,
 )
 from eval.stats.correction import MIN_LABELS
 from flows.judged_runs.labels import Labels, answer_mark
@@ -67,7 +67,7 @@ def calibrate_labels(
     _check_answers(labels, run)
     judge, texts = _judge_scores(labels, run), _texts(labels, run)
     names = [name for name in ids if name in texts]
-    by_rule = baseline_scores([texts[name][0] for name in names], [texts[name][1] for name in names])
+    by_rule = score_baselines([texts[name][0] for name in names], [texts[name][1] for name in names])
     found = calibrate(
         ItemScores(tuple(judge), tuple(judge.values())),
         ItemScores(ids, tuple(labels.human.values())),
@@ -78,7 +78,7 @@ def calibrate_labels(
     )
     corrected = None
     if run is not None and len(ids) >= MIN_LABELS:
-        corrected = prediction_powered_mean(run.scores, labels.human)
+        corrected = correct_mean(run.scores, labels.human)
     accepted = accept(found, controls=None if run is None else _controls(run), pairwise=pairwise)
     return Calibrated(found, accepted, corrected, run is not None, bool(texts), pairwise)
 
@@ -86,11 +86,7 @@ def calibrate_labels(
 def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: int) -> PairwiseEvidence:
     """Whether a judge prefers what people scored higher, of two runs' answers to the items labelled in both.
 
-    Args:
-        labels: people's scores of the candidate's answers.
-        baseline: those of the baseline's.
-        shown: the two runs side by side, the baseline first.
-        seed: of the bootstrap.
+    ``labels`` are of the candidate's answers, ``baseline`` of the baseline's, which comes first in ``shown``.
 
     Raises:
         EvalDataError: labels of other answers; no item labelled in both that has a result and that people told apart.
@@ -103,15 +99,12 @@ def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: 
     both = [name for name in labels.human if name in baseline.human and name in rows]
     if match.rate is None or not both:
         raise EvalDataError("no item that is labelled in both files has a result side by side; label the same items")
-    people = {name: 0.5 + 0.5 * _sign(labels.human[name] - baseline.human[name]) for name in both}
+    apart = {name: labels.human[name] - baseline.human[name] for name in both}
+    people = {name: 0.5 + 0.5 * ((value > 0) - (value < 0)) for name, value in apart.items()}
     longer = {name: float(len(rows[name]["left"]) - len(rows[name]["right"])) for name in both}
     judge = {name: float(rows[name]["points"]) for name in both}
-    found = pair_agreement(judge, people, length_differences=longer, seed=seed)
+    found = measure_pair_agreement(judge, people, length_differences=longer, seed=seed)
     return PairwiseEvidence(found, match.rate.consistency)
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
 
 
 def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, labels: Labels, seed: int) -> str:
@@ -120,21 +113,15 @@ def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, l
     Raises TrackingError if the tracking store cannot be reached.
     """
     facts = {"run": run.run_id, "model": run.model, "labels": digest(labels.human), "n": len(labels.human)}
+    facts["seed"] = seed
     tags = {
         f"{PREFIX}.judge.accepted": str(result.acceptance.accepted).lower(),
         f"{PREFIX}.judge.group": run.facts["provenance"]["comparable_group"],
         f"{PREFIX}.run.evaluate": run.run_id,
     }
     name = f"{run.facts['model']} against {len(labels.human)} labels"
-    with stage_run(
-        settings,
-        stage=CALIBRATED,
-        name=name,
-        key=digest({**facts, "seed": seed})[:16],
-        params={**facts, "seed": seed},
-        tags=tags,
-        parent_run_id=run.run_id,
-    ) as log:
+    key, above = digest(facts)[:16], run.run_id
+    with stage_run(settings, stage=CALIBRATED, name=name, key=key, params=facts, tags=tags, parent_run_id=above) as log:
         numbers = _numbers("all", result.calibration.judge)
         if result.calibration.judge_hard is not None:
             numbers |= _numbers("hard", result.calibration.judge_hard)
@@ -142,13 +129,9 @@ def log_calibration(settings: Settings, result: Calibrated, *, run: JudgedRun, l
             numbers |= _numbers(f"baseline/{rule}", report)
         if result.pairwise is not None:
             pairs = result.pairwise
-            shown = {
-                "judge": pairs.agreement.judge,
-                "longest": pairs.agreement.longest,
-                "consistency": pairs.consistency,
-            }
-            numbers |= {f"pairs/{rule}": one.mean for rule, one in shown.items()}
-            numbers |= {"pairs/judge_low": pairs.agreement.judge.low, "pairs/judge_high": pairs.agreement.judge.high}
+            judge, longest = pairs.agreement.judge, pairs.agreement.longest
+            numbers |= {"pairs/judge": judge.mean, "pairs/judge_low": judge.low, "pairs/judge_high": judge.high}
+            numbers |= {"pairs/longest": longest.mean, "pairs/consistency": pairs.consistency.mean}
         numbers["judge/accepted"] = float(result.acceptance.accepted)
         log.log_metrics(finite(numbers))
         whole = {"calibration": asdict(result.calibration), "acceptance": asdict(result.acceptance)}
@@ -196,16 +179,6 @@ def _texts(labels: Labels, run: JudgedRun | None) -> dict[str, tuple[str, str]]:
 
 
 def _controls(run: JudgedRun) -> Validity:
-    checks = tuple(_check(one) for one in run.facts["checks"])
+    kept = ({**one, "value": math.nan if one["value"] is None else one["value"]} for one in run.facts["checks"])
+    checks = tuple(Check(**{field.name: one[field.name] for field in fields(Check)}) for one in kept)
     return Validity(all(one.passed for one in checks), checks, ())
-
-
-def _check(kept: dict[str, object]) -> Check:
-    value = kept["value"]
-    return Check(
-        str(kept["name"]),
-        math.nan if value is None else float(str(value)),
-        "<=" if kept["relation"] == "<=" else ">=" if kept["relation"] == ">=" else ">",
-        float(str(kept["bound"])),
-        str(kept["meaning"]),
-    )

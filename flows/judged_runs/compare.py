@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eval.stats.two_runs import paired_difference
+from eval.stats.two_runs import measure_paired_difference
 from flows.settings import Settings
 from flows.tracking.notes import NOTE
 from flows.tracking.runs import PREFIX, connect, stage_run
@@ -97,7 +97,7 @@ def compare(settings: Settings, first: str, second: str, *, seed: int = 1) -> Co
     return Comparison(
         first=(one.info.run_id, str(one.info.run_name)),
         second=(two.info.run_id, str(two.info.run_name)),
-        params=_different(one.data.params, two.data.params),
+        params={name: pair for name, pair in _both(one.data.params, two.data.params).items() if pair[0] != pair[1]},
         metrics=_both(one.data.metrics, two.data.metrics),
         items=tuple(each for pair in pairs.values() for each in _columns(pair, seed=seed)),
         samples=tuple(_samples(next(iter(pairs.values()), []))),
@@ -110,14 +110,8 @@ def keep(settings: Settings, found: Comparison) -> str:
     (a, a_name), (b, b_name) = found.first, found.second
     key = hashlib.sha256(f"{a} {b}".encode()).hexdigest()[:16]
     tags = {f"{PREFIX}.run.first": a, f"{PREFIX}.run.second": b, NOTE: markdown(found)}
-    with stage_run(
-        settings,
-        stage="compare",
-        name=f"{b_name} against {a_name}",
-        key=key,
-        params={"first": a, "second": b},
-        tags=tags,
-    ) as log:
+    name, params = f"{b_name} against {a_name}", {"first": a, "second": b}
+    with stage_run(settings, stage="compare", name=name, key=key, params=params, tags=tags) as log:
         changes = {name: two - one for name, (one, two) in found.metrics.items() if one is not None and two is not None}
         log.log_metrics({f"difference/{name}": value for name, value in changes.items()})
         for item in found.items:
@@ -135,25 +129,33 @@ def markdown(found: Comparison) -> str:
     (a, a_name), (b, b_name) = found.first, found.second
     lines = [f"**[{b_name}](#/runs/{b})** (second) against **[{a_name}](#/runs/{a})** (first)", ""]
     lines += [f"- {note}" for note in found.notes]
-    lines += _table(("param", "first", "second"), [(n, *map(_text, values)) for n, values in found.params.items()])
-    lines += _table(("metric", "first", "second", "difference"), [(n, *figures(v)) for n, v in found.metrics.items()])
-    rows = [(i.column, f"{i.first:.4g}", f"{i.second:.4g}", interval(i), str(i.n)) for i in found.items]
-    lines += _table(("per item", "first", "second", "difference (95%)", "items"), rows)
+    for head, rows in tables(found).items():
+        lines += _table(head, rows)
     shown = [(row["question"], row["first"], row["second"]) for row in found.samples[:10]]
     lines += _table(("asked", "first", "second"), shown)
     return "\n".join(lines)
 
 
-def figures(values: tuple[float | None, float | None]) -> tuple[str, str, str]:
-    """Two figures and their difference as text."""
-    one, two = values
-    change = "" if one is None or two is None else f"{two - one:+.4g}"
-    return (*("" if value is None else f"{value:.6g}" for value in values), change)  # type: ignore[return-value]
+def tables(found: Comparison) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
+    """Params, metrics and items as text, by the heads of their columns; a star where an interval does not hold zero."""
+    items: list[tuple[str, ...]] = [
+        (
+            *(item.column, f"{item.first:.4g}", f"{item.second:.4g}"),
+            f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.tells else ''}",
+            str(item.n),
+        )
+        for item in found.items
+    ]
+    return {
+        ("param", "first", "second"): [(name, *(v or "" for v in pair)) for name, pair in found.params.items()],
+        ("metric", "first", "second", "difference"): [(name, *_figures(*p)) for name, p in found.metrics.items()],
+        ("per item", "first", "second", "difference (95%)", "items"): items,
+    }
 
 
-def interval(item: ItemDifference) -> str:
-    """A difference with its interval; a star where it does not hold zero."""
-    return f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.tells else ''}"
+def _figures(one: float | None, two: float | None) -> tuple[str, str, str]:
+    shown = ["" if value is None else f"{value:.6g}" for value in (one, two)]
+    return shown[0], shown[1], "" if one is None or two is None else f"{two - one:+.4g}"
 
 
 def _run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
@@ -161,12 +163,11 @@ def _run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
 
     try:
         known = tracked_id(settings, run_id)
-        run = client.get_run(known or run_id)
+        return client.get_run(known or run_id)
     except MlflowException as error:
         raise ConfigError(
             f"there is no run {run_id!r} in {settings.mlflow_uri}; list them: gptworks runs --stage STAGE"
         ) from error
-    return run
 
 
 def _tables(client: MlflowClient, run: Run) -> dict[str, list[Row]]:
@@ -209,7 +210,7 @@ def _columns(pairs: Sequence[tuple[Row, Row]], *, seed: int) -> list[ItemDiffere
         both = [(a, b) for a, b in values if a is not None and b is not None]
         if both:
             one, two = [a for a, _ in both], [b for _, b in both]
-            paired = paired_difference(one, two, seed=seed)
+            paired = measure_paired_difference(one, two, seed=seed)
             means = sum(one) / len(one), sum(two) / len(two)
             found.append(ItemDifference(column, *means, paired.difference, paired.low, paired.high, paired.n))
     return found
@@ -249,20 +250,12 @@ def _caveats(one: Run, two: Run) -> list[str]:
     return found + [f"{run.info.run_name} is {run.info.status}" for run in (one, two) if run.info.status != "FINISHED"]
 
 
-def _different(one: Mapping[str, str], two: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    return {n: pair for n, pair in _both(one, two).items() if pair[0] != pair[1]}
-
-
 def _both(one: Mapping[str, T], two: Mapping[str, T]) -> dict[str, tuple[T | None, T | None]]:
     return {name: (one.get(name), two.get(name)) for name in sorted({*one, *two})}
 
 
 def _named(name: str, values: tuple[Any, Any]) -> Row:
     return {"name": name, "first": values[0], "second": values[1]}
-
-
-def _text(value: str | None) -> str:
-    return "" if value is None else value
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from eval.digest import digest
 from eval.errors import EvalConfigError, IncomparableError
-from eval.judge import JudgeSpec, Opened, Options, open_judge
+from eval.judge import JudgeSession, JudgeSpec, Options, open_judge
 from eval.tournament import Tournament, play
 from eval.types import Sample
-from flows.judged_runs.runs import COMPARED, JudgedRun
+from flows.judged_runs.runs import COMPARED, JudgedRun, validity_tags
 from flows.settings import Settings
 from flows.stages.judge.numbers import finite, match_rows, safe_name, tournament_facts, tournament_numbers
 from flows.stages.judge.sitting import STORE, told
@@ -62,13 +62,9 @@ class SideBySide:
 def side_by_side(
     settings: Settings, runs: Sequence[JudgedRun], *, asking: Asking, on_progress: Callable[[Progress], None]
 ) -> SideBySide:
-    """Have each two of the runs compared item by item and keep the result as a tracked run.
+    """Have each two of at least two runs compared item by item and keep the result as a tracked run.
 
-    Args:
-        settings: where MLflow, the judge and the store of answers are.
-        runs: at least two; the first is the baseline of all others.
-        asking: the judge.
-        on_progress: a progress bar.
+    The first is the baseline of all others.
 
     Raises:
         IncomparableError: the runs were evaluated on different items.
@@ -83,7 +79,7 @@ def side_by_side(
         found = play(
             samples,
             responses,
-            judge=opened.pairwise(),
+            judge=opened.build_pairwise(),
             on_progress=told(on_progress),
             concurrency=asking.concurrency,
             seed=asking.seed,
@@ -124,7 +120,7 @@ def _spec(settings: Settings, run: JudgedRun, asking: Asking) -> JudgeSpec:
     return JudgeSpec(model, host, backend, options=Options(**client["options"]))
 
 
-def _unsound(runs: Sequence[JudgedRun], opened: Opened) -> list[str]:
+def _unsound(runs: Sequence[JudgedRun], opened: JudgeSession) -> list[str]:
     """What the controls of scoring say of this judge, in those of the runs that it scored."""
     digests = {run.run_id: run.facts["provenance"]["judge"]["client"]["model_digest"] for run in runs}
     own = {run.run_id: run for run in runs if digests[run.run_id] == opened.model.digest}
@@ -136,24 +132,21 @@ def _unsound(runs: Sequence[JudgedRun], opened: Opened) -> list[str]:
 
 def _log(settings: Settings, result: SideBySide, *, seed: int) -> str:
     found, runs = result.tournament, list(result.sides.values())
-    judge = found.matches[0].report.provenance["judge"]
+    provenance = found.matches[0].report.provenance
     params: dict[str, Any] = {
         "sides": {str(i): {"run": run.run_id, "model": run.model} for i, run in enumerate(runs)},
         "pairwise": True,
-        "judge": judge,
+        "judge": provenance["judge"],
         "seed": seed,
     }
     tags = {
-        f"{PREFIX}.judge.valid": str(not result.invalid_because).lower(),
-        f"{PREFIX}.judge.group": found.matches[0].report.provenance["comparable_group"],
-        f"{PREFIX}.judge.items": found.matches[0].report.provenance["items_digest"],
-        **{
-            f"{PREFIX}.judge.verdict.{safe_name(match.candidate)}_over_{safe_name(match.baseline)}": match.verdict
-            for match in found.matches
-        },
+        **validity_tags(result.invalid_because),
+        f"{PREFIX}.judge.group": provenance["comparable_group"],
+        f"{PREFIX}.judge.items": provenance["items_digest"],
     }
-    if result.invalid_because:
-        tags[f"{PREFIX}.judge"] = f"judge not validated {'; '.join(result.invalid_because)}"
+    for match in found.matches:
+        sides = f"{safe_name(match.candidate)}_over_{safe_name(match.baseline)}"
+        tags[f"{PREFIX}.judge.verdict.{sides}"] = match.verdict
     if len(runs) == 2:
         tags |= {f"{PREFIX}.judge.verdict": found.matches[0].verdict}
         tags |= {f"{PREFIX}.run.baseline": runs[0].run_id, f"{PREFIX}.run.candidate": runs[1].run_id}

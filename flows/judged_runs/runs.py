@@ -118,22 +118,14 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
     invalid = result.invalid_because
     tags = {
         f"{PREFIX}.judge.verdict": found.verdict,
-        f"{PREFIX}.judge.valid": str(not invalid).lower(),
         f"{PREFIX}.judge.group": candidate.facts["provenance"]["comparable_group"],
         f"{PREFIX}.run.baseline": baseline.run_id,
         f"{PREFIX}.run.candidate": candidate.run_id,
-        **({f"{PREFIX}.judge": f"judge not validated {'; '.join(invalid)}"} if invalid else {}),
+        **validity_tags(invalid),
     }
     name = f"{candidate.model} of {candidate.run_id[:8]} against {baseline.model} of {baseline.run_id[:8]}"
-    with stage_run(
-        settings,
-        stage=COMPARED,
-        name=name,
-        key=digest(sides)[:16],
-        params=sides,
-        tags=tags,
-        parent_run_id=candidate.run_id,
-    ) as log:
+    key, above = digest(sides)[:16], candidate.run_id
+    with stage_run(settings, stage=COMPARED, name=name, key=key, params=sides, tags=tags, parent_run_id=above) as log:
         numbers = comparison_numbers(found, lengths) | {"valid": float(not invalid)}
         log.log_metrics(finite({f"judge/{metric}": value for metric, value in numbers.items()}))
         log.log_text(json.dumps(asdict(found), indent=1), "comparison.json")
@@ -144,13 +136,17 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
         return replace(result, run_id=log.run_id)
 
 
+def validity_tags(invalid: list[str]) -> dict[str, str]:
+    """Tags of a comparison: whether a verdict may be taken from it, and if not, why."""
+    told = {f"{PREFIX}.judge": f"judge not validated {'; '.join(invalid)}"} if invalid else {}
+    return {f"{PREFIX}.judge.valid": str(not invalid).lower(), **told}
+
+
 def _pairs(baseline: JudgedRun, candidate: JudgedRun) -> list[dict[str, Any]]:
     before = {row["id"]: row for row in baseline.rows}
     return [
         {
-            "id": row["id"],
-            "instruction": row["instruction"],
-            "reference": row["reference"],
+            **{name: row[name] for name in ("id", "instruction", "reference")},
             "baseline": before[row["id"]]["response"],
             "candidate": row["response"],
             "baseline_score": before[row["id"]]["score"],

@@ -80,14 +80,10 @@ def started(order: Order) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def attend(agent: subprocess.Popen[bytes], *, over: Callable[[], bool]) -> None:
-    """Wait until the agent has ended.
+    """Wait until the agent has ended; ``over`` is called again and again while it runs, and once after.
 
     It is asked to stop, which saves the training, when ``over`` says so or an exception (Ctrl-C, a signal that Prefect
     turned into one) comes here; the exception goes on when the agent has ended. A second one does not wait.
-
-    Args:
-        agent: the process.
-        over: called again and again while it runs, and once after.
     """
     try:
         _wait(agent, over)

@@ -161,12 +161,10 @@ def as_event(error: BaseException) -> Event:
 
 def deliberate(event: Event) -> GptcoreError | None:
     """The error itself again, if it is one that gptcore raises on purpose."""
-    kind = _deliberate(GptcoreError).get(event.get("type", ""))
-    return kind(event["text"]) if kind else None
-
-
-def _deliberate(base: type[GptcoreError]) -> dict[str, type[GptcoreError]]:
-    kinds = {base.__name__: base}
-    for kind in base.__subclasses__():
-        kinds |= _deliberate(kind)
-    return kinds
+    waiting = [GptcoreError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__name__ == event.get("type"):
+            return kind(event["text"])
+        waiting += kind.__subclasses__()
+    return None

@@ -50,29 +50,26 @@ def train(
 
     def over() -> bool:
         ear.listen()
-        return any(map(deliberate, ear.errors))  # restarting would only meet the same error again
+        return _said(ear) is not None  # restarting would only meet the same error again
 
     with started(order) as agent:
         try:
             attend(agent, over=over)
         except KeyboardInterrupt as stop:
-            raise _stopped(ear, out) from stop
+            text = f"stopped by SIGINT between two steps of the training in {out}; {_AGAIN}"
+            raise _said(ear) or InterruptedRun(text) from stop
     if ear.result is None:
-        raise _failure(ear, order, agent.returncode)
+        raise _said(ear) or _failure(ear, order, agent.returncode)
     shutil.rmtree(beside)
     return ear.result
 
 
-def _stopped(ear: Ear, out: Path) -> GptcoreError:
-    said = next(filter(None, map(deliberate, ear.errors)), None)
-    return said or InterruptedRun(f"stopped by SIGINT between two steps of the training in {out}; {_AGAIN}")
+def _said(ear: Ear) -> GptcoreError | None:
+    return next(filter(None, map(deliberate, ear.errors)), None)
 
 
 def _failure(ear: Ear, order: Order, code: int) -> GptcoreError:
     """What went wrong first, as one error."""
-    said = next(filter(None, map(deliberate, ear.errors)), None)
-    if said is not None:
-        return said
     where = f"what the processes printed is in {order.output}; {_AGAIN}"
     apart = next((event for event in ear.errors if event["kind"] == "apart"), None)
     if apart is not None:

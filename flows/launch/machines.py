@@ -72,14 +72,9 @@ def announce(order: Order) -> None:
 
 
 def join(rdzv: str, *, nproc: int, patience: float = SECONDS_TO_MEET) -> None:
-    """Give processes of this machine to the command that leads at ``rdzv``, until it ends.
+    """Give ``nproc`` processes of this machine to the command that leads at ``rdzv`` (HOST:PORT), until it ends.
 
-    A command that is gone without a word may be given again: this waits for it as for the first one.
-
-    Args:
-        rdzv: HOST:PORT.
-        nproc: processes of this machine.
-        patience: seconds to wait for somebody to lead there.
+    A command that is gone without a word may be given again: this waits ``patience`` seconds for it as for the first.
 
     Raises:
         ConfigError: ``rdzv`` is no address, or there are fewer GPUs than processes.

@@ -22,31 +22,28 @@ RAY_ADDRESS = "GPTWORKS_RAY"
 
 
 def task_runner(kind: Runner, *, workers: int) -> TaskRunner[Any]:
-    """A task runner.
+    """What runs ``workers`` tasks at once; a running cluster decides by itself how many.
 
     The workers of a cluster need this project installed, and ``GPTWORKS_HOME`` on a file system that all of them share.
 
-    Args:
-        kind: threads needs nothing; the others are extras of the installation.
-        workers: how many tasks run at once; a running cluster decides by itself.
-
     Raises:
-        ConfigError: the extra is not installed.
+        ConfigError: the extra is not installed; threads need none.
     """
     if kind == "threads":
         from prefect.task_runners import ThreadPoolTaskRunner
 
         return ThreadPoolTaskRunner(max_workers=workers)
-    if kind == "dask":
-        return _dask(workers)
-    return _ray(workers)
+    try:
+        return _dask(workers) if kind == "dask" else _ray(workers)
+    except ImportError as error:
+        raise ConfigError(
+            f"the {kind} runner is not installed ({error}); pip install 'gptworks[{kind}]', or use threads"
+        ) from error
 
 
 def _dask(workers: int) -> TaskRunner[Any]:
-    try:
-        from prefect_dask.task_runners import DaskTaskRunner
-    except ImportError as error:
-        raise _missing("dask", error) from error
+    from prefect_dask.task_runners import DaskTaskRunner
+
     address = os.environ.get(DASK_ADDRESS)
     if address:
         return DaskTaskRunner(address=address)
@@ -55,17 +52,9 @@ def _dask(workers: int) -> TaskRunner[Any]:
 
 
 def _ray(workers: int) -> TaskRunner[Any]:
-    try:
-        from prefect_ray import RayTaskRunner
-    except ImportError as error:
-        raise _missing("ray", error) from error
+    from prefect_ray import RayTaskRunner
+
     address = os.environ.get(RAY_ADDRESS)
     if address:
         return RayTaskRunner(address=address)  # type: ignore[no-any-return]
     return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False})  # type: ignore[no-any-return]
-
-
-def _missing(extra: str, error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"the {extra} runner is not installed ({error}); pip install 'gptworks[{extra}]', or use threads"
-    )

@@ -11,12 +11,11 @@ import atexit
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.services.processes import Process, answers, any_port, end, wait_until
+from flows.services.processes import answers, any_port, end, launch, wait_until
 from flows.settings import Settings
 
 _APP = "prefect.server.api.server:create_app"
@@ -54,33 +53,21 @@ def begin_server(settings: Settings) -> Callable[[], None]:
         return lambda: None
     url = f"http://127.0.0.1:{any_port()}"
     log = settings.home / "logs" / "temporary-server.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "uvicorn", "--factory", _APP, "--lifespan", "on", "--log-level", "error"),
-                *("--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
-            ],
-            env={**os.environ, **_EPHEMERAL},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the flow, which tells the server of it
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-        )
-    process = Process.of(child.pid)
+    log.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", _APP, "--lifespan", "on", "--log-level", "error"),
+        *("--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
+    ]
+    first = _end_with_parent if sys.platform == "linux" else None
+    # Ctrl-C does not reach it: that is for the flow, which tells the server of it
+    process = launch(command, environment={**os.environ, **_EPHEMERAL}, log=log, cwd=Path.cwd(), first=first)
     atexit.register(end, process, seconds=_SECONDS_TO_END)
     os.environ |= {_ADDRESS: f"{url}/api", _TEMPORARY: f"{url}/api"}
     seconds = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
 
     def wait() -> None:
-        wait_until(
-            lambda: answers(f"{url}/api/health"),
-            name="Prefect's temporary server",
-            process=process,
-            log=log,
-            seconds=seconds,
-        )
+        name = "Prefect's temporary server"
+        wait_until(lambda: answers(f"{url}/api/health"), name=name, process=process, log=log, seconds=seconds)
 
     return wait
 

@@ -24,6 +24,8 @@ from gptcore.errors import DataError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+Found = tuple[tuple[str, ...], Mapping[str, str]]
+"""What is known of an output, in words, and its inputs."""
 _SOURCE = "source/"
 _TOLD = ("promoted", "gate.verdict", "gate.reason", "why", "parent", "code", "rolled_back")
 
@@ -45,12 +47,9 @@ class Link:
 
 
 def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
-    """The tree behind a version.
+    """The tree behind a version: of ``NAME`` (its champion), ``NAME@ALIAS`` or ``NAME/NUMBER``.
 
-    Args:
-        settings: where registry and store are.
-        model: ``NAME`` (its champion), ``NAME@ALIAS`` or ``NAME/NUMBER``.
-        offline: read the store and the mirror alone, without MLflow.
+    ``offline`` reads the store and the mirror alone, without MLflow.
 
     Raises:
         RegistryError: there is no such version; offline, also if nothing was ever published from here.
@@ -122,38 +121,27 @@ def _source(name: str, digest: str, origins: Mapping[str, str]) -> Link:
 def _tree(
     wanted: Mapping[str, str],
     first: str,
-    look: Callable[[str, str], tuple[tuple[str, ...], Mapping[str, str]]],
+    look: Callable[[str, str], Found],
     origins: Mapping[str, str],
 ) -> tuple[Link, ...]:
     """The model's own output first, then those that nothing was made from; ``look`` gives facts and inputs of one."""
-    seen: dict[str, tuple[tuple[str, ...], Mapping[str, str]]] = {}
+    found = {stage: look(stage, key) for stage, key in wanted.items()}
 
-    def link(stage: str, key: str) -> Link:
-        seen.setdefault(stage, look(stage, key))
-        facts, inputs = seen[stage]
+    def link(stage: str) -> Link:
+        facts, inputs = found[stage]
         # what is behind one of the other inputs anyway is told there
-        behind = {
-            name
-            for inner in inputs
-            if inner in wanted
-            for name in (seen.setdefault(inner, look(inner, wanted[inner])))[1]
-        }
-        direct = {name: value for name, value in inputs.items() if name not in behind}
-        parts = (
-            link(name, wanted[name]) if name in wanted else _source(name, value, origins)
-            for name, value in sorted(direct.items())
-        )
-        return Link(f"{stage}/{key}", facts, tuple(parts))
+        behind = {name for inner in inputs if inner in found for name in found[inner][1]}
+        direct = sorted((name, value) for name, value in inputs.items() if name not in behind)
+        parts = (link(name) if name in found else _source(name, value, origins) for name, value in direct)
+        return Link(f"{stage}/{wanted[stage]}", facts, tuple(parts))
 
-    for stage, key in wanted.items():
-        seen.setdefault(stage, look(stage, key))
-    used = {name for _, inputs in seen.values() for name in inputs}
+    used = {name for _, inputs in found.values() for name in inputs}
     ends = [stage for stage in wanted if stage not in used and stage != first]
-    return tuple(link(stage, wanted[stage]) for stage in (first, *ends) if stage in wanted)
+    return tuple(map(link, (stage for stage in (first, *ends) if stage in wanted)))
 
 
 def _from_store(store: StageStore, keys: Mapping[str, str], main: str, origins: Mapping[str, str]) -> tuple[Link, ...]:
-    def look(stage: str, key: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    def look(stage: str, key: str) -> Found:
         entry = store.find(stage, key)
         if entry is None:
             raise DataError(f"{store.folder(stage, key)} is gone; read the lineage from MLflow, without --offline")
@@ -167,7 +155,7 @@ def _from_runs(
 ) -> tuple[Link, ...]:
     prefix = f"{PREFIX}.input."
 
-    def look(stage: str, key: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    def look(stage: str, key: str) -> Found:
         del key
         run: Any = client.get_run(runs[stage])
         tags: dict[str, str] = run.data.tags

@@ -23,11 +23,7 @@ _PROMOTED = f"{PREFIX}.promoted"
 def publish(registry: ModelRegistry, number: int, *, expected: int | None, reason: str) -> Version:
     """Make a version the champion, if the champion is still the one that it was compared with.
 
-    Args:
-        registry: the model.
-        number: the version.
-        expected: the champion that the decision was made against; None if there was none.
-        reason: why, for the version's tags.
+    That is ``expected``; None if there was none. The reason is kept with the version.
 
     Raises:
         ChampionChanged: another version is champion by now.

@@ -16,14 +16,16 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.settings import Settings
+from flows.tracking.calls import find
 from flows.tracking.runs import PREFIX, connect
 from gptcore.errors import GptcoreError
 from gptcore.files import write_json
@@ -31,7 +33,7 @@ from gptcore.locking import hold
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 JOURNAL = f"{PREFIX}.publishing"
@@ -109,7 +111,7 @@ class ModelRegistry:
 
     def exists(self) -> bool:
         """Whether there is such a model."""
-        return self._found(lambda: self._client.get_registered_model(self.name)) is not None
+        return self._model() is not None
 
     def aliases(self) -> Aliases:
         """Who is what now.
@@ -117,7 +119,7 @@ class ModelRegistry:
         Raises:
             RegistryError: there is no such model.
         """
-        model = self._found(lambda: self._client.get_registered_model(self.name))
+        model = self._model()
         if model is None:
             raise RegistryError(
                 f"there is no registered model {self.name!r}; `gptworks retrain` makes its first version"
@@ -130,7 +132,7 @@ class ModelRegistry:
         Raises:
             RegistryError: there is none.
         """
-        found = self._found(lambda: self._client.get_model_version(self.name, str(number)))
+        found = find(partial(self._client.get_model_version, self.name, str(number)))
         if found is None:
             numbers = ", ".join(str(each.number) for each in self.versions()) or "none"
             raise RegistryError(f"{self.name} has no version {number}; there are: {numbers}")
@@ -159,12 +161,8 @@ class ModelRegistry:
     def add(self, *, key: str, source: str, run_id: str, tags: Mapping[str, str], description: str = "") -> Version:
         """Register what a chain made and call it the challenger; a key that is registered already keeps its version.
 
-        Args:
-            key: of the chain.
-            source: where MLflow keeps the files.
-            run_id: MLflow run of the stage that made them.
-            tags: data, code, configuration, parent: what made it.
-            description: for the model's page.
+        ``key`` is that of the chain, ``source`` where MLflow keeps the files, ``run_id`` the run of the stage that made
+        them; ``tags`` say from what.
         """
         with self.locked():
             if not self.exists():
@@ -251,7 +249,7 @@ class ModelRegistry:
         return hold(self._settings.registry / f"{self.name}.lock", purpose=f"the registered model {self.name}")
 
     def _journal(self) -> dict[str, Any] | None:
-        model = self._found(lambda: self._client.get_registered_model(self.name))
+        model = self._model()
         text = None if model is None else model.tags.get(JOURNAL)
         return json.loads(text) if text else None
 
@@ -280,17 +278,8 @@ class ModelRegistry:
             else:
                 self._client.set_registered_model_alias(self.name, name, str(number))
 
-    @staticmethod
-    def _found(ask: Callable[[], Any]) -> Any:
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
-        try:
-            return ask()
-        except MlflowException as error:
-            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                return None
-            raise
+    def _model(self) -> RegisteredModel | None:
+        return find(partial(self._client.get_registered_model, self.name))
 
 
 def mirror_path(settings: Settings, name: str) -> Path:

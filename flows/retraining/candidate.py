@@ -23,13 +23,9 @@ _MAIN: tuple[Role, ...] = ("instruct", "classifier", "base")
 
 
 def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_run_id: str) -> Version:
-    """Register what a chain has made, as the challenger.
+    """Register what a chain has made, as the challenger; a stage that failed its own gate may be missing.
 
-    Args:
-        chain: all its stages are made; one that failed its own gate may be missing.
-        registry: the model.
-        because: why it was trained.
-        pipeline_run_id: MLflow run of the chain; empty if it ended early.
+    ``pipeline_run_id`` is the MLflow run of the chain; empty if it ended early.
 
     Raises:
         RegistryError: the chain trained no model.

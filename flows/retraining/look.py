@@ -58,9 +58,8 @@ class Look:
         self.registry.repair()
         versions, champion = self.registry.versions(), self.registry.champion()
         if champion is not None:
-            found = replace(
-                found, champion=champion.number, champion_key=champion.key, champion_days=_days(champion.created)
-            )
+            days = (datetime.now(UTC) - champion.created).total_seconds() / 86400
+            found = replace(found, champion=champion.number, champion_key=champion.key, champion_days=days)
         made = next((version for version in versions if version.key == key), None)
         if made is not None:
             found = replace(found, tried=_tried(made))
@@ -163,10 +162,6 @@ def _tried(version: Version) -> Tried:
         rolled_back=tags.get(ROLLED_BACK, ""),
         again=tags.get(GATE_AGAIN) == "true",
     )
-
-
-def _days(created: datetime) -> float:
-    return (datetime.now(UTC) - created).total_seconds() / 86400
 
 
 def _fresh_texts(folder: DataFolder, entries: Sequence[Added]) -> list[str]:

@@ -12,16 +12,10 @@ log = logging.getLogger(__name__)
 
 
 def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, Any]) -> bool:
-    """Send a message; a block that is missing or does not answer is warned of and changes nothing.
+    """Send a message; False if there is no block, or it is missing or does not answer, which is warned of.
 
-    Args:
-        block: kind and name of a saved block, as ``slack-webhook/ops`` or ``webhook/ops``; None sends nothing.
-        subject: one line.
-        text: markdown.
-        facts: what a webhook gets beside both, as JSON.
-
-    Returns:
-        whether it was sent.
+    ``block`` is kind and name of a saved one, as ``slack-webhook/ops`` or ``webhook/ops``; a webhook gets ``facts``
+    beside the subject and the text (markdown), as JSON.
     """
     if block is None:
         return False

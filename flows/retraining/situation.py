@@ -9,28 +9,13 @@ from typing import Literal
 from flows.retraining.drift import Drift
 from flows.retraining.policy import RetrainPolicy
 
-Cause = Literal[
-    "first",
-    "forced",
-    "resumed",
-    "settings",
-    "sources",
-    "code",
-    "data_removed",
-    "new_data",
-    "stale",
-    "drift",
-    "judge_again",
-    "unfinished",
-    "new_champion",
-    "late",
-    "unchanged",
-    "decided",
-    "waits",
-    "rolled_back",
-    "too_little",
+_Train = Literal[
+    "first", "forced", "resumed", "settings", "sources", "code", "data_removed", "new_data", "stale", "drift"
 ]
-"""Why a chain is trained, or is not."""
+_Hold = Literal["judge_again", "unfinished", "new_champion"]
+_Skip = Literal["late", "unchanged", "decided", "waits", "rolled_back", "too_little"]
+Cause = _Train | _Hold | _Skip
+"""Why a chain is trained, or only held against a champion again, or neither."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +74,8 @@ class Why:
 def why(found: Situation, policy: RetrainPolicy, *, force: bool = False, resumed: bool = False) -> Why:
     """Whether to train now.
 
-    Args:
-        found: what the check found.
-        policy: the thresholds.
-        force: train whatever the thresholds and earlier gates say; an unchanged chain stays unchanged.
-        resumed: this run was begun before and goes on.
+    ``force`` trains whatever the thresholds and earlier gates say; an unchanged chain stays unchanged. ``resumed`` says
+    that this run was begun before and goes on.
     """
     if found.champion is not None and found.key == found.champion_key:
         text = (

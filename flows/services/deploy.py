@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import importlib.util
+import importlib.metadata
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jsonschema
 import yaml
@@ -25,7 +24,7 @@ UPKEEP = "upkeep"
 """Queue of the runs that look after the others; a training must not hold them up."""
 PoolType = Literal["process", "docker", "kubernetes"]
 ROOT = Path(__file__).parents[2]
-_TEMPLATES = "server/api/collections_data/views/aggregate-worker-metadata.json"
+_TEMPLATES = "prefect/server/api/collections_data/views/aggregate-worker-metadata.json"
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
@@ -59,35 +58,27 @@ def pool_template(kind: PoolType, *, folder: Path = ROOT / "deploy") -> dict[str
 
 def prefect_template(kind: PoolType) -> dict[str, Any]:
     """The base job template that the installed Prefect has for a pool of this type."""
-    spec = importlib.util.find_spec("prefect")
-    assert spec is not None
-    assert spec.origin is not None
-    packages = json.loads((Path(spec.origin).parent / _TEMPLATES).read_text(encoding="utf-8"))
+    path = Path(str(importlib.metadata.distribution("prefect").locate_file(_TEMPLATES)))
+    packages = json.loads(path.read_text(encoding="utf-8"))
     (found,) = (workers[kind] for workers in packages.values() if kind in workers)
-    return copy.deepcopy(found["default_base_job_configuration"])
+    template: dict[str, Any] = found["default_base_job_configuration"]
+    return template
 
 
 def deploy(
     api: PrefectApi, *, environment: Mapping[str, str], kind: PoolType = "process", limit: int = 1, folder: Path = ROOT
 ) -> str:
-    """Make pool and queues, and deploy every flow; what is there already is brought up to date.
+    """Make pool and queues, and deploy every flow of ``folder``'s prefect.yaml; what is there is brought up to date.
 
-    Args:
-        api: the server.
-        environment: all variables of the ``prefect`` command that deploys.
-        kind: what a run becomes: a process, a container, a job of a cluster.
-        limit: how many runs of the pool's own queue may go on at once.
-        folder: where prefect.yaml is.
-
-    Returns:
-        What the command printed.
+    ``environment`` holds all variables of the ``prefect`` command that deploys; ``limit`` runs of the pool's own queue
+    may go on at once. Gives what the command printed.
 
     Raises:
         ServiceError: the server does not answer, or refuses a deployment.
+        ConfigError: there is no prefect.yaml.
     """
     if not (folder / "prefect.yaml").is_file():
         raise ConfigError(f"there is no prefect.yaml in {folder}; deploy from a clone of the project, or its image")
-    assert kind in get_args(PoolType)
     api.put_pool(POOL, kind=kind, template=pool_template(kind, folder=folder / "deploy"))
     # A run that died without a word keeps its place until reconcile, which needs another place to find that out.
     api.put_queue(POOL, "default", limit=limit, priority=2)

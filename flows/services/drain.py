@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from flows.services.deploy import POOL, UPKEEP
-from flows.services.prefect_api import ACTIVE, PrefectApi, Row
+from flows.services.prefect_api import ACTIVE, PrefectApi, Row, of_worker
 from flows.services.processes import ServiceError
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -19,20 +19,12 @@ DRAINED = "stopped by gptworks drain"
 def drain(
     api: PrefectApi, *, stop: bool, seconds: float, say: Callable[[str], None], except_for: Sequence[str] = ()
 ) -> list[Row]:
-    """Pause the pool, then wait until no run is left.
+    """Pause the pool, then wait until no run is left but those of the ids ``except_for``; the runs that were there.
 
-    Args:
-        api: the server.
-        stop: cancel the runs, which write a checkpoint, instead of waiting for their end.
-        seconds: how long to wait.
-        say: told of each run.
-        except_for: ids of runs that are left alone.
-
-    Returns:
-        The runs that were there.
+    With ``stop`` they are cancelled, which has them write a checkpoint, instead of waiting for their end.
 
     Raises:
-        ServiceError: some have not ended in time; names them. The pool stays paused.
+        ServiceError: some have not ended after ``seconds``; names them. The pool stays paused.
     """
     if api.pool(POOL) is None:
         raise ServiceError(f"there is no work pool {POOL!r} at {api.url}; gptworks deploy makes it")
@@ -55,11 +47,7 @@ def drain(
 
 
 def resume(api: PrefectApi, *, say: Callable[[str], None]) -> list[Row]:
-    """Let the pool give out work again, and have the runs that ``drain`` stopped go on.
-
-    Returns:
-        Those runs.
-    """
+    """Let the pool give out work again, and have the runs that ``drain`` stopped go on; those runs."""
     api.pause_pool(POOL, paused=False)
     say(f"pool {POOL} gives out work again")
     recent = api.runs(states=["CANCELLED"], since=datetime.now(UTC) - _LONGEST_MAINTENANCE)
@@ -71,17 +59,10 @@ def resume(api: PrefectApi, *, say: Callable[[str], None]) -> list[Row]:
 
 
 def _runs(api: PrefectApi, except_for: Sequence[str]) -> list[Row]:
-    """Those that a worker runs; the flows inside them end with them."""
-    return [
-        run
-        for run in api.runs(states=ACTIVE)
-        if run["deployment_id"] and not run["parent_task_run_id"] and run["id"] not in except_for
-    ]
+    return [run for run in api.runs(states=ACTIVE) if of_worker(run) and run["id"] not in except_for]
 
 
 def _was_drained(api: PrefectApi, run: Row) -> bool:
     """Whether the last request to cancel came from here; the final state has a message of its own."""
-    if not run["deployment_id"] or run["parent_task_run_id"]:
-        return False
-    states = [state for state in api.states(run["id"]) if state["type"] == "CANCELLING"]
+    states = [state for state in api.states(run["id"]) if state["type"] == "CANCELLING"] if of_worker(run) else []
     return bool(states) and str(states[-1]["message"]).startswith(DRAINED)

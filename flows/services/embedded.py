@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,7 @@ from flows.services.processes import (
 )
 from flows.services.state import NAMES, Member, State, changing
 from flows.services.worker import SECONDS_TO_HAND_OVER, worker_name
-from flows.settings import Settings, environment
+from flows.settings import Settings, environment, read_settings
 from gptcore.errors import ConfigError
 from gptcore.locking import hold
 
@@ -50,12 +51,9 @@ class Wanted:
 
 
 def up(settings: Settings, wanted: Wanted, *, say: Say) -> State:
-    """Start what does not run yet, and deploy every flow.
+    """Start what does not run yet, and deploy every flow; ``say`` is told of each step.
 
-    Args:
-        settings: folders; MLflow's runs stay in the SQLite file that commands without a server use.
-        wanted: ports and number of runs.
-        say: told of each step.
+    MLflow's runs stay in the SQLite file that commands without a server use.
 
     Raises:
         ServiceError: a port is taken, or a server did not start; what this call has started is ended again.
@@ -79,8 +77,7 @@ def up(settings: Settings, wanted: Wanted, *, say: Say) -> State:
 def down(settings: Settings, *, say: Say) -> bool:
     """End everything that was started, and every run of its worker: first the worker, which hands its runs over.
 
-    Returns:
-        Whether there was anything.
+    False if there was nothing.
 
     Raises:
         LockedError: an ``up`` or another ``down`` is at work.
@@ -99,17 +96,20 @@ def _check_addresses(state: State) -> None:
 
 
 def _start(settings: Settings, wanted: Wanted, state: State, running: set[str], say: Say) -> None:
-    local = _local(settings)
+    # the same folders with MLflow's store as a file: what the server opens, whatever the commands are led to
+    local = read_settings({"GPTWORKS_HOME": str(settings.home), "PREFECT_HOME": str(settings.prefect_home)})
     variables = {**os.environ, **environment(local)}
     variables.pop("PREFECT_API_URL", None)
     if "prefect" not in running:
         port = _port(state, "prefect", wanted.prefect_port, default=4200)
-        state.members["prefect"] = _launch("prefect", _prefect_command(port), variables, local, port)
+        state.members["prefect"] = _launch("prefect", ["prefect", "server", "start"], variables, local, port)
     if "mlflow" not in running:
         port = _port(state, "mlflow", wanted.mlflow_port, default=5000)
         # two processes that set up the same new SQLite file at once: one of them fails
         with hold(local.home / "mlflow.lock", purpose="the MLflow store"):
-            state.members["mlflow"] = _launch("mlflow", _mlflow_command(local, port), variables, local, port)
+            stores = ("--backend-store-uri", local.mlflow_uri, "--artifacts-destination", local.artifact_root.as_uri())
+            command = ["mlflow", "server", "--workers", "1", *stores]
+            state.members["mlflow"] = _launch("mlflow", command, variables, local, port)
             _wait(state, "mlflow", "/health")
         say(f"mlflow:  {state.members['mlflow'].url}")
     if "prefect" not in running:
@@ -134,61 +134,31 @@ def _port(state: State, name: str, wanted: int | None, *, default: int) -> int:
 
 
 def _start_worker(state: State, variables: Mapping[str, str], settings: Settings, api: PrefectApi) -> None:
-    command = [sys.executable, "-m", "flows", "worker"]
-    state.members["worker"] = _launch("worker", command, variables, settings, port=None)
+    state.members["worker"] = _launch("worker", ["flows", "worker"], variables, settings, port=None)
     process, log = state.members["worker"].process, Path(state.members["worker"].log)
 
     def online() -> bool:
         # a worker of the same name that died has left its last sign of life
-        return any(
-            worker["name"] == worker_name() and _after(worker["last_heartbeat_time"], process.started)
-            for worker in api.workers(POOL)
-        )
+        signs = [worker["last_heartbeat_time"] for worker in api.workers(POOL) if worker["name"] == worker_name()]
+        return any(sign and datetime.fromisoformat(sign).timestamp() > process.started for sign in signs)
 
     wait_until(online, name="worker", process=process, log=log, seconds=_SECONDS_TO_START)
-
-
-def _after(stamp: str | None, seconds: float) -> bool:
-    from datetime import datetime
-
-    return stamp is not None and datetime.fromisoformat(stamp).timestamp() > seconds
-
-
-def _prefect_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", _LOOPBACK, "--port", str(port)]
-
-
-def _mlflow_command(settings: Settings, port: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", _LOOPBACK, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", settings.mlflow_uri, "--artifacts-destination", settings.artifact_root.as_uri()),
-    ]
 
 
 def _launch(
     name: str, command: list[str], variables: Mapping[str, str], settings: Settings, port: int | None
 ) -> Member:
     log = settings.home / "logs" / f"{name}.log"
-    process: Process = launch(command, environment=variables, log=log, cwd=settings.home)
+    listening = ["--host", _LOOPBACK, "--port", str(port)] if port else []
+    whole = [sys.executable, "-m", *command, *listening]
+    process: Process = launch(whole, environment=variables, log=log, cwd=settings.home)
     return Member(process, f"http://{_LOOPBACK}:{port}" if port else "", str(log))
 
 
 def _wait(state: State, name: str, path: str) -> None:
     member = state.members[name]
-    wait_until(
-        lambda: answers(member.url + path),
-        name=name,
-        process=member.process,
-        log=Path(member.log),
-        seconds=_SECONDS_TO_START,
-    )
-
-
-def _local(settings: Settings) -> Settings:
-    """The same folders with MLflow's store as a file: what the server opens, whatever the commands are led to."""
-    from flows.settings import read_settings
-
-    return read_settings({"GPTWORKS_HOME": str(settings.home), "PREFECT_HOME": str(settings.prefect_home)})
+    process, log = member.process, Path(member.log)
+    wait_until(lambda: answers(member.url + path), name=name, process=process, log=log, seconds=_SECONDS_TO_START)
 
 
 def _stop(state: State, names: list[str], say: Say) -> None:

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -25,6 +24,11 @@ _SECONDS_BUSY = 60.0
 _SECONDS_BETWEEN_TRIES = 0.5
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")
 """State types of a run that somebody works on, or is about to."""
+
+
+def of_worker(run: Row) -> bool:
+    """Whether a flow run is one that a worker runs; the flows inside of it end with it."""
+    return bool(run["deployment_id"]) and not run["parent_task_run_id"]
 
 
 class PrefectApi:
@@ -46,9 +50,7 @@ class PrefectApi:
         """The connection itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close it."""
         self._http.close()
 
@@ -178,7 +180,6 @@ class PrefectApi:
         if answer.status_code == httpx.codes.NOT_FOUND and missing_ok:
             return None
         if not answer.is_success:
-            raise ServiceError(
-                f"Prefect at {self.url} refuses {method} {path}: {answer.status_code} {answer.text[:300]}"
-            )
+            told = f"{answer.status_code} {answer.text[:300]}"
+            raise ServiceError(f"Prefect at {self.url} refuses {method} {path}: {told}")
         return answer.json() if answer.content else None

@@ -55,14 +55,17 @@ class Process:
             return False
 
 
-def launch(command: Sequence[str], *, environment: Mapping[str, str], log: Path, cwd: Path) -> Process:
+def launch(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    cwd: Path,
+    first: Callable[[], None] | None = None,
+) -> Process:
     """Start a process in a session of its own, so that neither Ctrl-C nor the end of the terminal reaches it.
 
-    Args:
-        command: program and arguments.
-        environment: all of its variables.
-        log: file that its output is appended to.
-        cwd: its working directory.
+    ``environment`` holds all of its variables; what it prints is appended to ``log``; ``first`` is called in it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
@@ -74,6 +77,7 @@ def launch(command: Sequence[str], *, environment: Mapping[str, str], log: Path,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=first,
         )
     _launched.append(child)
     return Process.of(child.pid)

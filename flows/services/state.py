@@ -62,7 +62,7 @@ def read_state(home: Path) -> State:
     if not path.is_file():
         return State()
     told = json.loads(path.read_text(encoding="utf-8"))
-    return State({name: _member(facts) for name, facts in told["members"].items()})
+    return State({name: Member(Process(**of.pop("process")), **of) for name, of in told["members"].items()})
 
 
 def write_state(home: Path, state: State) -> None:
@@ -92,9 +92,3 @@ def running_addresses(home: Path) -> Mapping[str, str]:
     """The addresses of the servers that run for a project folder; empty while one of them does not."""
     state = read_state(home)
     return state.addresses if state.alive("prefect") and state.alive("mlflow") else {}
-
-
-def _member(facts: Mapping[str, object]) -> Member:
-    process = facts["process"]
-    assert isinstance(process, dict)
-    return Member(Process(**process), str(facts["url"]), str(facts["log"]))

@@ -47,12 +47,7 @@ class Report:
 
 
 def report(state: State, api_url: str) -> Report:
-    """Look at everything.
-
-    Args:
-        state: what was started on this machine.
-        api_url: API of Prefect's server, here or elsewhere; empty if none is known.
-    """
+    """Look at what was started here, and at Prefect's server, wherever it is; ``api_url`` is empty if none is known."""
     lines = [_line(state, name) for name in NAMES] if state.members else []
     found = Report(lines)
     if not api_url:

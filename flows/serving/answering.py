@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -13,51 +14,63 @@ from starlette.types import Receive, Scope, Send
 
 from flows.serving.engine import Call, Engine
 from flows.serving.refusal import Refusal
-from gptcore.generation import Event, Request
+from flows.serving.served import Served
+from gptcore.generation import Event, Request, Token
 
 CUT_HEADER = "X-Prompt-Tokens-Cut"
 """Tells how many tokens of the prompts were left out to fit the context, if any were."""
 
 
-class Page(Protocol):
+@dataclass
+class Page:
     """How a dialect writes the answers to one HTTP request."""
 
-    media_type: str
+    served: Served
+    with_logprobs: bool
+    media_type: ClassVar[str]
     """Of a streamed answer."""
 
     def opening(self) -> Iterator[bytes]:
         """What a stream begins with."""
-        ...
+        yield from ()
 
     def piece(self, number: int, event: Event, call: Call) -> Iterator[bytes]:
         """What a stream tells of an event; ``event.answer`` is set in the last one of a prompt."""
-        ...
+        raise NotImplementedError
 
     def closing(self, call: Call) -> Iterator[bytes]:
         """What a stream ends with."""
-        ...
+        del call
+        yield from ()
 
     def failure(self, refusal: Refusal) -> bytes:
         """An error inside a stream."""
-        ...
+        raise NotImplementedError
 
     def whole(self, call: Call) -> dict[str, Any]:
         """The answers in one piece."""
-        ...
+        raise NotImplementedError
+
+    def loaded(self) -> dict[str, Any]:
+        """The answer to a request that asks nothing."""
+        raise NotImplementedError
+
+    def named(self, token: Token) -> dict[str, Any]:
+        """A token with its probability and those of its alternatives; both dialects write it alike."""
+
+        def told(one: int, logprob: float | None) -> dict[str, Any]:
+            raw = self.served.text.tokenizer.token_bytes(one)
+            return {"token": raw.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(raw)}
+
+        return told(token.id, token.logprob) | {"top_logprobs": [told(*one) for one in token.alternatives]}
 
 
 async def answered(
     engine: Engine, requests: list[Request], page: Page, *, http: HttpRequest, stream: bool, n_cut: int = 0
 ) -> Response:
-    """Ask the engine and answer the client.
+    """Ask the engine, one request for each choice, and answer the client, who may go away.
 
-    Args:
-        engine: that has the model.
-        requests: one for each choice.
-        page: how the dialect writes it.
-        http: whose client may go away.
-        stream: whether each token is sent when it comes.
-        n_cut: tokens that were left out before.
+    ``n_cut`` tokens were left out of the prompts before.
 
     Raises:
         Refusal: the engine is busy, or the model failed.
@@ -136,6 +149,6 @@ class _Stream(StreamingResponse):
             self._engine.leave(self._call)
 
 
-def line_of(value: dict[str, Any]) -> bytes:
-    """A value as one line of JSON."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"
+def as_json(value: dict[str, Any]) -> bytes:
+    """A value as JSON on one line; what is no text in it is replaced."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace")

@@ -26,9 +26,16 @@ from flows.serving.refusal import Refusal
 from flows.serving.served import Served
 from gptcore.errors import GptcoreError
 from gptcore.generation import Generator
-from gptcore.generation import Request as Wanted
 
 Form = TypeVar("Form", bound=BaseModel)
+Asked = openai_forms.ChatAsked | openai_forms.CompletionAsked | ollama_forms.GenerateAsked | ollama_forms.ChatAsked
+_FORMS: dict[str, type[Asked]] = {
+    "/v1/chat/completions": openai_forms.ChatAsked,
+    "/v1/completions": openai_forms.CompletionAsked,
+    "/api/generate": ollama_forms.GenerateAsked,
+    "/api/chat": ollama_forms.ChatAsked,
+}
+"""Path -> what its requests hold, which says how they are answered."""
 
 
 def build_app(served: Served, config: ServeConfig) -> FastAPI:
@@ -55,8 +62,9 @@ def build_app(served: Served, config: ServeConfig) -> FastAPI:
         await engine.close()
 
     app = FastAPI(title="gptworks", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    _add_openai(app, served, engine, config)
-    _add_ollama(app, served, engine)
+    _add(app, "POST", {path: _answering(form, served, engine, config) for path, form in _FORMS.items()})
+    _add_openai(app, served)
+    _add_ollama(app, served)
     _add_own(app, metrics)
     for kind in (Refusal, GptcoreError, ValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)
@@ -65,59 +73,39 @@ def build_app(served: Served, config: ServeConfig) -> FastAPI:
     return app
 
 
-def _add_openai(app: FastAPI, served: Served, engine: Engine, config: ServeConfig) -> None:
-    async def chat(http: Request) -> Response:
-        asked = await _read(http, openai_forms.ChatAsked)
-        served.check_name(asked.model)
-        requests, n_cut = asked.requests(served)
-        page = openai_pages.ChatPage(
-            served, asked.n or 1, with_usage=asked.with_usage, with_logprobs=bool(asked.logprobs)
-        )
-        _check_number(requests, config)
-        return await answered(engine, requests, page, http=http, stream=bool(asked.stream), n_cut=n_cut)
+def _answering(
+    form: type[Asked], served: Served, engine: Engine, config: ServeConfig
+) -> Callable[[Request], Awaitable[Response]]:
+    """What answers the requests of one form."""
 
-    async def complete(http: Request) -> Response:
-        asked = await _read(http, openai_forms.CompletionAsked)
+    async def answer(http: Request) -> Response:
+        asked = await _read(http, form)
         served.check_name(asked.model)
+        page = asked.page(served)
         requests, n_cut = asked.requests(served)
-        page = openai_pages.OpenAIPage(
-            served, asked.n or 1, with_usage=asked.with_usage, with_logprobs=asked.logprobs is not None
-        )
-        _check_number(requests, config)
-        return await answered(engine, requests, page, http=http, stream=bool(asked.stream), n_cut=n_cut)
+        if not requests:
+            return JSONResponse(page.loaded())
+        if len(requests) > config.max_choices:
+            raise Refusal(
+                f"{len(requests)} answers are asked for at once; at most {config.max_choices} are given", param="n"
+            )
+        return await answered(engine, requests, page, http=http, stream=asked.stream, n_cut=n_cut)
 
+    return answer
+
+
+def _add_openai(app: FastAPI, served: Served) -> None:
     async def model(name: str) -> dict[str, Any]:
         served.check_name(name)
         return openai_pages.model_page(served)
 
     async def models() -> dict[str, Any]:
-        return openai_pages.models_page(served)
+        return {"object": "list", "data": [openai_pages.model_page(served)]}
 
-    _add(app, "POST", {"/v1/chat/completions": chat, "/v1/completions": complete})
     _add(app, "GET", {"/v1/models": models, "/v1/models/{name:path}": model})
 
 
-def _add_ollama(app: FastAPI, served: Served, engine: Engine) -> None:
-    async def generate(http: Request) -> Response:
-        asked = await _read(http, ollama_forms.GenerateAsked)
-        served.check_name(asked.model)
-        page = ollama_pages.OllamaPage(
-            served, asked.model, with_logprobs=bool(asked.logprobs), with_context=not asked.raw
-        )
-        if not asked.prompt:
-            return JSONResponse(page.loaded())
-        requests, n_cut = asked.requests(served)
-        return await answered(engine, requests, page, http=http, stream=asked.streams, n_cut=n_cut)
-
-    async def chat(http: Request) -> Response:
-        asked = await _read(http, ollama_forms.ChatAsked)
-        served.check_name(asked.model)
-        page = ollama_pages.OllamaChatPage(served, asked.model, with_logprobs=bool(asked.logprobs))
-        if not asked.messages:
-            return JSONResponse(page.loaded())
-        requests, n_cut = asked.requests(served)
-        return await answered(engine, requests, page, http=http, stream=asked.streams, n_cut=n_cut)
-
+def _add_ollama(app: FastAPI, served: Served) -> None:
     async def show(http: Request) -> dict[str, Any]:
         asked = await _read(http, ollama_forms.Named)
         served.check_name(asked.model or asked.name)
@@ -132,7 +120,7 @@ def _add_ollama(app: FastAPI, served: Served, engine: Engine) -> None:
     async def version() -> dict[str, Any]:
         return {"version": importlib.metadata.version("gptworks")}
 
-    _add(app, "POST", {"/api/generate": generate, "/api/chat": chat, "/api/show": show})
+    _add(app, "POST", {"/api/show": show})
     _add(app, "GET", {"/api/tags": tags, "/api/ps": running, "/api/version": version})
 
 
@@ -171,13 +159,6 @@ async def _read(http: Request, form: type[Form]) -> Form:
     if not isinstance(values, dict):
         raise Refusal("the body must be a JSON object")
     return form.model_validate(values)
-
-
-def _check_number(requests: list[Wanted], config: ServeConfig) -> None:
-    if len(requests) > config.max_choices:
-        raise Refusal(
-            f"{len(requests)} answers are asked for at once; at most {config.max_choices} are given", param="n"
-        )
 
 
 async def _refused(http: Request, error: Exception) -> Response:

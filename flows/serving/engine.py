@@ -52,12 +52,9 @@ class Call:
 
 
 class Engine:
-    """Takes calls in the event loop, answers them in a thread.
+    """Takes calls in the event loop, answers them in a thread, which alone uses ``generator`` from ``start`` on.
 
-    Args:
-        generator: used by the thread alone from ``start`` on.
-        max_queue: requests that may wait beside those that have a slot.
-        metrics: what is counted.
+    Beside the requests that have a slot ``max_queue`` may wait.
     """
 
     def __init__(self, generator: Generator, *, max_queue: int, metrics: Metrics) -> None:

@@ -1,78 +1,122 @@
-"""What both dialects share: sampling values, stop strings, and fields that are refused or of no effect."""
+"""What both dialects share: fields that decide an answer, and those that are refused or of no effect."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from flows.serving.refusal import Refusal
 from flows.serving.served import Served
 from gptcore.generation import Request, Sampling
 from gptcore.text import Turn
 
+Neutral = Mapping[str, Sequence[Any]]
 _MAX_STOPS = 16
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def sampling_of(
-    served: Served,
-    *,
-    max_tokens: int | None,
-    temperature: float,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
-) -> Sampling:
-    """The values of a request as the model takes them: no limit is the context's, no seed a random one.
+class Form(BaseModel):
+    """Fields of a request; one that is left out, or null, has its default."""
+
+    model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[Neutral] = {}
+    """Fields that would change the answer if they were understood, with the values that ask for nothing."""
+    no_effect: ClassVar[Sequence[str]] = ()
+    """Fields that change nothing in an answer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sorted(cls, values: Any) -> Any:
+        """Refuse what is not understood, leave out what has no effect."""
+        if not isinstance(values, dict):
+            return values
+        for name, accepted in cls.neutral.items():
+            if values.get(name) is not None and values[name] not in accepted:
+                raise Refusal(f"{name} is not supported by this server; leave it out", code="unsupported", param=name)
+        dropped = (*cls.neutral, *cls.no_effect)
+        return {name: value for name, value in values.items() if name not in dropped and value is not None}
+
+
+class Drawing(Form):
+    """How an answer is drawn, and where it ends."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: str | list[str] = []
+
+    def sampling(self, served: Served, *, max_tokens: int | None) -> Sampling:
+        """The values as the model takes them: no limit is the context's, no seed a random one.
+
+        Raises:
+            ConfigError: a value means nothing.
+        """
+        return Sampling(
+            max_new_tokens=served.context_length if max_tokens is None else max_tokens,
+            temperature=self.temperature,
+            # both protocols' servers take these values for "off"
+            top_k=None if self.top_k in (0, -1) else self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            seed=secrets.randbelow(2**31) if self.seed is None else self.seed,
+        )
+
+    def request(
+        self,
+        served: Served,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        cut: bool,
+        n_alternatives: int | None,
+        templated: bool,
+    ) -> Request:
+        """A prompt with its sampling; one that is too long is cut to leave room for an answer, or refused.
+
+        Raises:
+            Refusal: there are too many stop strings.
+        """
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        if len(stops) > _MAX_STOPS:
+            raise Refusal(f"stop has {len(stops)} strings; at most {_MAX_STOPS} are taken", param="stop")
+        return Request(
+            prompt or [served.text.tokenizer.end_of_text],
+            sampling,
+            end_token=served.text.end_token,
+            stop=(*(served.text.stops if templated else ()), *stops),
+            reserve=_reserved(served, sampling) if cut else 1,
+            overflow="cut_front" if cut else "refuse",
+            n_alternatives=n_alternatives,
+        )
+
+
+def encode_chat(
+    served: Served, messages: Sequence[tuple[str, str]], sampling: Sampling, *, cut: bool
+) -> tuple[list[int], int]:
+    """(role, content) as one prompt, and the tokens of old messages that were left out to fit it.
 
     Raises:
-        ConfigError: a value means nothing.
+        Refusal: a role that the model has not learned.
     """
-    return Sampling(
-        max_new_tokens=served.context_length if max_tokens is None else max_tokens,
-        temperature=temperature,
-        top_k=None if top_k in (0, -1) else top_k,  # both protocols' servers take these for "off"
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-    )
+    turns = []
+    for number, (role, content) in enumerate(messages):
+        if role not in _ROLES:
+            raise Refusal(
+                f"messages.{number}.role is {role!r}; it must be one of {', '.join(_ROLES)}", param="messages"
+            )
+        turns.append(Turn(_ROLES[role], content))  # type: ignore[arg-type]
+    return served.text.encode_chat(turns, room=served.context_length - _reserved(served, sampling) if cut else 2**62)
 
 
-def request_of(
-    served: Served,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    *,
-    stop: str | Sequence[str] | None,
-    cut: bool,
-    n_alternatives: int | None = None,
-    templated: bool = False,
-) -> Request:
-    """A prompt with its sampling; one that is too long is cut to leave room for an answer, or refused.
-
-    Raises:
-        Refusal: there are too many stop strings.
-    """
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > _MAX_STOPS:
-        raise Refusal(f"stop has {len(stops)} strings; at most {_MAX_STOPS} are taken", param="stop")
-    return Request(
-        prompt or [served.text.tokenizer.end_of_text],
-        sampling,
-        end_token=served.text.end_token,
-        stop=(*(served.text.stops if templated else ()), *stops),
-        reserve=reserved(served, sampling) if cut else 1,
-        overflow="cut_front" if cut else "refuse",
-        n_alternatives=n_alternatives,
-    )
-
-
-def reserved(served: Served, sampling: Sampling) -> int:
+def _reserved(served: Served, sampling: Sampling) -> int:
     """Positions that a prompt which is cut leaves to the answer: what it may take, up to a quarter of the context."""
     return max(1, min(sampling.max_new_tokens, served.context_length // 4))
 
@@ -81,28 +125,3 @@ def seeds(request: Request, n: int) -> list[Request]:
     """The request ``n`` times, each with a seed of its own."""
     sampling = request.sampling
     return [replace(request, sampling=replace(sampling, seed=(sampling.seed + i) % 2**63)) for i in range(n)]
-
-
-def turns_of(messages: Sequence[tuple[str, str]]) -> list[Turn]:
-    """(role, content) as turns.
-
-    Raises:
-        Refusal: a role that the model has not learned.
-    """
-    turns = []
-    for number, (role, content) in enumerate(messages):
-        if role not in ROLES:
-            raise Refusal(f"messages.{number}.role is {role!r}; it must be one of {', '.join(ROLES)}", param="messages")
-        turns.append(Turn(ROLES[role], content))  # type: ignore[arg-type]
-    return turns
-
-
-def refuse_unsupported(values: Mapping[str, Any], neutral: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse fields that would change the answer if they were understood, unless their value says nothing.
-
-    Raises:
-        Refusal: names the field.
-    """
-    for name, accepted in neutral.items():
-        if name in values and values[name] is not None and values[name] not in accepted:
-            raise Refusal(f"{name} is not supported by this server; leave it out", code="unsupported", param=name)

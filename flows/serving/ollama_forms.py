@@ -2,152 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.serving.forms import refuse_unsupported, request_of, reserved, sampling_of, turns_of
+from flows.serving.forms import Drawing, Form, Neutral, encode_chat
+from flows.serving.ollama_pages import OllamaChatPage, OllamaPage
 from flows.serving.refusal import Refusal
 from flows.serving.served import Served
 from gptcore.generation import Request, Sampling
 
-_OF_THE_MACHINE = (
-    "numa",
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "low_vram",
-    "f16_kv",
-    "logits_all",
-    "vocab_only",
-    "use_mmap",
-    "use_mlock",
-    "embedding_only",
-    "num_thread",
-    "num_keep",
-    "repeat_last_n",
-    "penalize_newline",
-    "mirostat_tau",
-    "mirostat_eta",
-)
-"""Options about how a runner uses its machine, or that only tune what is refused or off: without effect here."""
-_NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "mirostat": (0,),
-    "tfs_z": (1,),
-    "typical_p": (1,),
-}
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "format": ("",),
-    "tools": ([],),
-    "images": ([],),
-    "template": ("",),
-    "suffix": ("",),
-}
-_NO_EFFECT = ("keep_alive", "shift", "width", "height", "steps")
 
-
-class Options(BaseModel):
+class Options(Drawing):
     """Sampling values, with Ollama's defaults."""
 
-    model_config = ConfigDict(extra="forbid")
-    seed: int | None = None
+    neutral: ClassVar[Neutral] = {
+        "presence_penalty": (0,),
+        "frequency_penalty": (0,),
+        "mirostat": (0,),
+        "tfs_z": (1,),
+        "typical_p": (1,),
+    }
+    no_effect = (
+        # about how a runner uses its machine
+        *("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only"),
+        *("use_mmap", "use_mlock", "embedding_only", "num_thread", "num_keep"),
+        # these only tune what is refused or off
+        *("repeat_last_n", "penalize_newline", "mirostat_tau", "mirostat_eta"),
+    )
     num_predict: int | None = None
-    temperature: float | None = 0.8
+    temperature: float = 0.8
     top_k: int | None = 40
     top_p: float | None = 0.9
-    min_p: float | None = None
-    repeat_penalty: float | None = 1.0
-    stop: str | list[str] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sorted(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        refuse_unsupported(values, _NEUTRAL_OPTIONS)
-        dropped = (*_NEUTRAL_OPTIONS, *_OF_THE_MACHINE)
-        return {name: value for name, value in values.items() if name not in dropped and value is not None}
+    repetition_penalty: float = Field(default=1.0, alias="repeat_penalty")
 
 
-class Asked(BaseModel):
+class Asked(Form):
     """The fields that generate and chat have in common."""
 
-    model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[Neutral] = {
+        "format": ("",),
+        "tools": ([],),
+        "images": ([],),
+        "template": ("",),
+        "suffix": ("",),
+    }
+    no_effect = ("keep_alive", "shift", "width", "height", "steps")
     model: str
-    stream: bool | None = True
-    options: Options | None = None
-    think: bool | str | None = None
-    truncate: bool | None = True
-    logprobs: bool | None = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sorted(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        refuse_unsupported(values, _NEUTRAL)
-        return {name: value for name, value in values.items() if name not in _NEUTRAL and name not in _NO_EFFECT}
-
-    @property
-    def streams(self) -> bool:
-        """Whether the answer is streamed; it is unless the request says."""
-        return self.stream is not False
-
-    @property
-    def cuts(self) -> bool:
-        """Whether a prompt that is too long is cut; it is unless the request says."""
-        return self.truncate is not False
+    stream: bool = True
+    options: Options = Options()
+    think: bool | str = False
+    truncate: bool = True
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
 
     def sampling(self, served: Served) -> Sampling:
         """As the model takes it; a negative ``num_predict`` is no limit."""
         if self.think:
             raise Refusal(f'"{self.model}" does not support thinking', param="think")
-        options = self.options or Options()
-        n = options.num_predict
-        return sampling_of(
-            served,
-            max_tokens=None if n is not None and n < 0 else n,
-            temperature=0.8 if options.temperature is None else options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            repetition_penalty=options.repeat_penalty or 1.0,
-            seed=options.seed,
-        )
+        n = self.options.num_predict
+        return self.options.sampling(served, max_tokens=None if n is not None and n < 0 else n)
 
     def request(self, served: Served, ids: list[int], sampling: Sampling, *, templated: bool) -> Request:
         """The prompt as the model takes it."""
-        return request_of(
-            served,
-            ids,
-            sampling,
-            stop=(self.options or Options()).stop,
-            cut=self.cuts,
-            n_alternatives=(self.top_logprobs or 0) if self.logprobs else None,
-            templated=templated,
-        )
+        n = self.top_logprobs if self.logprobs else None
+        return self.options.request(served, ids, sampling, cut=self.truncate, n_alternatives=n, templated=templated)
 
 
 class GenerateAsked(Asked):
     """The body of /api/generate."""
 
-    prompt: str | None = ""
-    system: str | None = ""
-    raw: bool | None = False
-    context: list[int] | None = None
+    prompt: str = ""
+    system: str = ""
+    raw: bool = False
+    context: tuple[int, ...] = ()
+
+    def page(self, served: Served) -> OllamaPage:
+        """How the answer is written."""
+        return OllamaPage(served, self.logprobs, self.model, with_context=not self.raw)
 
     def requests(self, served: Served) -> tuple[list[Request], int]:
-        """The one request."""
-        sampling, text = self.sampling(served), self.prompt or ""
+        """The one request; none without a prompt."""
+        if not self.prompt:
+            return [], 0
+        sampling, text = self.sampling(served), self.prompt
         if self.raw:
             ids = served.text.tokenizer.encode(text)
         else:
             ids = served.text.encode(f"{self.system}\n\n{text}" if self.system else text)
-        return [self.request(served, [*(self.context or []), *ids], sampling, templated=not self.raw)], 0
+        return [self.request(served, [*self.context, *ids], sampling, templated=not self.raw)], 0
 
 
 class Message(BaseModel):
@@ -162,16 +105,21 @@ class Message(BaseModel):
 class ChatAsked(Asked):
     """The body of /api/chat."""
 
-    messages: list[Message] = []
+    messages: tuple[Message, ...] = ()
+
+    def page(self, served: Served) -> OllamaPage:
+        """How the answer is written."""
+        return OllamaChatPage(served, self.logprobs, self.model)
 
     def requests(self, served: Served) -> tuple[list[Request], int]:
-        """The one request, and the tokens of old messages that were left out."""
+        """The one request, none without a message; and the tokens of old messages that were left out."""
+        if not self.messages:
+            return [], 0
         if any(message.images for message in self.messages):
             raise Refusal("a message holds images; the model reads text alone", param="messages")
         sampling = self.sampling(served)
-        turns = turns_of([(message.role, message.content or "") for message in self.messages])
-        room = served.context_length - reserved(served, sampling) if self.cuts else 2**62
-        ids, n_cut = served.text.encode_chat(turns, room=room)
+        messages = [(message.role, message.content or "") for message in self.messages]
+        ids, n_cut = encode_chat(served, messages, sampling, cut=self.truncate)
         return [self.request(served, ids, sampling, templated=True)], n_cut
 
 

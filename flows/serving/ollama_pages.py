@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.serving.answering import line_of
+from flows.serving.answering import Page, as_json
 from flows.serving.engine import Call
 from flows.serving.refusal import Refusal
 from flows.serving.served import Served
@@ -16,20 +16,14 @@ from gptcore.generation import Answer, Event, Token
 
 
 @dataclass
-class OllamaPage:
+class OllamaPage(Page):
     """What is told of an answer of /api/generate."""
 
-    served: Served
     asked_name: str
     """The model as the client has named it."""
-    with_logprobs: bool = False
     with_context: bool = True
     """Whether the tokens are told, to go on from in the next request."""
-    media_type: str = "application/x-ndjson"
-
-    def opening(self) -> Iterator[bytes]:
-        """Nothing."""
-        yield from ()
+    media_type = "application/x-ndjson"
 
     def said(self, text: str) -> dict[str, Any]:
         """A piece of the answer."""
@@ -39,18 +33,13 @@ class OllamaPage:
         """A line with the text that can be shown, and at the end one with the reason and the counts."""
         tokens = [event.token] if event.token is not None else []
         if event.text or (tokens and self.with_logprobs):
-            yield line_of(self._head() | self.said(event.text) | {"done": False} | self._priced(tokens))
+            yield _line(self._head() | self.said(event.text) | {"done": False} | self._priced(tokens))
         if event.answer is not None:
-            yield line_of(self._head() | self.said("") | self._ending(call, event.answer, number))
-
-    def closing(self, call: Call) -> Iterator[bytes]:
-        """Nothing: the last line was the end mark."""
-        del call
-        yield from ()
+            yield _line(self._head() | self.said("") | self._ending(call, event.answer, number))
 
     def failure(self, refusal: Refusal) -> bytes:
         """An error inside a stream."""
-        return line_of(refusal.page("/api/"))
+        return _line(refusal.page("/api/"))
 
     def whole(self, call: Call) -> dict[str, Any]:
         """The answer in one piece."""
@@ -65,14 +54,7 @@ class OllamaPage:
         return {"model": self.asked_name, "created_at": datetime.now(UTC).isoformat()}
 
     def _priced(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        def told(one: int, logprob: float | None) -> dict[str, Any]:
-            raw = self.served.text.tokenizer.token_bytes(one)
-            return {"token": raw.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(raw)}
-
-        if not (self.with_logprobs and tokens):
-            return {}
-        named = [told(t.id, t.logprob) | {"top_logprobs": [told(*one) for one in t.alternatives]} for t in tokens]
-        return {"logprobs": named}
+        return {"logprobs": [*map(self.named, tokens)]} if self.with_logprobs and tokens else {}
 
     def _ending(self, call: Call, answer: Answer, number: int) -> dict[str, Any]:
         now = time.monotonic()
@@ -103,15 +85,12 @@ class OllamaChatPage(OllamaPage):
         return {"message": {"role": "assistant", "content": text}}
 
 
-def _tagged(served: Served) -> str:
-    return served.name if ":" in served.name else f"{served.name}:latest"
-
-
 def listed(served: Served) -> dict[str, Any]:
     """The model as /api/tags lists it."""
+    name = served.name if ":" in served.name else f"{served.name}:latest"
     return {
-        "name": _tagged(served),
-        "model": _tagged(served),
+        "name": name,
+        "model": name,
         "modified_at": served.modified.isoformat(),
         "size": served.n_bytes,
         "digest": served.digest,
@@ -142,3 +121,7 @@ def shown(served: Served) -> dict[str, Any]:
         "capabilities": ["completion"],
         "modified_at": served.modified.isoformat(),
     }
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return as_json(value) + b"\n"

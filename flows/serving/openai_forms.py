@@ -5,45 +5,15 @@ top_k, min_p, repetition_penalty and truncate are this server's own (``extra_bod
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.serving.forms import refuse_unsupported, request_of, reserved, sampling_of, seeds, turns_of
+from flows.serving.forms import Drawing, Neutral, encode_chat, seeds
+from flows.serving.openai_pages import ChatPage, OpenAIPage
 from flows.serving.refusal import Refusal
 from flows.serving.served import Served
-from gptcore.generation import Request, Sampling
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "web_search_options": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-}
-"""Fields that this server does not understand, with the values that do not ask for anything."""
-_NO_EFFECT = (
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "parallel_tool_calls",
-    "prompt_cache_key",
-    "safety_identifier",
-    "verbosity",
-)
-"""Fields that change nothing in an answer."""
+from gptcore.generation import Request
 
 
 class StreamOptions(BaseModel):
@@ -53,50 +23,37 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Asked(BaseModel):
+class Asked(Drawing):
     """The fields that both kinds of completion have."""
 
-    model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[Neutral] = {
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "reasoning_effort": ("none",),
+        "web_search_options": (),
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+    }
+    no_effect = (
+        *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key"),
+        *("safety_identifier", "verbosity"),
+    )
     model: str
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    n: int | None = Field(default=None, ge=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    n: int = Field(default=1, ge=1)
     max_tokens: int | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
     truncate: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sorted(cls, values: Any) -> Any:
-        """Refuse what is not understood, leave out what has no effect."""
-        if not isinstance(values, dict):
-            return values
-        refuse_unsupported(values, _NEUTRAL)
-        return {name: value for name, value in values.items() if name not in _NEUTRAL and name not in _NO_EFFECT}
-
-    def sampling(self, served: Served, *, max_tokens: int | None) -> Sampling:
-        """As the model takes it, by OpenAI's defaults."""
-        return sampling_of(
-            served,
-            max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
-            seed=self.seed,
-        )
-
-    @property
-    def with_usage(self) -> bool:
-        """Whether a stream ends with the counts."""
-        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class Part(BaseModel):
@@ -132,45 +89,48 @@ class ChatAsked(Asked):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = None
-    logprobs: bool | None = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+
+    def page(self, served: Served) -> OpenAIPage:
+        """How the answer is written."""
+        return ChatPage(served, self.logprobs, self.n, with_usage=self.stream_options.include_usage)
 
     def requests(self, served: Served) -> tuple[list[Request], int]:
         """One request for each choice, and the tokens of old messages that were left out."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         sampling = self.sampling(served, max_tokens=limit)
-        turns = turns_of([(message.role, message.text()) for message in self.messages])
-        room = served.context_length - reserved(served, sampling) if self.truncate else 2**62
-        ids, n_cut = served.text.encode_chat(turns, room=room)
-        request = request_of(
-            served,
-            ids,
-            sampling,
-            stop=self.stop,
-            cut=self.truncate,
-            n_alternatives=(self.top_logprobs or 0) if self.logprobs else None,
-            templated=True,
-        )
-        return seeds(request, self.n or 1), n_cut
+        messages = [(message.role, message.text()) for message in self.messages]
+        ids, n_cut = encode_chat(served, messages, sampling, cut=self.truncate)
+        n = self.top_logprobs if self.logprobs else None
+        request = self.request(served, ids, sampling, cut=self.truncate, n_alternatives=n, templated=True)
+        return seeds(request, self.n), n_cut
 
 
 class CompletionAsked(Asked):
     """The body of /v1/completions: the text is continued as it is, without the prompt template."""
 
     prompt: str | list[int] | list[str] | list[list[int]] = ""
+    max_tokens: int | None = 16
     logprobs: int | None = Field(default=None, ge=0, le=5)
+
+    def page(self, served: Served) -> OpenAIPage:
+        """How the answer is written."""
+        with_usage = self.stream_options.include_usage
+        return OpenAIPage(served, self.logprobs is not None, self.n, with_usage=with_usage)
 
     def requests(self, served: Served) -> tuple[list[Request], int]:
         """One request for each prompt and choice; nothing is left out before."""
-        sampling = self.sampling(served, max_tokens=16 if self.max_tokens is None else self.max_tokens)
+        sampling = self.sampling(served, max_tokens=self.max_tokens)
         prompts: list[Any] = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-        if prompts and isinstance(prompts[0], int):
+        if not prompts:
+            raise Refusal("prompt is an empty list; give a text", param="prompt")
+        if isinstance(prompts[0], int):
             prompts = [prompts]
         found = []
         for prompt in prompts:
             ids = served.text.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-            request = request_of(served, ids, sampling, stop=self.stop, cut=self.truncate, n_alternatives=self.logprobs)
-            found += seeds(request, self.n or 1)
-        if not found:
-            raise Refusal("prompt is an empty list; give a text", param="prompt")
+            cut, n = self.truncate, self.logprobs
+            request = self.request(served, ids, sampling, cut=cut, n_alternatives=n, templated=False)
+            found += seeds(request, self.n)
         return found, 0

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from flows.serving.answering import Page, as_json
 from flows.serving.engine import Call
 from flows.serving.refusal import Refusal
 from flows.serving.served import Served
 from gptcore.generation import Answer, Event, Token
 
-DONE = b"data: [DONE]\n\n"
-
 
 @dataclass
-class OpenAIPage:
+class OpenAIPage(Page):
     """What chat and completion answers have in common."""
 
-    served: Served
     n_choices: int
     """Answers to each prompt."""
     with_usage: bool = False
     """Whether a stream ends with the counts."""
-    with_logprobs: bool = False
-    media_type: str = "text/event-stream"
     created: int = field(default_factory=lambda: int(time.time()))
     code: str = field(default_factory=lambda: uuid.uuid4().hex)
-    prefix: str = "cmpl"
-    kind: str = "text_completion"
-    streamed_kind: str = "text_completion"
-
-    def opening(self) -> Iterator[bytes]:
-        """Nothing."""
-        yield from ()
+    media_type = "text/event-stream"
+    prefix: ClassVar[str] = "cmpl"
+    kind: ClassVar[str] = "text_completion"
+    streamed_kind: ClassVar[str] = "text_completion"
 
     def choice(self, number: int, text: str, tokens: Sequence[Token], finish: str | None) -> dict[str, Any]:
         """One choice, or a piece of it."""
@@ -55,7 +47,7 @@ class OpenAIPage:
         """The counts, if they were asked for, and the end mark."""
         if self.with_usage:
             yield _event(self._chunk([]) | {"usage": self._usage(call)})
-        yield DONE
+        yield b"data: [DONE]\n\n"
 
     def failure(self, refusal: Refusal) -> bytes:
         """An error inside a stream."""
@@ -70,15 +62,6 @@ class OpenAIPage:
     def finished(self, number: int, answer: Answer) -> dict[str, Any]:
         """A whole choice."""
         return self.choice(number, answer.text, answer.tokens, answer.finish)
-
-    def named(self, token: Token) -> dict[str, Any]:
-        """A token with its probability and those of its alternatives."""
-
-        def told(one: int, logprob: float | None) -> dict[str, Any]:
-            raw = self.served.text.tokenizer.token_bytes(one)
-            return {"token": raw.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(raw)}
-
-        return told(token.id, token.logprob) | {"top_logprobs": [told(*one) for one in token.alternatives]}
 
     def _legacy_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         named = [self.named(token) for token in tokens]
@@ -108,9 +91,9 @@ class OpenAIPage:
 class ChatPage(OpenAIPage):
     """The answers of /v1/chat/completions."""
 
-    prefix: str = "chatcmpl"
-    kind: str = "chat.completion"
-    streamed_kind: str = "chat.completion.chunk"
+    prefix = "chatcmpl"
+    kind = "chat.completion"
+    streamed_kind = "chat.completion.chunk"
 
     def opening(self) -> Iterator[bytes]:
         """Who speaks."""
@@ -131,11 +114,6 @@ class ChatPage(OpenAIPage):
         return choice | {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
 
 
-def models_page(served: Served) -> dict[str, Any]:
-    """The page of models."""
-    return {"object": "list", "data": [model_page(served)]}
-
-
 def model_page(served: Served) -> dict[str, Any]:
     """One model; ``root`` names the weights, as vLLM does."""
     return {
@@ -149,4 +127,4 @@ def model_page(served: Served) -> dict[str, Any]:
 
 
 def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n\n"
+    return b"data: " + as_json(value) + b"\n\n"

@@ -19,10 +19,6 @@ from gptcore.errors import ConfigError
 class Server:
     """A model behind an open socket.
 
-    Args:
-        served: the model.
-        config: where, and what is borne.
-
     Raises:
         ConfigError: the address cannot be listened on, or as of ``build_app``.
     """

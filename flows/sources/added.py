@@ -20,17 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.sources.base import passage_bytes
 from flows.sources.parts import CORPUS, find_kind, join_words, list_parts
 from gptcore.config import canonical_json
 from gptcore.data import Document, read_documents
-from gptcore.data.readers import MAX_DOCUMENT_BYTES, ROW_SUFFIXES, TEXT_SUFFIXES, read_numbered_rows
+from gptcore.data.readers import ROW_SUFFIXES, TEXT_SUFFIXES, read_numbered_rows
 from gptcore.errors import DataError
 from gptcore.files import disk_errors, file_sha256, sync, write_json
 from gptcore.locking import hold
-
-PASSAGE_BYTES = 4096
-"""The shortest passage that an added text is cut into."""
-_FEWEST_PASSAGES = 200
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ class Added:
 
         It depends on this file alone: whatever is added later, its passages and their split stay what they are.
         """
-        return min(MAX_DOCUMENT_BYTES, max(PASSAGE_BYTES, self.n_bytes // _FEWEST_PASSAGES))
+        return passage_bytes(self.n_bytes)
 
 
 class Taken(NamedTuple):

@@ -16,11 +16,14 @@ from flows.sources.parts import Part
 from gptcore.config import Config
 from gptcore.data import Document
 from gptcore.data.ledger import Ledger
+from gptcore.data.readers import MAX_DOCUMENT_BYTES
 
 Row = dict[str, str]
 """A row's columns, and perhaps ``document``."""
 PASSAGE_BYTES = 4096
 """The shortest passage that a text is cut into."""
+_FEWEST_PASSAGES = 200
+"""No text is a larger part of what is split: with a few large ones it would be far from the shares asked for."""
 
 
 class Places(NamedTuple):
@@ -45,6 +48,11 @@ class Expected(NamedTuple):
     """Part -> the characters of all its rows."""
     seconds: float = 0.0
     """What finding the texts takes, beside preparing them."""
+
+
+def passage_bytes(n_bytes: int) -> int:
+    """How long the passages are, at most, that texts of so many bytes in all are read in."""
+    return min(MAX_DOCUMENT_BYTES, max(PASSAGE_BYTES, n_bytes // _FEWEST_PASSAGES))
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,7 @@ def origin(name: str) -> str:
 
 
 def fetch(name: str, *, data_dir: Path | None, cache: Path) -> Path:
-    """The verified file of a catalogued data set.
-
-    Args:
-        name: a name in ``DATA_SETS``.
-        data_dir: the user's own folder; when given, nothing is downloaded.
-        cache: where downloads are kept.
+    """The verified file of a catalogued data set, from the user's folder ``data_dir``, else downloaded to ``cache``.
 
     Raises:
         ConfigError: the name is not in the catalogue.

@@ -6,13 +6,13 @@ import hashlib
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from flows.sources.base import Expected, Places, Row, SourceConfig
 from flows.sources.docstring_tasks import instruction_rows, masked_text
-from flows.sources.docstrings import LIBRARIES, Docstring, demo_documents
+from flows.sources.docstrings import DISTRIBUTIONS, LIBRARIES, Docstring, demo_documents
 from flows.sources.parts import CLASSIFY, INSTRUCT, Part
 from gptcore.data import Document, near_duplicate_groups
 from gptcore.data.ledger import Ledger
@@ -30,12 +30,8 @@ class Demo(SourceConfig):
     def digests(self, places: Places) -> dict[str, str]:
         """The versions of the libraries: the same versions hold the same docstrings."""
         del places
-        names = {"sklearn": "scikit-learn"}
-        versions = {
-            library: importlib.metadata.version(names.get(library, library))
-            for library in LIBRARIES
-            if library != "stdlib"
-        }
+        installed = {library: DISTRIBUTIONS.get(library, library) for library in LIBRARIES if library != "stdlib"}
+        versions = {library: importlib.metadata.version(name) for library, name in installed.items()}
         return {**versions, "stdlib": platform.python_version()}
 
     def expected(self, places: Places) -> Expected:
@@ -71,10 +67,11 @@ class Demo(SourceConfig):
 
     def _asked(self) -> Iterator[Row]:
         """Questions that a docstring or a signature answers."""
-        rows = sorted(instruction_rows(self._read[0]), key=_order)
+        asked = instruction_rows(self._read[0])
+        rows = sorted(asked, key=lambda row: hashlib.sha256(row["instruction"].encode()).digest())
         for row in rows[: self.instruction_rows]:
-            asked = {key: row[key] for key in ("instruction", "input", "output")}
-            yield {**asked, "document": self._groups[row["document"]]}
+            told = {key: row[key] for key in ("instruction", "input", "output")}
+            yield {**told, "document": self._groups[row["document"]]}
 
     @cached_property
     def _read(self) -> tuple[list[Docstring], Counter[str]]:
@@ -88,7 +85,3 @@ class Demo(SourceConfig):
         documents = [docstring.document for docstring in self._read[0]]
         groups = near_duplicate_groups(docstring.text for docstring in self._read[0])
         return {document: documents[first] for document, first in zip(documents, groups, strict=True)}
-
-
-def _order(row: Mapping[str, str]) -> bytes:
-    return hashlib.sha256(row["instruction"].encode()).digest()

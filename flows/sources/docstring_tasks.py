@@ -60,13 +60,8 @@ def instruction_rows(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]
         if docstring.kind == "module" or not docstring.is_public:
             continue
         for form, instruction, context, output in _forms(docstring):
-            yield {
-                "instruction": instruction,
-                "input": context,
-                "output": output,
-                "document": docstring.document,
-                "form": form,
-            }
+            row = {"instruction": instruction, "input": context, "output": output}
+            yield {**row, "document": docstring.document, "form": form}
 
 
 def first_sentence(text: str, *, longest: int = 300) -> str:
@@ -97,13 +92,10 @@ def _forms(docstring: Docstring) -> Iterator[tuple[str, str, str, str]]:
         yield "required", "Write the shortest call that gives every required parameter.", call, shortest
     optional = [each for each in parameters if each.default is not None]
     if optional:
-        asked = optional[_pick(docstring.document, len(optional))]
-        yield (
-            "default",
-            f"What is the default of `{asked.shown}`?",
-            call,
-            (f"The default of `{asked.shown}` is {asked.default}."),
-        )
+        drawn = int.from_bytes(hashlib.sha256(docstring.document.encode()).digest()[:4], "big")
+        asked = optional[drawn % len(optional)]
+        answer = f"The default of `{asked.shown}` is {asked.default}."
+        yield "default", f"What is the default of `{asked.shown}`?", call, answer
 
 
 def _listed(names: list[str]) -> str:
@@ -141,7 +133,3 @@ def _parameters(signature: str) -> list[_Parameter]:
 
 def _parameter(name: str, default: ast.expr | None, call: str) -> _Parameter:
     return _Parameter(name, None, call) if default is None else _Parameter(name, ast.unparse(default), "")
-
-
-def _pick(seed: str, n: int) -> int:
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") % n

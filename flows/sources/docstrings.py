@@ -9,9 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import inspect
 import os
-import sys
 import sysconfig
 import warnings
 from collections import Counter
@@ -30,8 +28,8 @@ from gptcore.errors import ConfigError, DataError
 Kind = Literal["module", "class", "function", "method"]
 LIBRARIES = ("stdlib", "numpy", "pandas", "scipy", "sklearn", "torch", "matplotlib", "sqlalchemy")
 """The libraries of the demo; also the classes of its classification."""
-
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""Libraries that are installed under another name."""
 _SKIPPED_FOLDERS = {
     *("test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"),
     *("__pycache__", "_inductor", "_vendor", "_vendored", "externals", "array_api_compat", "array_api_extra"),
@@ -81,7 +79,6 @@ def iter_docstrings(
     library: str,
     *,
     root: Path | None = None,
-    limit_chars: int | None = None,
     limit_documents: int | None = None,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Docstring]:
@@ -90,7 +87,6 @@ def iter_docstrings(
     Args:
         library: one of ``LIBRARIES``, or any name when ``root`` is given.
         root: folder of the library's source; otherwise found from the installation, without importing.
-        limit_chars: stop after the docstring that reaches this many characters; None sets no such limit.
         limit_documents: stop after so many docstrings; None sets no such limit.
         skipped: counts what was left out, by reason.
 
@@ -103,9 +99,6 @@ def iter_docstrings(
     names = PublicNames(folder, package=library)
     texts: set[str] = set()
     documents: set[str] = set()
-    chars = 0
-    most_chars = sys.maxsize if limit_chars is None else limit_chars
-    most_documents = sys.maxsize if limit_documents is None else limit_documents
     for path in _ordered_files(folder, tally):
         for found in _in_file(path, folder, library, names, tally):
             if found.text in texts or found.document in documents:
@@ -114,22 +107,20 @@ def iter_docstrings(
             texts.add(found.text)
             documents.add(found.document)
             yield found
-            chars += len(found.text)
-            if chars >= most_chars or len(documents) >= most_documents:
+            if len(documents) == limit_documents:
                 return
 
 
 def demo_documents(
     libraries: Sequence[str] = LIBRARIES,
     *,
-    limit_chars: int | None = None,
     limit_documents: int | None = 1200,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Docstring]:
-    """The docstrings of several libraries, each within the limits; a text found in two libraries comes once."""
+    """The docstrings of several libraries, each within the limit; a text found in two libraries comes once."""
     seen: set[str] = set()
     tally = Counter[str]() if skipped is None else skipped
-    read = partial(_read_library, limit_chars=limit_chars, limit_documents=limit_documents)
+    read = partial(_read_library, limit_documents=limit_documents)
     # Parsing keeps the interpreter's lock, so threads would not help. A new interpreter, since a fork of a process with
     # threads may hang.
     with ProcessPoolExecutor(
@@ -145,12 +136,9 @@ def demo_documents(
                 yield found
 
 
-def _read_library(
-    library: str, *, limit_chars: int | None, limit_documents: int | None
-) -> tuple[list[Docstring], Counter[str]]:
+def _read_library(library: str, *, limit_documents: int | None) -> tuple[list[Docstring], Counter[str]]:
     skipped = Counter[str]()
-    found = iter_docstrings(library, limit_chars=limit_chars, limit_documents=limit_documents, skipped=skipped)
-    return list(found), skipped
+    return list(iter_docstrings(library, limit_documents=limit_documents, skipped=skipped)), skipped
 
 
 def library_root(library: str) -> Path:
@@ -166,7 +154,7 @@ def library_root(library: str) -> Path:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(library)
     if spec is None or not spec.submodule_search_locations:
-        name = _DISTRIBUTIONS.get(library, library)
+        name = DISTRIBUTIONS.get(library, library)
         raise DataError(f"the demo reads the docstrings of {library}, which is not installed; run `pip install {name}`")
     return Path(spec.submodule_search_locations[0])
 
@@ -197,7 +185,7 @@ def _in_file(path: Path, folder: Path, library: str, names: PublicNames, tally: 
         return
     module = ".".join(part for part in (*inside.parts[:-1], inside.stem) if part != "__init__")
     for node, kind, name in _documented(tree):
-        text = inspect.cleandoc(_raw_docstring(node) or "").strip()
+        text = (ast.get_docstring(node) or "").strip()
         if len(text) <= _SHORTEST:
             tally["short or missing"] += 1
         else:
@@ -216,13 +204,6 @@ def _documented(tree: ast.Module) -> Iterator[tuple[_Node, Kind, str]]:
                 pending.append((node, f"{prefix}{node.name}."))
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield node, "method" if prefix else "function", f"{prefix}{node.name}"
-
-
-def _raw_docstring(node: _Node) -> str | None:
-    first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        return first.value.value
-    return None
 
 
 def _signature(node: _Node, kind: Kind) -> str:

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flows.sources.base import PASSAGE_BYTES, Expected, Places, Row, SourceConfig
+from flows.sources.base import Expected, Places, Row, SourceConfig, passage_bytes
 from flows.sources.parts import Part, find_part, list_options, list_parts
 from gptcore.config import later
 from gptcore.data import Document, read_documents, read_rows
 from gptcore.data.ledger import Ledger
-from gptcore.data.readers import MAX_DOCUMENT_BYTES
 from gptcore.errors import ConfigError, DataError
 from gptcore.files import file_sha256
 
-_FEWEST_DOCUMENTS = 200
-"""No text is a larger part of an own corpus: a split of a few large files would be far from the shares asked for."""
 _OWN_FIELDS = {"classify": "labelled_rows", "instruct": "instruction_rows"}
 """Parts whose files have fields of their own."""
 
@@ -90,8 +87,7 @@ class Files(SourceConfig):
         if not self.corpus:
             return None
         n_bytes = sum(file.stat().st_size for file in _files(self.corpus))
-        longest = min(MAX_DOCUMENT_BYTES, max(PASSAGE_BYTES, n_bytes // _FEWEST_DOCUMENTS))
-        return read_documents(self.corpus, max_document_bytes=longest, ledger=ledger)
+        return read_documents(self.corpus, max_document_bytes=passage_bytes(n_bytes), ledger=ledger)
 
     def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
         """The user's rows."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from gptcore.checkpoint import read_spec
 from gptcore.config import canonical_json, nearest
 from gptcore.errors import ConfigError, DataError
-from gptcore.export import import_gguf, import_hf
-from gptcore.export.hf import read_hf_config
+from gptcore.export.gguf import import_gguf
+from gptcore.export.hf import import_hf, read_hf_config
 from gptcore.files import MANIFEST, file_sha256
 from gptcore.models import PRESETS, WordNetworkConfig
 
@@ -27,20 +27,11 @@ REVISIONS = {
 }
 """The revision that each repository is taken at; another one is named as ``hf:REPO@REVISION``."""
 
-_SIZES = {
-    "openai-community/gpt2": "gpt2-small",
-    "openai-community/gpt2-medium": "gpt2-medium",
-    "openai-community/gpt2-large": "gpt2-large",
-    "openai-community/gpt2-xl": "gpt2-xl",
-}
-
 
 def local_checkpoint(init: str, cache: Path) -> Path:
-    """The checkpoint folder that ``init`` names.
+    """The checkpoint folder that ``init`` names; models that are imported are kept below ``cache``.
 
-    Args:
-        init: a checkpoint folder, a folder that transformers wrote, or ``hf:REPO`` or ``hf:REPO@REVISION``.
-        cache: imported models are kept below it.
+    It is a checkpoint folder, a folder that transformers wrote, ``hf:REPO`` or ``hf:REPO@REVISION``.
 
     Raises:
         ConfigError: a repository that is not pinned here is named without its revision.
@@ -60,7 +51,7 @@ def model_folder(given: str, cache: Path) -> Path:
     """
     path = Path(given)
     if path.suffix == ".gguf" and path.is_file():
-        return _unpacked(path, cache)
+        return _imported(path, cache)
     if given.startswith(HUB) or (path / "config.json").is_file():
         return local_checkpoint(given, cache)
     if (path / ADAPTER).is_file():
@@ -92,7 +83,9 @@ def starting_sizes(init: str) -> WordNetworkConfig | None:
         CheckpointError: the folder holds another kind of model.
     """
     if init.startswith(HUB):
-        return PRESETS.get(_SIZES.get(_on_hub(init)[0], ""))
+        repository = _on_hub(init)[0]
+        name = repository.partition("/")[2] if repository in REVISIONS else ""
+        return PRESETS.get("gpt2-small" if name == "gpt2" else name)  # the smallest has no size in its name there
     folder = _folder(init)
     return read_spec(folder).words if _is_checkpoint(folder) else read_hf_config(folder)
 
@@ -128,14 +121,11 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
-def _imported(folder: Path, cache: Path) -> Path:
-    out = cache / "imported" / f"{folder.name}-{_digest(folder)[:16]}"
-    return out if (out / MANIFEST).is_file() else import_hf(folder, out)
-
-
-def _unpacked(file: Path, cache: Path) -> Path:
-    out = cache / "imported" / f"{file.stem}-{file_sha256(file)[:16]}"
-    return out if (out / MANIFEST).is_file() else import_gguf(file, out)
+def _imported(model: Path, cache: Path) -> Path:
+    """A folder by transformers, or a GGUF file, as a checkpoint; the same one is not imported again."""
+    digest, read = (_digest(model), import_hf) if model.is_dir() else (file_sha256(model), import_gguf)
+    out = cache / "imported" / f"{model.name.removesuffix('.gguf')}-{digest[:16]}"
+    return out if (out / MANIFEST).is_file() else read(model, out)
 
 
 def _download(repository: str, revision: str) -> Path:

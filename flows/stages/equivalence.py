@@ -22,10 +22,11 @@ from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.data import Source
 from gptcore.errors import ConfigError
-from gptcore.export import export_gguf, export_hf, import_hf
 from gptcore.export.equality import Agreement, agreement
+from gptcore.export.gguf import export_gguf
 from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
+from gptcore.export.hf import export_hf, import_hf
 from gptcore.kernels import prepare_for_inference
 from gptcore.models import Model
 from gptcore.models.base import as_decoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.figures.png import loss_figure
+from flows.figures.svg import loss_figure
 from flows.launch.launcher import train as train_run
 from flows.stages.context import Context
 from gptcore.data import Instructions, LabelledText, Ledger

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -176,9 +177,7 @@ def _in_a_process(settings: Settings, job: Mapping[str, Any], threads: int) -> d
         told = f"{result['error']['type']}: {result['error']['text']}"
         kind = InterruptedRun if result["error"]["type"] in ("InterruptedRun", "KeyboardInterrupt") else GptcoreError
         raise kind(f"{told} (its output is in {folder})")
-    for left in folder.iterdir():
-        left.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     return result
 
 
@@ -205,20 +204,13 @@ def _run(plan: Sweep, space: Proposer, job: dict[str, Any], record: Path, parent
         space.known(done["values"], done["objective"])
     record.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // plan.workers)
+    shared = {"job": job, "objective": plan.objective, "parent": parent, "threads": threads}
     asked: dict[PrefectFuture[Trial], int] = {}
     with task_runner(plan.runner, workers=plan.workers) as runner, record.open("a", encoding="utf-8") as file:
         while True:
             while len(asked) < plan.workers and (next_one := space.ask()) is not None:
                 number, values = next_one
-                parameters = {
-                    "number": number,
-                    "values": values,
-                    "job": job,
-                    "objective": plan.objective,
-                    "parent": parent,
-                    "threads": threads,
-                }
-                asked[runner.submit(trial, parameters)] = number
+                asked[runner.submit(trial, {**shared, "number": number, "values": values})] = number
             if not asked:
                 return sorted(trials, key=lambda done: int(done["number"]))
             future = next(as_completed(list(asked)))

@@ -60,11 +60,7 @@ def make(job: dict[str, Any]) -> dict[str, Any]:
 def _silent(stage: str) -> Iterator[Callable[[Progress], None]]:
     """Several trials at once have no terminal to themselves."""
     del stage
-
-    def ignore(progress: Progress) -> None:
-        del progress
-
-    yield ignore
+    yield lambda _: None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flows.tracking.journal import Entry
 from flows.tracking.points import Point
@@ -20,14 +20,26 @@ from flows.tracking.points import Point
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-GONE = "RESOURCE_DOES_NOT_EXIST"
-"""MLflow's error code for a run that was removed."""
-_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", GONE}
+T = TypeVar("T")
+_GONE = "RESOURCE_DOES_NOT_EXIST"
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", _GONE}
 _PER_CALL = 100
 """Most params or tags that MLflow takes in one call."""
 _MAX_DIGEST = 36
 
 log = logging.getLogger(__name__)
+
+
+def find(ask: Callable[[], T]) -> T | None:
+    """What MLflow answers; None where it has no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code == _GONE:
+            return None
+        raise
 
 
 class RunGone(Exception):
@@ -147,11 +159,5 @@ class RunCalls:
         return True
 
     def _alive(self) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return bool(self.client.get_run(self.run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code == GONE:
-                return False
-            raise
+        run = find(partial(self.client.get_run, self.run_id))
+        return run is not None and run.info.lifecycle_stage == "active"

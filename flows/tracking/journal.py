@@ -215,10 +215,10 @@ class Journal:
         """The first line, which says what run this is; None if a crash came before it."""
         return next((entry for _, entry in self.read(0) if entry["kind"] == "run"), None)
 
-    def ended(self) -> bool:
-        """Whether the last attempt has said how it ended."""
-        said = [entry["kind"] for _, entry in self.read(0) if entry["kind"] in ("run", "begin", "end")]
-        return bool(said) and said[-1] == "end"
+    def ended(self) -> str:
+        """The status that the last attempt has ended with; empty until it has said so."""
+        said = [entry for _, entry in self.read(0) if entry["kind"] in ("run", "begin", "end")]
+        return str(said[-1].get("status", "")) if said else ""
 
     def state(self) -> Shipped:
         """How far it has come into MLflow; a damaged record counts as nothing, since sending again does no harm."""
@@ -260,7 +260,7 @@ def find_journal(spool: Path, run_id: str) -> Journal | None:
 def unfinished(spool: Path, *, stage: str, key: str) -> Journal | None:
     """The newest journal of a stage and key that no living process owns; those that ended well are gone or going."""
     here = [Journal(folder) for folder in spool.glob(f"{_safe(stage)}-{_safe(key)}-gw-*")]
-    free = [each for each in here if each.header() is not None and not each.owned and not _went_well(each)]
+    free = [each for each in here if each.header() is not None and not each.owned and each.ended() != "FINISHED"]
     return max(free, key=_created, default=None)
 
 
@@ -273,24 +273,17 @@ def journals(spool: Path) -> list[Journal]:
 def close_abandoned(journal: Journal, *, whole: bool) -> bool:
     """Say how a run ended whose process is gone; True if that had not been said.
 
-    Args:
-        journal: the run's.
-        whole: whether its output was finished: it is FINISHED then, else KILLED.
+    It is FINISHED if its output is ``whole``, else KILLED.
     """
     status, reason = ("FINISHED", "") if whole else ("KILLED", ENDED_WITHOUT_A_WORD)
     try:
         with journal.writing():
             if journal.ended():
                 return False
-            journal.append("end", status=status, reason=reason, time=_now())
+            journal.append("end", status=status, reason=reason, time=int(time.time() * 1000))
             return True
     except LockedError:
         return False
-
-
-def _went_well(journal: Journal) -> bool:
-    ends = [entry for _, entry in journal.read(0) if entry["kind"] in ("end", "begin")]
-    return bool(ends) and ends[-1].get("status") == "FINISHED"
 
 
 def _created(journal: Journal) -> int:
@@ -300,7 +293,3 @@ def _created(journal: Journal) -> int:
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -32,14 +32,7 @@ class MlflowLogger:
     """Logs to one run; made by ``flows.tracking.runs.stage_run``."""
 
     def __init__(self, journal: Journal, shipper: Shipper, *, ui: str, continued: bool = False) -> None:
-        """Log to a journal that this process writes.
-
-        Args:
-            journal: where everything goes.
-            shipper: brings it to MLflow.
-            ui: where a browser finds MLflow.
-            continued: whether an earlier attempt of the same work has begun the run.
-        """
+        """Log to a journal that this process writes; ``ui`` is where a browser finds MLflow."""
         self.continued = continued
         """Whether an earlier attempt has begun the run: one that was killed, failed, or suspended."""
         self.local_id = journal.id

@@ -39,14 +39,7 @@ def experiment_tags(name: str, about: str = "") -> dict[str, str]:
 
 
 def run_note(stage: str, *, metrics: Mapping[str, float], tags: Mapping[str, str], folder: str) -> str:
-    """The description of a stage's run.
-
-    Args:
-        stage: its name.
-        metrics: what came out; those of speed are left out.
-        tags: the run's own, of which those about its making are shown.
-        folder: where the output is.
-    """
+    """The description of a stage's run: its metrics but those of speed, and of its tags those about its making."""
     shown = {name: value for name, value in sorted(metrics.items()) if not name.startswith("perf/")}
     lines = [f"**{stage}** in `{folder}`", ""]
     if shown:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flows.tracking.calls import GONE, RunCalls, RunGone
+from flows.tracking.calls import RunCalls, RunGone, find
 from flows.tracking.journal import Entry, Journal, Shipped
 from flows.tracking.points import Fold, Point
 from gptcore.locking import hold
@@ -166,20 +166,12 @@ class Shipment:
 
     def _known(self, client: MlflowClient, run_id: str | None) -> Run | None:
         """The run that was there before, unless it is gone."""
-        from mlflow.exceptions import MlflowException
-
         if run_id is None:
             return None
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != GONE:
-                raise
-            log.warning("MLflow run %s cannot be continued (%s); a new run is opened", run_id, error)
-            return None
-        if run.info.lifecycle_stage == "active":
+        run = find(lambda: client.get_run(run_id))
+        if run is not None and run.info.lifecycle_stage == "active":
             return run
-        log.warning("MLflow run %s was deleted; a new run is opened", run_id)
+        log.warning("MLflow run %s %s; a new run is opened", run_id, "is not there" if run is None else "was deleted")
         return None
 
     def _create(self, client: MlflowClient, experiment_id: str, header: Entry) -> Run:

@@ -11,13 +11,14 @@ import logging
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.settings import Settings
 from flows.store import StageStore
 from flows.tracking.journal import Journal, close_abandoned, journals
 from flows.tracking.shipment import NotYet, Shipment
-from flows.tracking.store import Resolver, check_answers, connect, stage_experiment
+from flows.tracking.store import check_answers, connect, stage_experiment, translate
 from gptcore.errors import LockedError
 
 if TYPE_CHECKING:
@@ -250,11 +251,8 @@ class Shipper:
         self._failing = None
 
     def _shipment(self, journal: Journal) -> Shipment:
-        return Shipment(
-            journal,
-            experiment=lambda client, stage, about: stage_experiment(self.settings, client, stage, about=about),
-            resolve=lambda client, text: Resolver(self.settings, client).translate(text),
-        )
+        experiment, resolve = partial(stage_experiment, self.settings), partial(translate, self.settings)
+        return Shipment(journal, experiment=experiment, resolve=resolve)
 
 
 _shippers: dict[tuple[str, str], Shipper] = {}

@@ -7,7 +7,6 @@ import ssl
 import urllib.error
 import urllib.request
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flows.settings import Settings
@@ -19,6 +18,7 @@ from gptcore.locking import hold
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PREFIX = "gptworks"
 _SECONDS_TO_ANSWER = 5.0
@@ -72,7 +72,7 @@ def connect(settings: Settings) -> MlflowClient:
     return client
 
 
-def stage_experiment(settings: Settings, client: MlflowClient, stage: str, *, about: str = "") -> str:
+def stage_experiment(settings: Settings, client: MlflowClient, stage: str, about: str = "") -> str:
     """Id of a stage's experiment, ``gptworks/<stage>``, made when it is missing and then described by ``about``.
 
     Beside an SQLite store its artifacts get an explicit folder.
@@ -105,38 +105,42 @@ def stage_experiment(settings: Settings, client: MlflowClient, stage: str, *, ab
     return str(found.experiment_id)
 
 
-@dataclass
-class Resolver:
-    """Puts MLflow's ids in the place of the runs' own."""
+def translate(settings: Settings, client: MlflowClient, text: str) -> str:
+    """The text with MLflow's ids in the place of the runs' own; an id that MLflow never heard of stays.
 
-    settings: Settings
-    client: MlflowClient
-    _known: dict[str, str] = field(default_factory=dict)
+    Raises:
+        NotYet: a run in it is still to be made in MLflow.
+    """
+    return LOCAL_ID.sub(lambda match: find_run_id(settings, client, match[0]) or match[0], text)
 
-    def translate(self, text: str) -> str:
-        """The text with MLflow's ids; an id that MLflow never heard of stays.
 
-        Raises:
-            NotYet: a run in it is still to be made in MLflow.
-        """
-        return LOCAL_ID.sub(lambda match: self.run_id(match[0]) or match[0], text)
+def find_run_id(settings: Settings, client: MlflowClient, local_id: str) -> str | None:
+    """MLflow's id of a run, or None.
 
-    def run_id(self, local_id: str) -> str | None:
-        """MLflow's id of a run, or None.
+    Raises:
+        NotYet: its journal has not been sent.
+    """
+    journal = find_journal(settings.spool, local_id)
+    if journal is not None and journal.header() is not None:
+        found = journal.state().run_id
+        if found is None:
+            raise NotYet(f"{local_id} is not in MLflow yet")
+        return found
+    runs = search_runs(client, f"tags.`{PREFIX}.local_run` = '{local_id}'")
+    return str(runs[0].info.run_id) if runs else None
 
-        Raises:
-            NotYet: its journal has not been sent.
-        """
-        journal = find_journal(self.settings.spool, local_id)
-        if journal is not None and journal.header() is not None:
-            found = journal.state().run_id
-            if found is None:
-                raise NotYet(f"{local_id} is not in MLflow yet")
-            return found
-        experiments = self.client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-        ids = [str(experiment.experiment_id) for experiment in experiments]
-        runs = self.client.search_runs(ids, f"tags.`{PREFIX}.local_run` = '{local_id}'", max_results=1) if ids else []
-        return str(runs[0].info.run_id) if runs else None
+
+def search_runs(client: MlflowClient, condition: str) -> list[Run]:
+    """Every run of this project that a condition in MLflow's language holds for."""
+    experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
+    ids = [experiment.experiment_id for experiment in experiments]
+    found: list[Run] = []
+    token, more = None, bool(ids)
+    while more:
+        page = client.search_runs(ids, condition, page_token=token)
+        found += page
+        token, more = page.token, bool(page.token)
+    return found
 
 
 def _store_lock(settings: Settings) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from flows.settings import Settings
 from flows.tracking.journal import is_local, journals
 from flows.tracking.shipment import NotYet
 from flows.tracking.shipper import shipper_of
-from flows.tracking.store import Resolver, connect
+from flows.tracking.store import connect, find_run_id
 
 _SECONDS_WITHOUT_PROGRESS = 120.0
 
@@ -66,7 +66,7 @@ def tracked_id(settings: Settings, run_id: str) -> str | None:
     if not is_local(run_id):
         return run_id
     try:
-        return Resolver(settings, connect(settings)).run_id(run_id)
+        return find_run_id(settings, connect(settings), run_id)
     except NotYet:
         return None
 

@@ -35,18 +35,16 @@ def clear(settings: Settings, report: Report) -> None:
         if any(path.exists() for path in beside) or is_held(lock):
             continue
         if report.dry_run or remove_if_free(lock):
-            report.add("lock", _short(lock, settings), found="held by nobody, and for nothing", done="removed")
+            name = str(lock.relative_to(settings.home))
+            report.add("lock", name, found="held by nobody, and for nothing", done="removed")
 
 
-def remove_tree(path: Path) -> int:
-    """Remove a file or folder; gives the bytes that it had."""
-    if not path.is_dir():
-        size = path.stat().st_size
+def remove_tree(path: Path) -> None:
+    """Remove a file or folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
         path.unlink()
-        return size
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    shutil.rmtree(path)
-    return size
 
 
 def _partials(home: Path) -> Iterator[Path]:
@@ -76,7 +74,3 @@ def _remove(path: Path, report: Report, *, found: str) -> None:
     if not report.dry_run:
         remove_tree(path)
     report.add("file", str(path), found=found, done="removed")
-
-
-def _short(path: Path, settings: Settings) -> str:
-    return str(path.relative_to(settings.home))

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.orchestrator.running import is_running, presence
 from flows.services.deploy import UPKEEP
-from flows.services.prefect_api import ACTIVE, PrefectApi, Row
+from flows.services.prefect_api import ACTIVE, PrefectApi, Row, of_worker
 from flows.settings import Settings
 from flows.store import StageStore
 from flows.tracking.journal import find_journal
 from flows.tracking.runs import PREFIX, connect
+from flows.tracking.store import search_runs
 from flows.tracking.sync import sync, waiting
 from flows.upkeep.findings import Report
 from gptcore.locking import is_held
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 TERMINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -79,7 +78,7 @@ class Orphans:
         if any(self._may_be_told_again(run) for run in self.api.runs(states=["CRASHED"], since=since)):
             time.sleep(SETTLED.seconds)
         for run in self.api.runs(states=["CRASHED"], since=since):
-            if not run["deployment_id"] or run["parent_task_run_id"] or run["work_queue_name"] == UPKEEP:
+            if not of_worker(run) or run["work_queue_name"] == UPKEEP:
                 continue
             attempts = self._attempts(run)
             if attempts >= max_attempts:
@@ -118,7 +117,7 @@ class Orphans:
     def close_mlflow_runs(self) -> None:
         """Have each run that is left RUNNING say how it ended: FINISHED, FAILED or KILLED."""
         client = connect(self.settings)
-        for run in running(client):
+        for run in search_runs(client, "attributes.status = 'RUNNING'"):
             status, why = self._ended(run)
             name = f"{run.data.tags.get(f'{PREFIX}.stage', '')} {run.info.run_id}"
             if not status:
@@ -192,10 +191,3 @@ class Orphans:
         if (tags.get(f"{PREFIX}.host"), tags.get(f"{PREFIX}.home")) == here:
             return "KILLED", "its process is gone"
         return "", f"RUNNING on {tags.get(f'{PREFIX}.host', 'a machine that is not named')}, which is not this one"
-
-
-def running(client: MlflowClient) -> Sequence[Any]:
-    """The runs of this project that MLflow takes for running."""
-    experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-    ids = [experiment.experiment_id for experiment in experiments]
-    return list(client.search_runs(ids, filter_string="attributes.status = 'RUNNING'")) if ids else []

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from flows.settings import Settings
 from flows.store import StageStore
+from flows.tracking.calls import find
 from flows.tracking.runs import PREFIX, connect
 from gptcore.errors import GptcoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 
 class Output(NamedTuple):
@@ -87,7 +88,7 @@ def _follow(client: MlflowClient, run_id: str, model: str, found: Protected) -> 
         )
     first, waiting = True, [run_id]
     while waiting:
-        run = _run(client, waiting.pop())
+        run = find(partial(client.get_run, waiting.pop()))
         if run is None and first:
             raise UnknownLineage(f"run {run_id} of {model} is not in MLflow; nothing was removed")
         if run is None or run.info.run_id in found.run_ids:
@@ -100,18 +101,6 @@ def _follow(client: MlflowClient, run_id: str, model: str, found: Protected) -> 
         parents = [value for tag, value in run.data.tags.items() if tag.startswith(f"{PREFIX}.run.")]
         waiting += [*parents, *filter(None, [run.data.tags.get("mlflow.parentRunId")])]
         first = False
-
-
-def _run(client: MlflowClient, run_id: str) -> Run | None:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return None
-        raise
 
 
 def _outputs(tags: Mapping[str, str]) -> set[Output]:

@@ -26,14 +26,8 @@ class Policy:
 def reconcile(settings: Settings, *, api_url: str, policy: Policy | None = None, dry_run: bool = False) -> Report:
     """Close runs without a process, have crashed ones go on, skip missed ones, remove what is half-written.
 
-    Args:
-        settings: folders and MLflow.
-        api_url: Prefect's API; empty if no server is known, and its runs are then left alone.
-        policy: how far to go.
-        dry_run: only say what would be done.
-
-    Returns:
-        What was found; a server that does not answer is a finding, and the rest goes on without it.
+    Without an ``api_url`` Prefect's runs are left alone. A server that does not answer is a finding, and the rest goes
+    on without it.
     """
     policy = policy or Policy()
     report = Report(dry_run)

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.settings import Settings
 from flows.store import StageStore
-from flows.tracking.runs import PREFIX, connect
+from flows.tracking.runs import connect
+from flows.tracking.store import search_runs
 from flows.tracking.sync import forget
 from flows.upkeep.findings import Report
 from flows.upkeep.leftovers import remove_tree
@@ -27,7 +28,6 @@ from gptcore.locking import hold, is_held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _DAY = 86_400.0
 
@@ -59,12 +59,7 @@ class Cleaning:
 
 
 def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
-    """Remove what the policy does not keep.
-
-    Args:
-        settings: folders and MLflow.
-        policy: how long what is kept.
-        dry_run: only say what would be removed, and how much that is.
+    """Remove what the policy does not keep; with ``dry_run`` only say what that is, and how much.
 
     Raises:
         UnknownLineage: it cannot be told which models are in use, or what they were made from.
@@ -103,45 +98,32 @@ def _remove_output(store: StageStore, output: Output, done: Cleaning) -> None:
     days = _age((folder / MANIFEST).stat().st_mtime)
     if is_held(store.lock(*output)):
         return
-    size = _size(folder)
+    told = f"{days:.0f} days old, {_weighed(folder, done)}"
     if not done.report.dry_run:
         with hold(store.lock(*output), wait=False):
             remove_tree(store.retire(*output))
-    done.freed += size
-    done.report.add("output", f"{output.stage}/{output.key}", found=f"{days:.0f} days old, {_mb(size)}", done="removed")
+    done.report.add("output", f"{output.stage}/{output.key}", found=told, done="removed")
 
 
 def _remove_old(done: Cleaning, paths: Iterator[Path], days: float | None, what: str) -> None:
     for path in sorted(paths):
-        age = _age(_newest_change(path))
+        age = _age(max(inside.stat().st_mtime for inside in [path, *path.rglob("*")]))
         lock = path.with_name(f"{path.name.partition('.')[0]}.lock")
         if days is None or age <= days or is_held(lock):
             continue
-        size = _size(path)
+        told = f"{what}, {age:.0f} days old, {_weighed(path, done)}"
         if not done.report.dry_run:
             with hold(lock, wait=False) if path.suffix == ".work" else nullcontext():
                 remove_tree(path)
-        done.freed += size
-        done.report.add("file", str(path), found=f"{what}, {age:.0f} days old, {_mb(size)}", done="removed")
+        done.report.add("file", str(path), found=told, done="removed")
 
 
 def _delete_runs(client: MlflowClient, status: str, days: float | None, used: Protected, done: Cleaning) -> None:
     """Into MLflow's bin, from which ``mlflow gc`` removes them for good."""
-    experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-    if days is None or not experiments:
+    if days is None:
         return
     before = int((time.time() - days * _DAY) * 1000)
-    wanted = f"attributes.status = '{status}' and attributes.start_time < {before}"
-    ids = [experiment.experiment_id for experiment in experiments]
-    found: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(ids, filter_string=wanted, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            break
-    for run in found:  # after all pages: deleting shifts what the next one holds
+    for run in search_runs(client, f"attributes.status = '{status}' and attributes.start_time < {before}"):
         if run.info.run_id in used.run_ids:
             continue
         if not done.report.dry_run:
@@ -154,13 +136,8 @@ def _age(moment: float) -> float:
     return (time.time() - moment) / _DAY
 
 
-def _newest_change(path: Path) -> float:
-    return max(inside.stat().st_mtime for inside in [path, *path.rglob("*")])
-
-
-def _size(path: Path) -> int:
-    return sum(inside.stat().st_size for inside in [path, *path.rglob("*")] if inside.is_file())
-
-
-def _mb(size: int) -> str:
+def _weighed(path: Path, done: Cleaning) -> str:
+    """What a path holds, which is counted as freed."""
+    size = sum(inside.stat().st_size for inside in [path, *path.rglob("*")] if inside.is_file())
+    done.freed += size
     return f"{size / 1e6:.1f} MB"

@@ -1,16 +1,5 @@
-"""Checkpoints to and from other programs' formats."""
+"""Checkpoints to and from other programs' formats; each is a module, and a line in the table of exports."""
 
-from gptcore.export.gguf import GGUFExport, Packing, export_gguf, import_gguf
-from gptcore.export.hf import export_hf, import_hf
-from gptcore.export.peft import export_peft, import_peft
+from gptcore.export.registry import Export, Option, register_export
 
-__all__ = [
-    "GGUFExport",
-    "Packing",
-    "export_gguf",
-    "export_hf",
-    "export_peft",
-    "import_gguf",
-    "import_hf",
-    "import_peft",
-]
+__all__ = ["Export", "Option", "register_export"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptcore.errors import ExportMismatch
-from gptcore.models import Model
+from gptcore.models import WordNetwork
 
 TOLERANCE: Final = 1e-4
 """What sums in another order may cost, as a share of the largest logit where that is above 1."""
@@ -52,7 +52,7 @@ class Agreement(NamedTuple):
             raise ExportMismatch(
                 f"{what} gives other logits than the model: they differ by up to {self.largest_difference:.3g} where "
                 f"{TOLERANCE * max(1.0, self.scale):.3g} is allowed, and {self.same_top:.1%} of the likeliest "
-                "tokens are the same; nothing was written. This is a fault of the export; please report it"
+                "tokens are the same; nothing was published. This is a fault of the export; please report it"
             )
 
 
@@ -63,7 +63,7 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
         ExportMismatch: the shapes differ, or a logit is not finite.
     """
     if first.shape != second.shape:
-        raise ExportMismatch(f"expected logits of shape {tuple(first.shape)}, got {tuple(second.shape)}")
+        raise ExportMismatch(f"expected outputs of shape {tuple(first.shape)}, got {tuple(second.shape)}")
     if not bool(torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise ExportMismatch("a logit is NaN or infinite; the weights are damaged, or the training diverged")
     ours, theirs = first.double().log_softmax(-1), second.double().log_softmax(-1)
@@ -75,7 +75,7 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
     )
 
 
-def probe(model: Model) -> list[int]:
+def probe(model: WordNetwork) -> list[int]:
     """Token ids on which a model is compared: drawn from its whole vocabulary, the same for the same sizes."""
     length = min(model.config.context_length, _LONGEST)
     drawn = torch.randint(model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(0))

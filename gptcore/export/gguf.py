@@ -9,8 +9,9 @@ against those of the model.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +23,19 @@ from torch import Tensor
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import PromptTemplate, template_by_name, template_names
-from gptcore.errors import CheckpointError, ConfigError, ExportMismatch
-from gptcore.export.equality import Agreement, agreement, probe
+from gptcore.errors import CheckpointError
+from gptcore.export.equality import Agreement, agreement
+from gptcore.export.every import GGUF, Packing
+from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of
 from gptcore.export.families import find_gguf_forms, gguf_form, model_with
 from gptcore.export.gguf_file import GGUFFile, read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.export.gguf_tokens import check_tokenizer, read_tokenizer, write_tokenizer
 from gptcore.export.modelfile import chat_template, modelfile
-from gptcore.export.places import check_place, exportable
-from gptcore.files import whole_folder, write_json, write_text
+from gptcore.files import write_json, write_text
 from gptcore.models import Model
 from gptcore.models.family import GGUFForm
 
-Packing = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-"""How the matrices' numbers are packed; the library packs these, llama.cpp's own tool also the K-quants."""
 _FILE_TYPES: Final[dict[Packing, LlamaFileType]] = {
     "f32": LlamaFileType.ALL_F32,
     "f16": LlamaFileType.MOSTLY_F16,
@@ -66,10 +66,6 @@ class GGUFExport(NamedTuple):
 
     file: Path
     """The model; ``Modelfile`` and ``export.json`` lie beside it."""
-    template: PromptTemplate | None
-    """The prompt style it was trained with."""
-    context_length: int
-    """Positions that it can see at once."""
     agreement: Agreement
     """How close it is to the checkpoint; packing is the only difference."""
 
@@ -86,25 +82,85 @@ def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUF
             the folder holds something else.
         ExportMismatch: what was read back is not what was written; nothing is published.
     """
-    if packing not in get_args(Packing):
-        raise ConfigError(f"expected packing to be one of {', '.join(get_args(Packing))}, got {packing!r}")
-    name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name) or 'model'}-{packing}.gguf"
-    check_place(folder, marks=("Modelfile",), others=("export.json", "*.gguf"))
-    loaded = exportable(source)
-    hf, form = gguf_form(loaded.decoder)
-    template = template_by_name(loaded.spec.template) if loaded.spec.template else None
-    context_length = loaded.decoder.config.context_length
-    with whole_folder(folder) as partial:
-        config = hf.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
-        tensors = form.to_tensors(hf.to_tensors(loaded.model), config=config)
-        _write(partial / name, loaded, form, config=config, tensors=tensors, packing=packing)
-        written = read_gguf(partial / name)
-        found = _check(written, loaded, tensors)
-        write_text(partial / "Modelfile", modelfile(name, template, context_length=context_length))
+    done = GGUF.run(source, folder, options={"packing": packing})
+    assert done.agreement is not None
+    return GGUFExport(folder / _file_name(folder, packing), done.agreement)
+
+
+@dataclass(frozen=True)
+class GGUFExporter(Exporter):
+    """One file, and a Modelfile for it."""
+
+    packing: Packing = "f16"
+
+    marks = ("Modelfile",)
+    others = ("export.json", "*.gguf")
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is packed."""
+        return self.packing == "f32"
+
+    def take(self, job: Job) -> Job:
+        """As any form.
+
+        Raises:
+            ConfigError: the family has no form in GGUF.
+        """
+        job = super().take(job)
+        gguf_form(job.loaded.decoder)
+        return job
+
+    def write(self, job: Job, folder: Path) -> None:
+        """Write the file and the Modelfile."""
+        loaded, name = job.loaded, _file_name(Path(job.out), self.packing)
+        config, tensors = _contents(loaded)
+        _, form = gguf_form(loaded.decoder)
+        _write(folder / name, loaded, form, config=config, tensors=tensors, packing=self.packing)
+        context_length = loaded.decoder.config.context_length
+        write_text(folder / "Modelfile", modelfile(name, template_of(loaded), context_length=context_length))
+
+    def read(self, job: Job, folder: Path) -> Outputs:
+        """The logits of llama.cpp's graph; numbers, tokens and the imported model are held against what was meant."""
+        loaded, written = job.loaded, read_gguf(folder / _file_name(Path(job.out), self.packing))
+        _check_numbers(written, _contents(loaded)[1])
+        check_tokenizer(written, loaded.tokenizer)
+        back = _model_of(written, place="the written file")
+        if back.config.context_length != loaded.decoder.config.context_length:
+            raise CheckpointError(f"the context has become {back.config.context_length}")
+        tokens = tokens_of(job)
+        theirs, same = gguf_logits(written, tokens), outputs_of(back, tokens).numbers
+        assert same is not None
+        agreement(same, theirs).require(what="llama.cpp's graph of the written file")
+        return Outputs(theirs)
+
+    def finish(self, job: Job, folder: Path, found: Agreement | None) -> None:
+        """Leave beside the file how far it is from the checkpoint."""
+        assert found is not None
+        written = read_gguf(folder / _file_name(Path(job.out), self.packing))
         kinds = sorted({tensor.kind.name for tensor in written.tensors.values()})
-        write_json(partial / "export.json", {"from": loaded.digest, "kinds": kinds, "against_fp32": found._asdict()})
-        del written  # the file is mapped into memory, and is about to be renamed
-    return GGUFExport(folder / name, template, context_length, found)
+        facts = {"from": job.loaded.digest, "kinds": kinds, "against_fp32": found._asdict()}
+        write_json(folder / "export.json", facts)
+
+    def describe(self, job: Job) -> str:
+        """Names the file."""
+        return f"written: {Path(job.out) / _file_name(Path(job.out), self.packing)}, and a Modelfile"
+
+
+def template_of(loaded: Loaded) -> PromptTemplate | None:
+    """The prompt style that a checkpoint was trained with."""
+    return template_by_name(loaded.spec.template) if loaded.spec.template else None
+
+
+def _file_name(folder: Path, packing: Packing) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name) or 'model'}-{packing}.gguf"
+
+
+def _contents(loaded: Loaded) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """transformers' ``config.json`` of a model, and its tensors under llama.cpp's names."""
+    hf, form = gguf_form(loaded.decoder)
+    config = hf.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
+    return config, form.to_tensors(hf.to_tensors(loaded.model), config=config)
 
 
 def import_gguf(file: Path, out: Path) -> Path:
@@ -137,7 +193,7 @@ def _write(
     tensors: dict[str, Tensor],
     packing: Packing,
 ) -> None:
-    template = template_by_name(loaded.spec.template) if loaded.spec.template else None
+    template = template_of(loaded)
     writer = GGUFWriter(file, form.architecture)
     writer.add_name(file.stem)
     writer.add_file_type(_FILE_TYPES[packing])
@@ -172,30 +228,6 @@ def _kind(name: str, tensor: Tensor, packing: Packing) -> GGMLQuantizationType:
     if name in ("token_embd.weight", "output.weight") and packing[:2] in ("q4", "q5"):
         wanted = GGMLQuantizationType.Q8_0
     return wanted if tensor.shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0 else GGMLQuantizationType.F16
-
-
-def _check(written: GGUFFile, loaded: Loaded, tensors: dict[str, Tensor]) -> Agreement:
-    """Hold what was read back against what was meant.
-
-    Raises:
-        ExportMismatch: it is not the same.
-    """
-    try:
-        _check_numbers(written, tensors)
-        check_tokenizer(written, loaded.tokenizer)
-        back = _model_of(written, place="the written file")
-        if back.config.context_length != loaded.decoder.config.context_length:
-            raise CheckpointError(f"the context has become {back.config.context_length}")
-        tokens = probe(loaded.decoder)
-        theirs = gguf_logits(written, tokens)
-        with torch.no_grad():
-            same, ours = (model(torch.tensor([tokens]))[0] for model in (back, loaded.model))
-    except CheckpointError as error:
-        raise ExportMismatch(
-            f"the file was read back and is not what was meant: {error}; nothing was written"
-        ) from error
-    agreement(same, theirs).require(what="llama.cpp's graph of the written file")
-    return agreement(ours, theirs)
 
 
 def _check_numbers(written: GGUFFile, tensors: dict[str, Tensor]) -> None:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gptcore import checkpoint
 from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import template_by_name
-from gptcore.errors import CheckpointError, ExportMismatch
-from gptcore.export.equality import agreement, probe
+from gptcore.errors import CheckpointError
+from gptcore.export.every import HF
+from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of
 from gptcore.export.families import find_hf_form, hf_form, model_with
 from gptcore.export.gguf_tokens import PROBES
 from gptcore.export.hf_classifier import (
@@ -28,15 +28,11 @@ from gptcore.export.hf_classifier import (
     score_tensors,
 )
 from gptcore.export.hf_tokens import FILES, check_hf_tokenizer, read_hf_reader, read_hf_tokenizer, write_hf_tokenizer
-from gptcore.export.places import check_place, exportable
-from gptcore.files import MANIFEST, read_json_object, verify_folder, whole_folder, write_json
+from gptcore.files import MANIFEST, read_json_object, verify_folder, write_json
 from gptcore.models import Model, ModelConfig
 from gptcore.models.family import HFForm
 from gptcore.readers import TextReader
 from gptcore.tokenizer import END_OF_TEXT, Tokenizer
-
-_MARKS: Final = ("config.json",)
-_OTHERS: Final = ("model.safetensors", "generation_config.json", *FILES)
 
 
 def export_hf(source: Path, folder: Path) -> Path:
@@ -50,24 +46,47 @@ def export_hf(source: Path, folder: Path) -> Path:
             folder holds something else.
         ExportMismatch: what was read back is not the model.
     """
-    check_place(folder, marks=_MARKS, others=_OTHERS)
-    loaded = exportable(source, classifiers=True)
-    with whole_folder(folder) as partial:
-        write_hf(partial, loaded)
+    HF.run(source, folder)
     return folder
 
 
+class HFExporter(Exporter):
+    """Language models, and classifiers where transformers has a form for them."""
+
+    marks = ("config.json",)
+    others = ("model.safetensors", "generation_config.json", *FILES)
+
+    def take(self, job: Job) -> Job:
+        """As any form; a classifier gets a token for padding.
+
+        Raises:
+            ConfigError: transformers has no form for such a model.
+        """
+        job = super().take(job)
+        hf_form(job.loaded.decoder)
+        return job._replace(loaded=pad_classifier(job.loaded)) if _labels(job.loaded) else job
+
+    def write(self, job: Job, folder: Path) -> None:
+        """Write the folder."""
+        write_hf(folder, job.loaded)
+
+    def read(self, job: Job, folder: Path) -> Outputs:
+        """The logits of the folder's model, behind a look at its tokenizer."""
+        return outputs_of(read_hf(folder, job.loaded), tokens_of(job))
+
+
 def write_hf(folder: Path, loaded: Loaded) -> None:
-    """Write the files of ``export_hf`` into an empty folder, and read them back.
+    """Write the files for transformers into an empty folder.
+
+    Args:
+        folder: where to.
+        loaded: of plain layers; a classifier is padded.
 
     Raises:
-        ConfigError: the model is a classifier that transformers has no form for.
-        ExportMismatch: what was read back is not the model.
+        ConfigError: transformers has no form for it.
     """
-    form, labels = hf_form(loaded.decoder), loaded.spec.outputs if loaded.spec.head == "classes" else ()
+    form, labels = hf_form(loaded.decoder), _labels(loaded)
     template = template_by_name(loaded.spec.template) if loaded.spec.template else None
-    if labels:
-        loaded = pad_classifier(loaded)
     config = form.to_config(loaded.model.config, end_of_text=loaded.tokenizer.end_of_text)
     tensors = form.to_tensors(loaded.model)
     if labels:
@@ -80,9 +99,29 @@ def write_hf(folder: Path, loaded: Loaded) -> None:
         write_json(folder / "generation_config.json", {**ends, "do_sample": False})
     write_json(folder / "config.json", config)
     checkpoint.save_tensors(tensors, folder / "model.safetensors", path=folder)
-    length, reader = loaded.decoder.config.context_length, loaded.spec.reader if labels else None
+    length, reader = loaded.decoder.config.context_length, _reader(loaded)
     write_hf_tokenizer(folder, loaded.tokenizer, context_length=length, template=template, reader=reader)
-    _check(folder, loaded, reader=reader)
+
+
+def read_hf(folder: Path, loaded: Loaded) -> Model:
+    """The model in a folder that ``write_hf`` has written, behind a look at the tokenizer beside it.
+
+    Raises:
+        CheckpointError: a file is damaged, or the tokenizer there is another one.
+    """
+    model, _ = hf_model_in(folder)
+    texts = [text for text in PROBES if END_OF_TEXT not in text]
+    length = loaded.decoder.config.context_length
+    check_hf_tokenizer(folder, loaded.tokenizer, context_length=length, probes=texts, reader=_reader(loaded))
+    return model
+
+
+def _labels(loaded: Loaded) -> tuple[str, ...]:
+    return loaded.spec.outputs if loaded.spec.head == "classes" else ()
+
+
+def _reader(loaded: Loaded) -> TextReader | None:
+    return loaded.spec.reader if _labels(loaded) else None
 
 
 def import_hf(folder: Path, out: Path, *, tokenizer: Tokenizer | None = None) -> Path:
@@ -143,26 +182,6 @@ def hf_model_in(folder: Path) -> tuple[Model, ModelSpec]:
     if not labels:
         return model_with(form, config, tensors, place=str(folder)), ModelSpec(config)
     return classifier_from_hf(form, config, tensors, labels=labels, place=str(folder))
-
-
-def _check(folder: Path, loaded: Loaded, *, reader: TextReader | None) -> None:
-    """Hold what was written against what was meant.
-
-    Raises:
-        ExportMismatch: it is not the same.
-    """
-    try:
-        model, _ = hf_model_in(folder)
-        texts = [text for text in PROBES if END_OF_TEXT not in text]
-        length = loaded.decoder.config.context_length
-        check_hf_tokenizer(folder, loaded.tokenizer, context_length=length, probes=texts, reader=reader)
-    except CheckpointError as error:
-        raise ExportMismatch(
-            f"the folder was read back and is not what was meant: {error}; nothing was written"
-        ) from error
-    tokens = torch.tensor([probe(loaded.decoder)])
-    with torch.no_grad():
-        agreement(loaded.model(tokens)[0], model(tokens)[0]).require(what="the written folder")
 
 
 def _verify(folder: Path) -> None:

@@ -23,12 +23,12 @@ from gptcore import checkpoint
 from gptcore.checkpoint import Loaded
 from gptcore.components import load_components
 from gptcore.config import KINDS, Json
-from gptcore.errors import CheckpointError, ConfigError, ExportMismatch
-from gptcore.export.equality import agreement, probe
+from gptcore.errors import CheckpointError, ConfigError
+from gptcore.export.every import PEFT
+from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of
 from gptcore.export.families import hf_form
-from gptcore.export.hf import hf_model_in, write_hf
-from gptcore.export.places import check_head, check_place
-from gptcore.files import read_json_object, whole_folder, write_json
+from gptcore.export.hf import read_hf, write_hf
+from gptcore.files import read_json_object, write_json
 from gptcore.models import Model
 from gptcore.models.base import as_decoder
 from gptcore.models.blueprint import require_plain
@@ -50,54 +50,65 @@ def export_peft(source: Path, folder: Path) -> Path:
             of its base is not plain; or the folder holds something else.
         ExportMismatch: what was read back is not the model.
     """
-    check_place(folder, marks=(_CONFIG, _WEIGHTS), others=(_BASE,))
-    loaded = checkpoint.load(source)
-    check_head(loaded.spec, source, allowed=("words",))
-    adapters = [transform for transform in loaded.spec.transforms if isinstance(transform, Adapter)]
-    if len(adapters) != 1:
-        raise ConfigError(f"{source} has {len(adapters)} adapters; a folder for peft is of exactly one")
-    (adapter,), model = adapters, loaded.decoder
-    form, tokens = hf_form(model), torch.tensor([probe(model)])
-    config, wanted = adapter.to_peft(), _logits(model, tokens)
-    layers = _to_peft(model, adapter, form)
-    tensors = {f"{_PREFIX}{layer}.{key}": value for layer, part in layers.items() for key, value in part.items()}
-    base = loaded._replace(model=strip_adapters(model))
-    require_plain(base.model, what=f"exporting {source}")
-    with whole_folder(folder) as partial:
-        (partial / _BASE).mkdir()
-        write_hf(partial / _BASE, base)
-        checkpoint.save_tensors(tensors, partial / _WEIGHTS, path=folder)
+    PEFT.run(source, folder)
+    return folder
+
+
+class PeftExporter(Exporter):
+    """The update beside the layers is kept apart from its base."""
+
+    marks = (_CONFIG, _WEIGHTS)
+    others = (_BASE,)
+
+    def take(self, job: Job) -> Job:
+        """The checkpoint as it is.
+
+        Raises:
+            ConfigError: it has no adapter, or several.
+        """
+        _adapter_of(job)
+        return job
+
+    def write(self, job: Job, folder: Path) -> None:
+        """Write adapter and base; the adapter is taken off the job's model.
+
+        Raises:
+            ConfigError: the adapter has no form in peft, or a layer of its base is not plain.
+        """
+        adapter, model = _adapter_of(job), job.loaded.decoder
+        form, config = hf_form(model), adapter.to_peft()
+        layers = _to_peft(model, adapter, form)
+        tensors = {f"{_PREFIX}{layer}.{key}": value for layer, part in layers.items() for key, value in part.items()}
+        base = job.loaded._replace(model=strip_adapters(model))
+        require_plain(base.model, what=f"exporting {job.source}")
+        (folder / _BASE).mkdir()
+        write_hf(folder / _BASE, base)
+        checkpoint.save_tensors(tensors, folder / _WEIGHTS, path=folder)
         own = {
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": str((folder / _BASE).absolute()),
+            "base_model_name_or_path": str((Path(job.out) / _BASE).absolute()),
             "target_modules": sorted({".".join(layer.split(".")[-2:]) for layer in layers}),
             "fan_in_fan_out": form.transposed,
             "inference_mode": True,
         }
-        write_json(partial / _CONFIG, {**config, **own})
-        check_peft(partial, tokens, wanted)
-    return folder
+        write_json(folder / _CONFIG, {**config, **own})
+
+    def read(self, job: Job, folder: Path) -> Outputs:
+        """The logits of base and adapter together."""
+        model, _ = _adapt(folder, read_hf(folder / _BASE, job.loaded))
+        return outputs_of(model, tokens_of(job))
 
 
-def check_peft(folder: Path, tokens: Tensor, wanted: Tensor) -> None:
-    """Read a written folder back, base and adapter, and compare its logits.
-
-    Args:
-        folder: as ``export_peft`` writes it.
-        tokens: (1, T) int64.
-        wanted: (T, V), the model's logits.
+def _adapter_of(job: Job) -> Adapter:
+    """The one adapter of a checkpoint.
 
     Raises:
-        ExportMismatch: they are others, or the folder cannot be read.
+        ConfigError: it has another number of them.
     """
-    try:
-        base, _ = hf_model_in(folder / _BASE)
-        model, _ = _adapt(folder, base)
-    except (CheckpointError, ConfigError) as error:
-        raise ExportMismatch(
-            f"the folder was read back and is not what was meant: {error}; nothing was written"
-        ) from error
-    agreement(wanted, _logits(model, tokens)).require(what="the written adapter on its base")
+    adapters = [transform for transform in job.loaded.spec.transforms if isinstance(transform, Adapter)]
+    if len(adapters) != 1:
+        raise ConfigError(f"{job.source} has {len(adapters)} adapters; a folder for peft is of exactly one")
+    return adapters[0]
 
 
 def import_peft(folder: Path, base: Path, out: Path) -> Path:
@@ -111,12 +122,6 @@ def import_peft(folder: Path, base: Path, out: Path) -> Path:
     spec = replace(loaded.spec, transforms=(*loaded.spec.transforms, update))
     checkpoint.save(out, model=model, spec=spec, **loaded.readers._asdict())
     return out
-
-
-def _logits(model: Model, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits: Tensor = model(tokens)[0]
-    return logits
 
 
 def _adapt(folder: Path, base: Model) -> tuple[Model, Adapter]:

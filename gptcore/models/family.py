@@ -15,6 +15,7 @@ from torch import Tensor
 from gptcore.components import load_components
 from gptcore.errors import ConfigError
 from gptcore.models.base import ModelConfig
+from gptcore.models.gguf_graph import GGUFNumbers
 from gptcore.models.network import Network, NetworkConfig
 
 
@@ -66,6 +67,8 @@ class GGUFForm:
     """(transformers' tensors, config=``config.json``) to llama.cpp's."""
     from_tensors: Callable[..., dict[str, Tensor]]
     """Back."""
+    graph: Callable[[GGUFNumbers, Tensor], Tensor]
+    """(file, tokens (T,) int64) to normalised features (T, C), as llama.cpp computes them and from the file alone."""
 
 
 @dataclass(frozen=True)

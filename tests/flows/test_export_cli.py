@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from eval.testing.fake_ollama import FakeOllama
 from flows.cli.app import app
-from flows.export.ollama import OllamaRefused, export_ollama
+from flows.export.every import OLLAMA
+from flows.export.ollama import OllamaRefused
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data.templates import template_by_name
@@ -52,8 +53,11 @@ def test_the_modelfile_holds_the_prompt_style(source: Path, tmp_path: Path) -> N
 def test_a_model_is_made_on_an_ollama_server(source: Path) -> None:
     with FakeOllama() as fake:
         told: list[str] = []
-        written = export_ollama(source, "keeper", host=fake.url, packing="f16", on_status=told.append)
+        done = OLLAMA.run(source, "keeper", options={"host": fake.url}, say=told.append)
         assert told[-1] == "success"
+        assert done.place == "made: ollama run keeper"
+        assert done.agreement is not None
+        assert done.agreement.same_top > 0.9
         client = ollama.Client(fake.url)
         shown = client.show("keeper")
         client._client.close()
@@ -63,9 +67,8 @@ def test_a_model_is_made_on_an_ollama_server(source: Path) -> None:
         (digest,) = made["files"].values()
         assert fake.store.blobs[digest.removeprefix("sha256:")][:4] == b"GGUF"
     assert "{{ .Prompt }}" in (shown.template or "")
-    assert not written.file.exists()
 
 
 def test_an_absent_server_is_told_before_the_work(source: Path) -> None:
     with pytest.raises(OllamaRefused, match=r"no Ollama answers at http://127\.0\.0\.1:9 .*start it: ollama serve"):
-        export_ollama(source, "keeper", host="http://127.0.0.1:9", packing="f16")
+        OLLAMA.run(source, "keeper", options={"host": "http://127.0.0.1:9"})

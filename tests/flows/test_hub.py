@@ -12,7 +12,7 @@ from flows.sources.hub import REVISIONS, local_checkpoint, model_folder, startin
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError, DataError
-from gptcore.export import export_hf
+from gptcore.export.hf import export_hf
 from gptcore.files import MANIFEST
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe

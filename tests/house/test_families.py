@@ -12,7 +12,9 @@ import torch
 from gptcore import checkpoint
 from gptcore.compress import prunable
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export.gguf import export_gguf
+from gptcore.export.gguf import export_gguf, import_gguf
+from gptcore.export.gguf_file import read_gguf
+from gptcore.export.gguf_graph import gguf_logits
 from gptcore.export.hf import export_hf, import_hf
 from gptcore.export.peft import export_peft
 from gptcore.kernels import is_prepared, prepare_for_inference
@@ -20,7 +22,7 @@ from gptcore.models import Family, families, family_of, find_family, register_fa
 from gptcore.models.gpt import FAMILY as GPT2
 from gptcore.transforms import Classifier, LoRA
 from tests.house.conftest import SIZES
-from tests.house.families import BARE, TAIL, Bare, BareConfig, StrangeConfig, Tail, TailConfig
+from tests.house.families import BARE, TAIL, Bare, BareConfig, Knot, KnotConfig, StrangeConfig, Tail, TailConfig
 
 Saved = Callable[..., Path]
 TOKENS = torch.arange(20)[None] * 13 % 280
@@ -41,6 +43,19 @@ def test_it_goes_to_transformers_form_and_back(saved: Saved, tmp_path: Path) -> 
     assert type(back.model) is Tail
     assert torch.allclose(back.model(TOKENS), checkpoint.load(source).model(TOKENS), atol=1e-5)
     export_peft(saved(LoRA(rank=2), config=TailConfig(**SIZES)), tmp_path / "peft")
+
+
+def test_its_gguf_file_is_held_against_its_own_graph(saved: Saved, tmp_path: Path) -> None:
+    source = saved(config=KnotConfig(**SIZES))
+    written = export_gguf(source, tmp_path / "gguf", packing="f32")
+    assert written.agreement.is_equal
+    read = read_gguf(written.file)
+    assert read.fields["general.architecture"] == "knot"
+    back = checkpoint.load(import_gguf(written.file, tmp_path / "back"))
+    assert type(back.model) is Knot
+    assert torch.allclose(gguf_logits(read, TOKENS[0].tolist()), back.model(TOKENS)[0], atol=1e-4)
+    with pytest.raises(CheckpointError, match="the file describes a 'slip' model; only gpt2, llama, knot can be"):
+        gguf_logits(replace(read, fields={**read.fields, "general.architecture": "slip"}), [1])
 
 
 @pytest.mark.parametrize(

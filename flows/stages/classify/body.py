@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flows.figures.png import confusion_figure
+from flows.figures.svg import confusion_figure
 from flows.stages.baseline import tfidf_accuracy
 from flows.stages.classify.recipe import ClassifyStage
 from flows.stages.classify.result import ClassifyResult

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gptcore.models.family import GGUFForm
+from gptcore.models.llama.gguf_graph import gguf_features
 from gptcore.models.renaming import rename_tensor
 
 ARCHITECTURE = "llama"
@@ -90,4 +91,5 @@ GGUF = GGUFForm(
     from_fields=from_gguf_fields,
     to_tensors=to_gguf_tensors,
     from_tensors=from_gguf_tensors,
+    graph=gguf_features,
 )

@@ -17,7 +17,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export import export_hf, import_hf
+from gptcore.export.hf import export_hf, import_hf
 from gptcore.models import GPT
 from gptcore.readers import TextReader
 from gptcore.tokenizer import Tokenizer

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gptcore.export import export_gguf, export_hf
+from gptcore.export.gguf import export_gguf
+from gptcore.export.hf import export_hf
 from gptcore.files import MANIFEST, file_sha256
 
 READ = """
@@ -19,7 +20,8 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 from gptcore import checkpoint
 from gptcore.errors import CheckpointError, GptcoreError
-from gptcore.export import import_gguf, import_hf
+from gptcore.export.gguf import import_gguf
+from gptcore.export.hf import import_hf
 free = 400 * 2**20
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + free, used + free))

@@ -13,7 +13,8 @@ import torch
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data.templates import template_by_name
-from gptcore.export import Packing, export_gguf
+from gptcore.export.every import Packing
+from gptcore.export.gguf import export_gguf
 from gptcore.export.gguf_file import read_gguf
 from gptcore.export.gguf_graph import gguf_logits
 from gptcore.export.gguf_tokens import PROBES

@@ -11,7 +11,8 @@ import torch
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import CheckpointError, ConfigError
-from gptcore.export import export_hf, export_peft, import_peft
+from gptcore.export.hf import export_hf
+from gptcore.export.peft import export_peft, import_peft
 from gptcore.transforms import LoRA, LoRALinear
 
 Build = Callable[..., Path]
