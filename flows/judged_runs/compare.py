@@ -138,7 +138,7 @@ def markdown(found: Comparison) -> str:
 
 def tables(found: Comparison) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
     """Params, metrics and items as text, by the heads of their columns; a star where an interval does not hold zero."""
-    items = [
+    items: list[tuple[str, ...]] = [
         (
             *(item.column, f"{item.first:.4g}", f"{item.second:.4g}"),
             f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.tells else ''}",
