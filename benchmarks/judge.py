@@ -66,7 +66,7 @@ def measure_ours(options: Options, folder: Path) -> Measured:
     with tempfile.TemporaryDirectory() as store, _server() as url:
         started = time.perf_counter()
         with open_judge(JudgeSpec(host=url), store=Path(store) / "answers.jsonl") as opened:
-            report = judge_responses(samples, responses, judge=opened.pointwise(), seed=options.seed)
+            report = judge_responses(samples, responses, judge=opened.build_pointwise(), seed=options.seed)
         seconds = time.perf_counter() - started
     assert report.controls is not None
     asked = [*report.rows, *report.controls.rows]
@@ -82,11 +82,11 @@ def measure_bare(options: Options, folder: Path) -> Measured:  # noqa: ARG001 - 
     import ollama
 
     from eval.judge.client import Options as JudgeOptions
-    from eval.judge.prompt import packaged_prompts, render
+    from eval.judge.prompt import load_prompts, render
     from eval.judge.schema import POINTWISE
 
     samples, responses = _items(folder)
-    prompts = packaged_prompts("pointwise")
+    prompts = load_prompts("pointwise")
     questions = [
         render(prompts, sample=sample, answers={"answer": response}, max_answer_bytes=3000).messages
         for sample, response in zip(samples, responses, strict=True)

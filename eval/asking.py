@@ -12,7 +12,7 @@ from eval.errors import EvalConfigError
 from eval.types import Progress
 
 
-class Answered(Protocol):
+class Answer(Protocol):
     """What the estimate of the time left needs to know of a verdict."""
 
     @property
@@ -32,7 +32,7 @@ class Answered(Protocol):
 
 
 OnProgress = Callable[[Progress], None]
-V = TypeVar("V", bound=Answered)
+V = TypeVar("V", bound=Answer)
 
 
 def ask_all(
@@ -48,7 +48,7 @@ def ask_all(
     Raises what a question raises, and EvalConfigError for a concurrency below 1.
     """
     if concurrency < 1:
-        raise EvalConfigError(f"concurrency is {concurrency}; it must be at least 1")
+        raise EvalConfigError(f"expected a concurrency of at least 1, got {concurrency}")
     answers: dict[int, V] = {}
     meter = _Meter(total=len(questions), concurrency=concurrency)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
@@ -64,18 +64,18 @@ def ask_all(
             question = answered.get()
             answers[asked[question]] = question.result()
             if on_progress is not None:
-                on_progress(meter.after(answers[asked[question]]))
+                on_progress(meter.record(answers[asked[question]]))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return [answers[index] for index in range(len(questions))]
 
 
 @dataclass
-class Together:
-    """Several rounds of questions told as one: each round has it as its ``on_progress``."""
+class RoundsProgress:
+    """The progress of several rounds of questions as one: each round has it as its ``on_progress``."""
 
     on_progress: OnProgress | None
-    """Whom all is told."""
+    """Called with the progress of all rounds."""
     total: int
     """Questions of all rounds."""
     done: int = 0
@@ -103,7 +103,7 @@ class _Meter:
     """Seconds that the judge took for them, one after another."""
     judged: bool = False
 
-    def after(self, answer: Answered) -> Progress:
+    def record(self, answer: Answer) -> Progress:
         """One more is there."""
         self.done += 1
         if not answer.cached:

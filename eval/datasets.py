@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from eval.errors import EvalDataError
 from eval.types import Sample
 
 FIELDS = ("instruction", "input", "output")
 """What a row holds; ``input`` may be missing, ``id`` may be given."""
+_KEYS: Final = ", ".join(FIELDS)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -37,7 +38,9 @@ def read_samples(path: Path) -> list[Sample]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        sample = _sample(_row(line, where=f"{path}:{number}"), where=f"{path}:{number}", default_id=f"line-{number}")
+        sample = _parse_sample(
+            _parse_row(line, where=f"{path}:{number}"), where=f"{path}:{number}", default_id=f"line-{number}"
+        )
         if sample.id in seen:
             raise EvalDataError(
                 f"{path}:{number}: id {sample.id!r} was already used on line {seen[sample.id]}; ids must be unique"
@@ -45,34 +48,32 @@ def read_samples(path: Path) -> list[Sample]:
         seen[sample.id] = number
         samples.append(sample)
     if not samples:
-        raise EvalDataError(f"{path}: holds no rows; each line should be a JSON object with the keys {_keys()}")
+        raise EvalDataError(f"{path}: expected one JSON object with the keys {_KEYS} on each line, got no rows")
     return samples
 
 
-def _keys() -> str:
-    return ", ".join(FIELDS)
-
-
-def _row(line: str, *, where: str) -> Mapping[str, Any]:
+def _parse_row(line: str, *, where: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise EvalDataError(f"{where}: not JSON ({error}); each line must be one whole JSON object") from error
+        raise EvalDataError(f"{where}: expected one whole JSON object, got text that is not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise EvalDataError(f"{where}: a {type(row).__name__}, not an object with the keys {_keys()}")
+        raise EvalDataError(f"{where}: expected an object with the keys {_KEYS}, got a {type(row).__name__}")
     return row
 
 
-def _sample(row: Mapping[str, Any], *, where: str, default_id: str) -> Sample:
+def _parse_sample(row: Mapping[str, Any], *, where: str, default_id: str) -> Sample:
     for name in ("instruction", "output"):
         if name not in row:
-            raise EvalDataError(f"{where}: no key {name!r} (it has: {', '.join(row) or 'none'}); rows need {_keys()}")
+            raise EvalDataError(
+                f"{where}: expected the keys {_KEYS}, got no {name!r} (it has: {', '.join(row) or 'none'})"
+            )
     for name in FIELDS:
         if not isinstance(row.get(name, ""), str):
-            raise EvalDataError(f"{where}: {name!r} is {row[name]!r}, not a text")
+            raise EvalDataError(f"{where}: expected a text as {name!r}, got {row[name]!r}")
     for name in ("instruction", "output"):
         if not row[name].strip():
-            raise EvalDataError(f"{where}: {name!r} is empty; fill it in or remove the row")
+            raise EvalDataError(f"{where}: expected a text as {name!r}, got an empty one; fill it in or remove the row")
     return Sample(
         id=str(row.get("id", default_id)),
         instruction=row["instruction"],

@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 
-def canonical_json(value: Any) -> str:
+def to_canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and ASCII escapes only, so that even a lone surrogate can be encoded."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(value: Any) -> str:
     """sha256, in hex, of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+    return hashlib.sha256(to_canonical_json(value).encode("ascii")).hexdigest()

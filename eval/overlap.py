@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def rouge_l(responses: Sequence[str], references: Sequence[str]) -> list[float]:
+def measure_rouge_l(responses: Sequence[str], references: Sequence[str]) -> list[float]:
     """The F1 of the longest common subsequence of words, per item, in 0..1."""
     # Imported on use: the library pulls in a language toolkit that takes a second to load.
     from rouge_score.rouge_scorer import RougeScorer
@@ -20,14 +20,14 @@ def rouge_l(responses: Sequence[str], references: Sequence[str]) -> list[float]:
     return [float(scorer.score(reference, response)["rougeL"].fmeasure) for reference, response in pairs]
 
 
-def corpus_chrf(responses: Sequence[str], references: Sequence[str]) -> float:
+def measure_corpus_chrf(responses: Sequence[str], references: Sequence[str]) -> float:
     """chrF over all items together, in 0..100 as sacrebleu prints it; 0 for no items."""
     from sacrebleu.metrics.chrf import CHRF
 
     return float(CHRF().corpus_score(list(responses), [list(references)]).score) if responses else 0.0
 
 
-def sentence_chrf(responses: Sequence[str], references: Sequence[str]) -> list[float]:
+def measure_sentence_chrf(responses: Sequence[str], references: Sequence[str]) -> list[float]:
     """chrF of each item alone, in 0..100; their mean is not the corpus figure."""
     from sacrebleu.metrics.chrf import CHRF
 

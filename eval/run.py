@@ -15,22 +15,22 @@ from eval.asking import OnProgress, ask_all
 from eval.digest import digest
 from eval.errors import EvalDataError
 from eval.exact import is_exact
-from eval.judge.controls import draw_controls, draw_known_pairs, gather, gather_known, mixed_order
+from eval.judge.controls import collect_controls, collect_known_pairs, draw_controls, draw_known_pairs, mix_order
 from eval.judge.summary import (
-    item_row,
-    judged_row,
-    length_metrics,
-    pair_row,
-    pairwise_metrics,
-    pointwise_metrics,
+    build_item_row,
+    build_judged_row,
+    build_pair_row,
+    compute_length_metrics,
+    compute_pairwise_metrics,
+    compute_pointwise_metrics,
 )
-from eval.overlap import corpus_chrf, rouge_l, sentence_chrf
+from eval.overlap import measure_corpus_chrf, measure_rouge_l, measure_sentence_chrf
 from eval.types import ControlCounts, Judge, PairJudge, Report, Sample
 
 SEED = 123
-"""Of controls and resamples, unless told otherwise."""
+"""The default seed of controls and resamples."""
 DEFAULT_CONTROLS = ControlCounts()
-"""How many controls a judged run has unless told otherwise."""
+"""The default number of controls of each kind in a judged run."""
 
 
 def score_responses(samples: Sequence[Sample], responses: Sequence[str]) -> Report:
@@ -41,23 +41,23 @@ def score_responses(samples: Sequence[Sample], responses: Sequence[str]) -> Repo
 
     Raises EvalDataError for no items, another number of responses, or an id that comes twice.
     """
-    _check(samples, responses)
+    _check_items(samples, responses)
     references = [sample.reference for sample in samples]
     exact = [is_exact(response, reference) for response, reference in zip(responses, references, strict=True)]
-    rouge = rouge_l(responses, references)
-    chrf = sentence_chrf(responses, references)
+    rouge = measure_rouge_l(responses, references)
+    chrf = measure_sentence_chrf(responses, references)
     n_empty = sum(not response.strip() for response in responses)
     rows = [
-        {**item_row(sample, response), "exact_match": is_same, "rouge_l": one_rouge, "chrf": one_chrf}
+        {**build_item_row(sample, response), "exact_match": is_same, "rouge_l": one_rouge, "chrf": one_chrf}
         for sample, response, is_same, one_rouge, one_chrf in zip(samples, responses, exact, rouge, chrf, strict=True)
     ]
     metrics = {
         "test/exact_match": sum(exact) / len(samples),
         "test/rouge_l": math.fsum(rouge) / len(samples),
-        "test/chrf": corpus_chrf(responses, references),
+        "test/chrf": measure_corpus_chrf(responses, references),
         "test/empty": n_empty / len(samples),
     }
-    return Report(metrics, rows, _items(samples))
+    return Report(metrics, rows, _describe_items(samples))
 
 
 def judge_responses(
@@ -97,24 +97,24 @@ def judge_responses(
         EvalConfigError: ``concurrency`` below 1.
         EvalError: what ends the run in the judge itself, such as JudgeChanged.
     """
-    _check(samples, responses)
+    _check_items(samples, responses)
     n = len(samples)
     drawn = draw_controls(samples, responses, counts=controls, seed=seed)
     items = [partial(judge, sample, response) for sample, response in zip(samples, responses, strict=True)]
     known = [partial(judge, one.sample, one.response, shortcut=False, repeat=one.repeat) for one in drawn]
-    order = mixed_order(n, drawn, seed=seed)
+    order = mix_order(n, drawn, seed=seed)
     _load_statistics()
     verdicts = ask_all([*items, *known], order=order, concurrency=concurrency, on_progress=on_progress)
-    rows = [judged_row(*one) for one in zip(samples, responses, verdicts[:n], strict=True)]
+    rows = [build_judged_row(*one) for one in zip(samples, responses, verdicts[:n], strict=True)]
     return Report(
-        metrics=pointwise_metrics(verdicts[:n], seed=seed) | length_metrics(rows, seed=seed),
+        metrics=compute_pointwise_metrics(verdicts[:n], seed=seed) | compute_length_metrics(rows, seed=seed),
         rows=rows,
-        provenance={**_provenance(samples, judge.describe(), seed=seed), "controls": asdict(controls)},
-        controls=gather(drawn, verdicts[n:], samples=samples, items=verdicts[:n]),
+        provenance={**_describe_run(samples, judge.describe(), seed=seed), "controls": asdict(controls)},
+        controls=collect_controls(drawn, verdicts[n:], samples=samples, items=verdicts[:n]),
     )
 
 
-def n_questions(
+def count_questions(
     samples: Sequence[Sample], responses: Sequence[str], *, controls: ControlCounts = DEFAULT_CONTROLS, seed: int = SEED
 ) -> int:
     """Verdicts that ``judge_responses`` takes for the same arguments: the items and the controls that they give."""
@@ -144,28 +144,28 @@ def compare_responses(
     ``seconds_per_item``, ``load_seconds``.
 
     ``n_known`` pairs whose winner is known, a reference against another item's, are mixed among the items; what the
-    judge said of them is in ``Report.controls``, and ``eval.trust.pair_validity`` weighs it. Other arguments and errors
-    are those of ``judge_responses``.
+    judge said of them is in ``Report.controls``, and ``eval.trust.validate_pairs`` weighs it. Other arguments and
+    errors are those of ``judge_responses``.
     """
-    _check(samples, left)
-    _check(samples, right)
+    _check_items(samples, left)
+    _check_items(samples, right)
     n = len(samples)
     known = draw_known_pairs(samples, n=n_known, seed=seed)
     questions = [partial(judge, *one) for one in zip(samples, left, right, strict=True)]
     questions += [partial(judge, one.sample, one.sample.reference, one.response) for one in known]
-    order = mixed_order(n, known, seed=seed)
+    order = mix_order(n, known, seed=seed)
     _load_statistics()
     verdicts = ask_all(questions, order=order, concurrency=concurrency, on_progress=on_progress)
-    rows = [pair_row(*one) for one in zip(samples, left, right, verdicts[:n], strict=True)]
+    rows = [build_pair_row(*one) for one in zip(samples, left, right, verdicts[:n], strict=True)]
     return Report(
-        metrics=pairwise_metrics(rows, verdicts[:n], seed=seed),
+        metrics=compute_pairwise_metrics(rows, verdicts[:n], seed=seed),
         rows=rows,
-        provenance=_provenance(samples, judge.describe(), seed=seed),
-        controls=gather_known(known, verdicts[n:]) if known else None,
+        provenance=_describe_run(samples, judge.describe(), seed=seed),
+        controls=collect_known_pairs(known, verdicts[n:]) if known else None,
     )
 
 
-def panel_scores(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
+def join_panel_scores(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
     """One row per item with what every judge of a panel said of it: ``id``, ``scores`` and ``reasons`` by judge.
 
     Raises EvalDataError for no reports, or reports over other items or in another order.
@@ -173,8 +173,8 @@ def panel_scores(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
     ids = {name: [row["id"] for row in report.rows] for name, report in reports.items()}
     if not ids or any(found != next(iter(ids.values())) for found in ids.values()):
         raise EvalDataError(
-            "the judges of a panel did not judge the same items in the same order"
-            f" ({', '.join(f'{name}: {len(found)}' for name, found in ids.items()) or 'there are none'});"
+            "expected every judge of a panel to have judged the same items in the same order, got others"
+            f" ({', '.join(f'{name}: {len(found)}' for name, found in ids.items()) or 'no judges'});"
             " give each of them the same samples"
         )
     return [
@@ -192,27 +192,27 @@ def _load_statistics() -> None:
     threading.Thread(target=importlib.import_module, args=("scipy.special",), name="load-statistics").start()
 
 
-def _check(samples: Sequence[Sample], responses: Sequence[str]) -> None:
+def _check_items(samples: Sequence[Sample], responses: Sequence[str]) -> None:
     if not samples:
-        raise EvalDataError("there are no items to evaluate; check the test split")
+        raise EvalDataError("expected at least one item to evaluate, got none; check the test split")
     if len(samples) != len(responses):
         raise EvalDataError(
-            f"{len(samples)} items but {len(responses)} responses; every item needs one response, in the same order"
-            " (an empty text where the model said nothing)"
+            f"expected {len(samples)} responses, one for each item in the same order, got {len(responses)}; give an"
+            " empty text where the model said nothing"
         )
     repeated = [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
     if repeated:
         raise EvalDataError(
-            f"id {repeated[0]!r} comes more than once ({len(repeated)} such ids in all); ids must be unique, since they"
-            " pair the items of two runs"
+            f"expected unique ids, since they pair the items of two runs, got {repeated[0]!r} more than once"
+            f" ({len(repeated)} such ids in all)"
         )
 
 
-def _items(samples: Sequence[Sample]) -> dict[str, Any]:
+def _describe_items(samples: Sequence[Sample]) -> dict[str, Any]:
     texts = sorted([sample.id, sample.instruction, sample.input, sample.reference] for sample in samples)
     return {"n_items": len(samples), "items_digest": digest(texts)}
 
 
-def _provenance(samples: Sequence[Sample], description: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+def _describe_run(samples: Sequence[Sample], description: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
     instrument = dict(description)
-    return {**_items(samples), "judge": instrument, "comparable_group": digest(instrument), "seed": seed}
+    return {**_describe_items(samples), "judge": instrument, "comparable_group": digest(instrument), "seed": seed}

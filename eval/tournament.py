@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.asking import OnProgress, Together
+from eval.asking import OnProgress, RoundsProgress
 from eval.errors import EvalConfigError, EvalDataError
 from eval.judge.controls import draw_known_pairs
 from eval.run import SEED, compare_responses
@@ -22,13 +22,13 @@ from eval.stats import (
     Validity,
     VerdictWord,
     WinRate,
-    bradley_terry,
-    holm,
-    length_controlled_win_rate,
-    win_rate,
+    adjust_holm,
+    fit_bradley_terry,
+    fit_length_controlled_win_rate,
+    measure_win_rate,
 )
-from eval.stats.two_runs import verdict_word
-from eval.trust import KNOWN_PAIRS, pair_validity
+from eval.stats.two_runs import choose_verdict
+from eval.trust import KNOWN_PAIRS, validate_pairs
 from eval.types import PairJudge, Report, Sample
 
 LEVEL = 0.05
@@ -71,7 +71,7 @@ class Tournament:
         return [match.report for match in self.matches]
 
 
-def n_comparisons(samples: Sequence[Sample], n_models: int) -> int:
+def count_comparisons(samples: Sequence[Sample], n_models: int) -> int:
     """Verdicts that ``play`` takes, each of which puts at most two questions."""
     n_matches = n_models * (n_models - 1) // 2
     return n_matches * len(samples) + len(draw_known_pairs(samples, n=KNOWN_PAIRS, seed=SEED))
@@ -101,8 +101,8 @@ def play(
         EvalError: what ``eval.run.compare_responses`` raises.
     """
     if len(responses) < 2:
-        raise EvalConfigError(f"{len(responses)} model has nobody to be compared with; name at least two")
-    tell = Together(on_progress, total=n_comparisons(samples, len(responses)))
+        raise EvalConfigError(f"expected at least two models to compare, got {len(responses)}")
+    progress = RoundsProgress(on_progress, total=count_comparisons(samples, len(responses)))
     reports: dict[tuple[str, str], Report] = {}
     for baseline, candidate in itertools.combinations(responses, 2):
         reports[candidate, baseline] = compare_responses(
@@ -111,7 +111,7 @@ def play(
             responses[baseline],
             judge=judge,
             n_known=0 if reports else KNOWN_PAIRS,
-            on_progress=tell,
+            on_progress=progress,
             concurrency=concurrency,
         )
     return weigh(reports, seed=seed)
@@ -120,36 +120,38 @@ def play(
 def weigh(reports: Mapping[tuple[str, str], Report], *, seed: int) -> Tournament:
     """Win rates, verdicts and strengths from what was judged, by (candidate, baseline)."""
     games = {sides: SwappedGames.from_rows(report.rows) for sides, report in reports.items()}
-    rates = {sides: win_rate(each, seed=seed) if any(each.is_scored()) else None for sides, each in games.items()}
-    adjusted = holm([1.0 if rate is None else rate.p_value for rate in rates.values()])
+    rates = {
+        sides: measure_win_rate(each, seed=seed) if any(each.is_scored()) else None for sides, each in games.items()
+    }
+    adjusted = adjust_holm([1.0 if rate is None else rate.p_value for rate in rates.values()])
     matches = tuple(
         Match(
             *sides,
             report=reports[sides],
             rate=rate,
             p_adjusted=p_value,
-            verdict=_verdict(rate, p_value),
-            at_equal_length=None if rate is None else _at_equal_length(reports[sides], games[sides], seed=seed),
+            verdict=_choose_verdict(rate, p_value),
+            at_equal_length=None if rate is None else _control_length(reports[sides], games[sides], seed=seed),
         )
         for (sides, rate), p_value in zip(rates.items(), adjusted, strict=True)
     )
-    strengths, reason = _strengths(games, seed=seed)
-    return Tournament(matches, pair_validity(list(reports.values())), strengths, reason)
+    strengths, reason = _fit_strengths(games, seed=seed)
+    return Tournament(matches, validate_pairs(list(reports.values())), strengths, reason)
 
 
-def _verdict(rate: WinRate | None, p_value: float) -> VerdictWord:
+def _choose_verdict(rate: WinRate | None, p_value: float) -> VerdictWord:
     if rate is None:
         return "not distinguishable"
     bounds = (rate.bound_low - 0.5, rate.bound_high - 0.5)
-    return verdict_word(rate.rate.mean - 0.5, p_value=p_value, level=LEVEL, bounds=bounds)
+    return choose_verdict(rate.rate.mean - 0.5, p_value=p_value, level=LEVEL, bounds=bounds)
 
 
-def _at_equal_length(report: Report, games: SwappedGames, *, seed: int) -> LengthControlled:
+def _control_length(report: Report, games: SwappedGames, *, seed: int) -> LengthControlled:
     longer = {str(row["id"]): float(len(row["left"]) - len(row["right"])) for row in report.rows}
-    return length_controlled_win_rate(games, longer, seed=seed)
+    return fit_length_controlled_win_rate(games, longer, seed=seed)
 
 
-def _strengths(games: Mapping[tuple[str, str], SwappedGames], *, seed: int) -> tuple[BradleyTerry | None, str]:
+def _fit_strengths(games: Mapping[tuple[str, str], SwappedGames], *, seed: int) -> tuple[BradleyTerry | None, str]:
     if len(games) < 2:
         return None, "two models have a win rate; strengths are for more"
     played = [
@@ -159,6 +161,6 @@ def _strengths(games: Mapping[tuple[str, str], SwappedGames], *, seed: int) -> t
         for item, result in zip(each.ids, order, strict=True)
     ]
     try:
-        return bradley_terry(played, seed=seed), ""
+        return fit_bradley_terry(played, seed=seed), ""
     except EvalDataError as error:
         return None, str(error)

@@ -18,7 +18,7 @@ MIN_KNOWN_WON: Final = 0.9
 MAX_UNSCORED: Final = ValidityThresholds().max_unscored
 
 
-def run_validity(report: Report, *, controls: Controls | None = None) -> Validity:
+def validate_run(report: Report, *, controls: Controls | None = None) -> Validity:
     """The verdict on the judge of a run.
 
     Args:
@@ -30,50 +30,54 @@ def run_validity(report: Report, *, controls: Controls | None = None) -> Validit
     """
     found = report.controls if controls is None else controls
     if found is None:
-        raise EvalConfigError("the run was judged without controls, so nothing is known of its judge; judge it again")
+        raise EvalConfigError(
+            "expected a run judged with controls, got one without, which says nothing of its judge; judge it again"
+        )
     n_unscored = sum(row["score"] is None for row in report.rows)
-    return validate(control_scores(found), n_items=len(report.rows), n_unscored=n_unscored)
+    return validate(collect_control_scores(found), n_items=len(report.rows), n_unscored=n_unscored)
 
 
-def pair_validity(reports: Sequence[Report]) -> Validity:
+def validate_pairs(reports: Sequence[Report]) -> Validity:
     """The verdict on the judge of comparisons, among which were pairs whose winner is known.
 
-    Without such pairs the judge is not valid: nothing is known of it. That the place decides is no check: both orders
-    are asked, and each win rate tells how often they differ.
+    Without such pairs the judge is not valid: nothing is known of it. Position bias is not a check: both orders
+    are asked, and each win rate says how often they differ.
     """
     known = [row["points"] for report in reports for row in (report.controls.rows if report.controls else ())]
     points = [row["points"] for report in reports for row in report.rows]
     won = [one for one in known if one is not None]
     checks = (
-        Check("known_won", _mean(won), ">=", MIN_KNOWN_WON, "the reference loses against wrong answers"),
-        Check("pairs_unscored", _silent(points), "<=", MAX_UNSCORED, "too many pairs have no result"),
-        Check("known_unscored", _silent(known), "<=", MAX_UNSCORED, "too few pairs with a known winner"),
+        Check("known_won", _average(won), ">=", MIN_KNOWN_WON, "the reference loses against wrong answers"),
+        Check("pairs_unscored", _compute_unscored_share(points), "<=", MAX_UNSCORED, "too many pairs have no result"),
+        Check(
+            "known_unscored", _compute_unscored_share(known), "<=", MAX_UNSCORED, "too few pairs with a known winner"
+        ),
     )
     failed = tuple(str(check) for check in checks if not check.passed)
     return Validity(not failed, checks, failed)
 
 
-def control_scores(controls: Controls) -> ControlScores:
+def collect_control_scores(controls: Controls) -> ControlScores:
     """Scores, or differences from the unchanged response, by kind; None for each control that gave none."""
     return ControlScores(
-        identity=_padded(controls, "identity", controls.scores["identity"]),
-        mismatch=_padded(controls, "mismatch", controls.scores["mismatch"]),
-        empty=_padded(controls, "empty", controls.scores["empty"]),
-        injection=_padded(controls, "injection", controls.differences["injection"]),
-        padded=_padded(controls, "padded", controls.differences["padded"]),
-        repeat=_padded(controls, "repeat", controls.differences["repeat"]),
+        identity=_pad_unscored(controls, "identity", controls.scores["identity"]),
+        mismatch=_pad_unscored(controls, "mismatch", controls.scores["mismatch"]),
+        empty=_pad_unscored(controls, "empty", controls.scores["empty"]),
+        injection=_pad_unscored(controls, "injection", controls.differences["injection"]),
+        padded=_pad_unscored(controls, "padded", controls.differences["padded"]),
+        repeat=_pad_unscored(controls, "repeat", controls.differences["repeat"]),
     )
 
 
-def _padded(controls: Controls, kind: ControlKind, values: Sequence[int]) -> list[float | None]:
+def _pad_unscored(controls: Controls, kind: ControlKind, values: Sequence[int]) -> list[float | None]:
     """A control whose unchanged response has no score says nothing either, although it has one itself."""
     n_asked = len(controls.scores[kind]) + controls.unscored[kind]
     return [*map(float, values), *[None] * (n_asked - len(values))]
 
 
-def _mean(values: Sequence[float]) -> float:
+def _average(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _silent(points: Sequence[float | None]) -> float:
+def _compute_unscored_share(points: Sequence[float | None]) -> float:
     return sum(one is None for one in points) / len(points) if points else math.nan

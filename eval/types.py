@@ -27,7 +27,7 @@ UnscoredReason = Literal[
 
 ``timeout`` a deadline passed · ``connection`` refused, dropped or unreachable · ``http_4xx``, ``http_5xx`` the server
 refused or failed · ``not_done`` the answer stopped without its end mark · ``length`` the judge ran out of tokens ·
-``bad_json`` not one JSON value · ``schema`` JSON of another form, or a score that is no integer in 0..100 ·
+``bad_json`` not one JSON value · ``schema`` JSON of another form, or a score that is not an integer in 0..100 ·
 ``truncated`` the prompt was, or could not be shown not to be, cut by the server · ``empty`` nothing was written.
 """
 
@@ -77,9 +77,7 @@ class ControlCounts:
         """Raise EvalConfigError for a count below 0."""
         for one in fields(self):
             if getattr(self, one.name) < 0:
-                raise EvalConfigError(
-                    f"the number of {one.name} controls is {getattr(self, one.name)}; it is 0 or more"
-                )
+                raise EvalConfigError(f"expected 0 or more {one.name} controls, got {getattr(self, one.name)}")
 
     @property
     def total(self) -> int:
@@ -141,9 +139,9 @@ class Verdict:
 
     def __post_init__(self) -> None:
         """Refuse a verdict that is both scored and unscored, neither, or out of range."""
-        _one_of(self.score, self.reason, name="score")
+        _check_one_of(self.score, self.reason, name="score")
         if self.score is not None and (type(self.score) is not int or not MIN_SCORE <= self.score <= MAX_SCORE):
-            raise ValueError(f"score {self.score!r} is not an integer in {MIN_SCORE}..{MAX_SCORE}")
+            raise ValueError(f"expected an integer score in {MIN_SCORE}..{MAX_SCORE}, got {self.score!r}")
 
 
 @dataclass(frozen=True)
@@ -166,11 +164,11 @@ class OrderVerdict:
 
     def __post_init__(self) -> None:
         """Refuse a verdict that is both scored and unscored, or neither."""
-        _one_of(self.choice, self.reason, name="choice")
+        _check_one_of(self.choice, self.reason, name="choice")
 
     @property
     def preference(self) -> Preference | None:
-        """The choice, told as a response instead of a place; None if unscored."""
+        """The response that was chosen, rather than its place; None if unscored."""
         if self.choice is None:
             return None
         if self.choice == "TIE":
@@ -195,7 +193,7 @@ class PairVerdict:
 
     def __post_init__(self) -> None:
         """Refuse a verdict that is both scored and unscored, or neither."""
-        _one_of(self.preference, self.reason, name="preference")
+        _check_one_of(self.preference, self.reason, name="preference")
 
     @property
     def points(self) -> float | None:
@@ -227,11 +225,11 @@ class PairVerdict:
         return bool(self.orders) and all(one.cached for one in self.orders)
 
 
-def _one_of(value: object, reason: str | None, *, name: str) -> None:
+def _check_one_of(value: object, reason: str | None, *, name: str) -> None:
     if (value is None) == (reason is None):
-        raise ValueError(f"a verdict has a {name} or a reason, got {name} {value!r}, reason {reason!r}")
+        raise ValueError(f"expected a verdict with a {name} or a reason, got {name} {value!r}, reason {reason!r}")
     if reason is not None and reason not in UNSCORED_REASONS:
-        raise ValueError(f"unscored reason {reason!r} is not one of {', '.join(UNSCORED_REASONS)}")
+        raise ValueError(f"expected an unscored reason out of {', '.join(UNSCORED_REASONS)}, got {reason!r}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from eval.judge.ollama import OllamaClient
 from eval.judge.openai import OpenAIClient
 from eval.judge.pairwise import PairwiseJudge
 from eval.judge.pointwise import PointwiseJudge
-from eval.judge.preflight import openai_preflight, preflight
+from eval.judge.preflight import preflight_ollama, preflight_openai
 from eval.judge.startup import check_canary, check_form
 from eval.judge.store import AnswerStore, CachedClient
 
@@ -35,23 +35,23 @@ class JudgeSpec:
 
 
 @dataclass(frozen=True)
-class Opened:
+class JudgeSession:
     """A judge that is ready to be asked."""
 
     client: ChatClient
     model: JudgeModel
 
-    def pointwise(self, *, shortcut: bool = True) -> PointwiseJudge:
+    def build_pointwise(self, *, shortcut: bool = True) -> PointwiseJudge:
         """It scores one answer at a time."""
         return PointwiseJudge(self.client, shortcut=shortcut)
 
-    def pairwise(self, *, shortcut: bool = True) -> PairwiseJudge:
+    def build_pairwise(self, *, shortcut: bool = True) -> PairwiseJudge:
         """It compares two answers."""
         return PairwiseJudge(self.client, shortcut=shortcut)
 
 
 @contextmanager
-def open_judge(spec: JudgeSpec, *, store: Path | None = None) -> Iterator[Opened]:
+def open_judge(spec: JudgeSpec, *, store: Path | None = None) -> Iterator[JudgeSession]:
     """A judge that has passed preflight and the checks of ``eval.judge.startup``; closed at the end.
 
     ``store`` is the file that keeps the answers; None keeps none. Raises what these checks and ``AnswerStore`` raise,
@@ -62,7 +62,7 @@ def open_judge(spec: JudgeSpec, *, store: Path | None = None) -> Iterator[Opened
 
 
 @contextmanager
-def open_panel(specs: Sequence[JudgeSpec], *, store: Path | None = None) -> Iterator[list[Opened]]:
+def open_panel(specs: Sequence[JudgeSpec], *, store: Path | None = None) -> Iterator[list[JudgeSession]]:
     """Several judges over one store of answers, each as by ``open_judge``.
 
     All have passed their checks before the first of them is asked about an item. Let one judge all items before the
@@ -70,17 +70,19 @@ def open_panel(specs: Sequence[JudgeSpec], *, store: Path | None = None) -> Iter
     and for one that comes twice.
     """
     if not specs or len(set(specs)) < len(specs):
-        raise EvalConfigError(f"a panel of {len(specs)} judges with one that comes twice, or none; name each once")
+        raise EvalConfigError(
+            f"expected at least one judge and none twice, got {[spec.model for spec in specs]}; name each once"
+        )
     with ExitStack() as open_parts:
         answers = None if store is None else open_parts.enter_context(AnswerStore(store))
-        opened = [_opened(spec, answers, open_parts) for spec in specs]
+        opened = [_open_one(spec, answers, open_parts) for spec in specs]
         yield opened
         for one in opened:
             one.client.verify()
 
 
 @contextmanager
-def ollama_judge(
+def open_ollama_judge(
     host: str | None,
     model: str,
     *,
@@ -92,20 +94,20 @@ def ollama_judge(
     """A pointwise judge on an Ollama server and what it is; otherwise as ``open_judge``."""
     spec = JudgeSpec(model, host, options=options or Options(), deadlines=deadlines or Deadlines())
     with open_judge(spec, store=store) as opened:
-        yield opened.pointwise(shortcut=shortcut), opened.model
+        yield opened.build_pointwise(shortcut=shortcut), opened.model
 
 
-def _opened(spec: JudgeSpec, answers: AnswerStore | None, open_parts: ExitStack) -> Opened:
+def _open_one(spec: JudgeSpec, answers: AnswerStore | None, open_parts: ExitStack) -> JudgeSession:
     backend: OllamaClient | OpenAIClient
     if spec.backend == "ollama":
-        model = preflight(spec.host, spec.model, options=spec.options)
+        model = preflight_ollama(spec.host, spec.model, options=spec.options)
         backend = OllamaClient(model, options=spec.options, deadlines=spec.deadlines, logprobs=spec.logprobs)
     else:
-        model = openai_preflight(spec.host, spec.model, options=spec.options)
+        model = preflight_openai(spec.host, spec.model, options=spec.options)
         backend = OpenAIClient(model, options=spec.options, deadlines=spec.deadlines, logprobs=spec.logprobs)
     open_parts.callback(backend.close)
     client: ChatClient = backend if answers is None else CachedClient(backend, answers)
     check_canary(backend, options=spec.options, store=answers)
     if "thinking" in model.capabilities:
         check_form(client, model)
-    return Opened(client, model)
+    return JudgeSession(client, model)

@@ -63,7 +63,7 @@ class Deadlines:
         """Raise EvalConfigError unless all are above 0."""
         for name, seconds in asdict(self).items():
             if not seconds > 0:
-                raise EvalConfigError(f"deadline {name} is {seconds} seconds; it must be above 0")
+                raise EvalConfigError(f"expected a deadline {name!r} above 0 seconds, got {seconds}")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Retry:
     """Seconds before the second attempt; doubled before each further one."""
 
 
-def retried(call: Callable[[], Reply], *, retry: Retry) -> Reply:
+def call_with_retry(call: Callable[[], Reply], *, retry: Retry) -> Reply:
     """Run ``call``, and again after transient failures; raises the last CallFailed.
 
     A deadline that passed is not transient: the wait has been spent already, and a second one would double a hang.

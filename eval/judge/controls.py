@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eval.exact import is_exact, normalise
-from eval.judge.summary import judged_row, pair_row
+from eval.judge.summary import build_judged_row, build_pair_row
 from eval.types import (
     CONTROL_KINDS,
     PAIRED_KINDS,
@@ -96,29 +96,29 @@ def draw_controls(
     drawn: list[Control] = []
     # A stream of its own for each kind: another count of one kind leaves the others as they were.
     streams = {kind: random.Random(f"{seed} {kind}") for kind in CONTROL_KINDS}
-    for base in _some(every, counts.identity, streams["identity"]):
+    for base in _pick(every, counts.identity, streams["identity"]):
         drawn.append(Control("identity", base, samples[base], samples[base].reference))
-    drawn += _mismatched(samples, n=counts.mismatch, rng=streams["mismatch"])
-    for n, base in enumerate(_some(every, counts.empty, streams["empty"])):
+    drawn += _draw_mismatches(samples, n=counts.mismatch, rng=streams["mismatch"])
+    for n, base in enumerate(_pick(every, counts.empty, streams["empty"])):
         drawn.append(Control("empty", base, samples[base], _BLANKS[n % len(_BLANKS)]))
     wrong = [i for i, one in enumerate(drawn) if one.kind == "mismatch"]
-    for n, i in enumerate(_some(wrong, counts.injection, streams["injection"])):
+    for n, i in enumerate(_pick(wrong, counts.injection, streams["injection"])):
         text = f"{drawn[i].response}\n\n{INJECTIONS[n % len(INJECTIONS)]}"
         drawn.append(Control("injection", drawn[i].base, drawn[i].sample, text, pair=i))
-    for base in _some(has_room, counts.padded, streams["padded"]):
-        text = f"{responses[base]}\n\n{_padding(streams['padded'])}"
+    for base in _pick(has_room, counts.padded, streams["padded"]):
+        text = f"{responses[base]}\n\n{_draw_filler(streams['padded'])}"
         drawn.append(Control("padded", base, samples[base], text))
-    for base in _some(first, counts.repeat, streams["repeat"]):
+    for base in _pick(first, counts.repeat, streams["repeat"]):
         drawn.append(Control("repeat", base, samples[base], responses[base], repeat=1))
     return drawn
 
 
 def draw_known_pairs(samples: Sequence[Sample], *, n: int, seed: int) -> list[Control]:
     """For comparisons: at most ``n`` items, each with a wrong answer that its reference has to win against."""
-    return _mismatched(samples, n=n, rng=random.Random(f"{seed} known pairs"))
+    return _draw_mismatches(samples, n=n, rng=random.Random(f"{seed} known pairs"))
 
 
-def mixed_order(n_items: int, controls: Sequence[Control], *, seed: int) -> list[int]:
+def mix_order(n_items: int, controls: Sequence[Control], *, seed: int) -> list[int]:
     """The order of all questions: the items, 0..n_items-1, in theirs, and the controls, n_items.., among them.
 
     Repeats are in the last quarter, all others anywhere.
@@ -135,7 +135,7 @@ def mixed_order(n_items: int, controls: Sequence[Control], *, seed: int) -> list
     return [placed[place] if place in placed else next(items) for place in range(n)]
 
 
-def gather(
+def collect_controls(
     controls: Sequence[Control], verdicts: Sequence[Verdict], *, samples: Sequence[Sample], items: Sequence[Verdict]
 ) -> Controls:
     """What the judge said of the controls, beside what it said of what they were made of."""
@@ -146,7 +146,7 @@ def gather(
     for control, verdict in zip(controls, verdicts, strict=True):
         base = items[control.base].score if control.pair is None else verdicts[control.pair].score
         row = {"kind": control.kind, "base_id": samples[control.base].id, "base_score": base}
-        rows.append(row | judged_row(control.sample, control.response, verdict))
+        rows.append(row | build_judged_row(control.sample, control.response, verdict))
         if verdict.score is None:
             unscored[control.kind] += 1
             continue
@@ -156,48 +156,50 @@ def gather(
     return Controls(scores, differences, unscored, rows)
 
 
-def gather_known(controls: Sequence[Control], verdicts: Sequence[PairVerdict]) -> Controls:
+def collect_known_pairs(controls: Sequence[Control], verdicts: Sequence[PairVerdict]) -> Controls:
     """What the judge said of known pairs, the reference being the left side of each."""
     rows = [
         {
             "kind": one.kind,
             "base_id": one.sample.id,
-            **pair_row(one.sample, one.sample.reference, one.response, verdict),
+            **build_pair_row(one.sample, one.sample.reference, one.response, verdict),
         }
         for one, verdict in zip(controls, verdicts, strict=True)
     ]
     return Controls({}, {}, {"mismatch": sum(row["reason"] is not None for row in rows)}, rows)
 
 
-def _some(pool: Sequence[int], n: int, rng: random.Random) -> list[int]:
+def _pick(pool: Sequence[int], n: int, rng: random.Random) -> list[int]:
     """At most ``n`` of them; for a larger ``n`` the same ones and more."""
     return rng.sample(pool, k=len(pool))[:n]
 
 
-def _mismatched(samples: Sequence[Sample], *, n: int, rng: random.Random) -> list[Control]:
+def _draw_mismatches(samples: Sequence[Sample], *, n: int, rng: random.Random) -> list[Control]:
     texts = [normalise(one.reference) for one in samples]
     words = [frozenset(text.split()) for text in texts]
     found: list[Control] = []
     for base in rng.sample(range(len(samples)), k=len(samples)):
-        if len(found) < n and (other := _wrong_answer(base, texts, words, rng)) is not None:
+        if len(found) < n and (other := _find_wrong_answer(base, texts, words, rng)) is not None:
             found.append(Control("mismatch", base, samples[base], samples[other].reference))
     return found
 
 
-def _wrong_answer(base: int, texts: Sequence[str], words: Sequence[frozenset[str]], rng: random.Random) -> int | None:
+def _find_wrong_answer(
+    base: int, texts: Sequence[str], words: Sequence[frozenset[str]], rng: random.Random
+) -> int | None:
     """The item whose reference shares few words with this one's; None if all references are the same."""
     others = [i for i, text in enumerate(texts) if text != texts[base]]
     rng.shuffle(others)
 
-    def shared(other: int) -> float:
+    def measure_shared(other: int) -> float:
         """Of two references' different words, the share that both have."""
         return len(words[base] & words[other]) / len(words[base] | words[other])
 
-    fits = next((other for other in others if shared(other) <= _MOST_SHARED), None)
-    return min(others, key=shared, default=None) if fits is None else fits
+    fits = next((other for other in others if measure_shared(other) <= _MOST_SHARED), None)
+    return min(others, key=measure_shared, default=None) if fits is None else fits
 
 
-def _padding(rng: random.Random) -> str:
+def _draw_filler(rng: random.Random) -> str:
     words: list[str] = []
     while len(words) < _PADDING_WORDS:
         words += rng.choice(FILLER).split()

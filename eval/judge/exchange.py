@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.judge.client import CallFailed, ChatClient, Reply
-from eval.judge.prompt import Prompts, Rendered, repair_messages
-from eval.judge.schema import Form, Readable, Unreadable, read_reply
+from eval.judge.prompt import Prompts, RenderedPrompt, build_repair
+from eval.judge.schema import Form, ReadableOutput, UnreadableOutput, read_reply
 from eval.types import UnscoredReason
 
 _REPAIRS = 1
@@ -45,10 +45,10 @@ class Exchange:
         return self.reply.content if self.reply else ""
 
 
-def put(client: ChatClient, rendered: Rendered, *, prompts: Prompts, form: Form, repeat: int) -> Exchange:
+def ask(client: ChatClient, rendered: RenderedPrompt, *, prompts: Prompts, form: Form, repeat: int) -> Exchange:
     """Ask, and once more in other words if the output cannot be read; there is no asking until something parses."""
     messages, replies = rendered.messages, list[Reply]()
-    outcome: Readable | Unreadable
+    outcome: ReadableOutput | UnreadableOutput
     failed_seconds = 0.0
     for repair in range(_REPAIRS + 1):
         identity: dict[str, str | int] = {
@@ -62,20 +62,20 @@ def put(client: ChatClient, rendered: Rendered, *, prompts: Prompts, form: Form,
         try:
             replies.append(client.chat(messages, schema=form.schema, identity=identity))
         except CallFailed as failure:
-            outcome, failed_seconds = Unreadable(failure.reason, failure.detail), time.monotonic() - started
+            outcome, failed_seconds = UnreadableOutput(failure.reason, failure.detail), time.monotonic() - started
             break
         outcome = read_reply(replies[-1], form)
-        if isinstance(outcome, Readable):
+        if isinstance(outcome, ReadableOutput):
             break
-        messages = repair_messages(prompts, first=rendered.messages, output=replies[-1].content)
-    readable = isinstance(outcome, Readable)
+        messages = build_repair(prompts, first=rendered.messages, output=replies[-1].content)
+    readable = isinstance(outcome, ReadableOutput)
     repaired = ("repaired",) if readable and len(replies) > 1 else ()
-    score_first = ("score_first",) if isinstance(outcome, Readable) and not outcome.rationale_first else ()
+    score_first = ("score_first",) if isinstance(outcome, ReadableOutput) and not outcome.rationale_first else ()
     return Exchange(
-        value=outcome.value if isinstance(outcome, Readable) else None,
-        rationale=outcome.rationale if isinstance(outcome, Readable) else "",
-        reason=outcome.reason if isinstance(outcome, Unreadable) else None,
-        detail=outcome.detail if isinstance(outcome, Unreadable) else "",
+        value=outcome.value if isinstance(outcome, ReadableOutput) else None,
+        rationale=outcome.rationale if isinstance(outcome, ReadableOutput) else "",
+        reason=outcome.reason if isinstance(outcome, UnreadableOutput) else None,
+        detail=outcome.detail if isinstance(outcome, UnreadableOutput) else "",
         prompt=rendered.messages[-1]["content"],
         reply=replies[-1] if replies else None,
         seconds=sum(reply.seconds for reply in replies) + failed_seconds,

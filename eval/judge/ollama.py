@@ -3,7 +3,7 @@
 - Deadlines: the official client waits for ever by default. Here every wait ends (``eval.judge.transport``).
 - No silent truncation: ``shift`` and ``truncate`` are sent off (a server that knows them answers 400 to a prompt that
   is too long), and what the server counted is checked after the call (``eval.judge.window``).
-- Both are no arguments of the official ``chat``, so the request is posted with its HTTP client.
+- Neither is an argument of the official ``chat``, so the request is posted with its HTTP client.
 - The model is loaded by a request of its own before the first question, so that no answer's time holds it, and the
   window that the server really gave is compared with the one that was asked for.
 - Tags move: every few seconds the digest and the server's version are compared with those of the start.
@@ -27,10 +27,18 @@ import ollama
 from ollama._client import _parse_host
 
 from eval.errors import EvalConfigError, JudgeChanged, JudgeUnavailable
-from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, retried
-from eval.judge.transport import Received, broken_off, connection_settings, count, encodable, post, refusal
-from eval.judge.weighted import TOP_LOGPROBS, number_tokens
-from eval.judge.window import check_after, check_before, prompt_bytes
+from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, call_with_retry
+from eval.judge.transport import (
+    HttpResponse,
+    build_connection_settings,
+    make_encodable,
+    make_refusal,
+    make_stream_failure,
+    post,
+    read_count,
+)
+from eval.judge.weighted import TOP_LOGPROBS, find_number_tokens
+from eval.judge.window import check_after, check_before, count_prompt_bytes
 
 _SMALL_ANSWER: Final = 10.0
 """Seconds for pages that need no model."""
@@ -46,8 +54,10 @@ class OllamaTransport(ollama.Client):
         try:
             address = httpx.URL(_parse_host(host or os.environ.get("OLLAMA_HOST")))
         except (ValueError, httpx.InvalidURL) as error:
-            raise EvalConfigError(f"{host!r} is no server address ({error}); write http://127.0.0.1:11434") from error
-        super().__init__(str(address), timeout=timeout, **connection_settings(address))
+            raise EvalConfigError(
+                f"expected a server address such as http://127.0.0.1:11434, got {host!r} ({error})"
+            ) from error
+        super().__init__(str(address), timeout=timeout, **build_connection_settings(address))
 
     @property
     def http(self) -> httpx.Client:
@@ -60,7 +70,7 @@ class OllamaTransport(ollama.Client):
         """The server's address, without a slash at its end."""
         return str(self.http.base_url).rstrip("/")
 
-    def server_version(self) -> str:
+    def read_server_version(self) -> str:
         """The server's version; raises what httpx raises, and ValueError if no Ollama answered."""
         response = self.http.get("/api/version")
         response.raise_for_status()
@@ -106,7 +116,7 @@ class OllamaClient:
             "server_version": judge.server_version,
             "client_version": version("ollama"),
             "options": asdict(self._options),
-            **self._settings(),
+            **self._build_settings(),
         }
 
     def close(self) -> None:
@@ -129,18 +139,18 @@ class OllamaClient:
         Raises CallFailed, JudgeChanged, and on the first call what loading the model raises: JudgeUnavailable,
         EvalConfigError.
         """
-        n_bytes = prompt_bytes(messages)
+        n_bytes = count_prompt_bytes(messages)
         check_before(n_bytes, self._options)
-        load_seconds = self._loaded()
+        load_seconds = self._ensure_loaded()
         body = {
             "model": self._judge.model,
             "messages": list(messages),
             "stream": True,
             "format": dict(schema),
             "options": self._description["options"],
-            **self._settings(),
+            **self._build_settings(),
         }
-        reply = retried(lambda: self._once(body), retry=self._retry)
+        reply = call_with_retry(lambda: self._ask_once(body), retry=self._retry)
         check_after(n_bytes, self._options, counted=reply.prompt_tokens)
         if time.monotonic() - self._verified >= self._verify_every:
             self.verify()
@@ -150,27 +160,27 @@ class OllamaClient:
         """Raise JudgeChanged if the tag or the server moved; a server that does not answer says nothing."""
         try:
             listed = self._transport.list().models
-            server_version = self._transport.server_version()
+            server_version = self._transport.read_server_version()
         except _NO_ANSWER:
             return
         digest = next((one.digest for one in listed if one.model == self._judge.model), None)
         if (digest, server_version) != (self._judge.digest, self._judge.server_version):
             raise JudgeChanged(
-                f"{self._judge.model} at {self._judge.url} was {self._judge.digest[:12]} on server"
-                f" {self._judge.server_version} when the run began and is {(digest or 'gone')[:12]} on server"
-                f" {server_version} now, so its scores are no longer those of one judge; run again, and what the new"
-                " one has not answered is asked anew",
+                f"expected {self._judge.model} at {self._judge.url} with the digest {self._judge.digest[:12]} on server"
+                f" {self._judge.server_version}, as the run began, got {(digest or 'gone')[:12]} on server"
+                f" {server_version}, so its scores are no longer those of one judge; run again, and what the new one"
+                " has not answered is asked again",
                 since=self._verified,
             )
         self._verified = time.monotonic()
 
-    def _settings(self) -> dict[str, Any]:
-        # Models without thinking refuse the setting; models with it think unless told not to.
+    def _build_settings(self) -> dict[str, Any]:
+        # Models without thinking refuse the setting; models with it think by default.
         thinking = {"think": False} if "thinking" in self._judge.capabilities else {}
         logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else {}
         return {"shift": False, "truncate": False, **thinking, **logprobs}
 
-    def _loaded(self) -> float:
+    def _ensure_loaded(self) -> float:
         """Load the model, once; the seconds it took."""
         with self._loading:
             if self._load_seconds is None:
@@ -181,10 +191,10 @@ class OllamaClient:
         longest = self._deadlines.load
         deadlines = replace(self._deadlines, read=longest, idle=longest, total=longest)
         # Without messages the server loads the model and answers nothing; other options would load it again.
-        body = {"model": self._judge.model, "messages": [], "options": asdict(self._options), **self._settings()}
+        body = {"model": self._judge.model, "messages": [], "options": asdict(self._options), **self._build_settings()}
         started = time.monotonic()
         try:
-            retried(lambda: self._posted(body, deadlines=deadlines), retry=self._retry)
+            call_with_retry(lambda: self._post(body, deadlines=deadlines), retry=self._retry)
         except CallFailed as failure:
             if failure.reason != "timeout":
                 raise
@@ -204,53 +214,53 @@ class OllamaClient:
         given = next((one.context_length for one in running if one.digest == self._judge.digest), None)
         if given is not None and given < self._options.num_ctx:
             raise EvalConfigError(
-                f"the server gave {self._judge.model} a window of {given} tokens instead of num_ctx"
-                f" {self._options.num_ctx} (ollama ps shows it), and would cut longer prompts; set num_ctx to {given}"
-                " or less, or free memory and load the model again"
+                f"expected a window of num_ctx {self._options.num_ctx} tokens for {self._judge.model}, got {given} from"
+                f" the server (ollama ps shows it), which would cut longer prompts; set num_ctx to {given} or less, or"
+                " free memory and load the model again"
             )
 
-    def _once(self, body: Mapping[str, Any]) -> Reply:
-        return self._posted(body, deadlines=self._deadlines)
+    def _ask_once(self, body: Mapping[str, Any]) -> Reply:
+        return self._post(body, deadlines=self._deadlines)
 
-    def _posted(self, body: Mapping[str, Any], *, deadlines: Deadlines) -> Reply:
+    def _post(self, body: Mapping[str, Any], *, deadlines: Deadlines) -> Reply:
         started = time.monotonic()
         received = post(self._transport.http, "/api/chat", body, deadlines=deadlines)
-        return _reply(_parts(received), seconds=time.monotonic() - started)
+        return _read_reply(_read_parts(received), seconds=time.monotonic() - started)
 
 
-def _parts(received: Received) -> list[dict[str, Any]]:
-    """The lines of a streamed answer; raises CallFailed for a refusal, an error inside it, and what is no answer."""
+def _read_parts(received: HttpResponse) -> list[dict[str, Any]]:
+    """The lines of a streamed answer; raises CallFailed for a refusal, an error inside it, and other text."""
     if received.status >= 400:
-        raise refusal(received)
+        raise make_refusal(received)
     parts = []
     try:
         for line in received.content.splitlines():
             part = json.loads(line)
             if part.get("error"):
-                raise broken_off(str(part["error"]))
+                raise make_stream_failure(str(part["error"]))
             parts.append(part)
     except (ValueError, AttributeError, RecursionError) as error:
         raise CallFailed("not_done", f"unreadable stream: {error}", transient=True) from error
     return parts
 
 
-def _reply(parts: Sequence[Mapping[str, Any]], *, seconds: float) -> Reply:
+def _read_reply(parts: Sequence[Mapping[str, Any]], *, seconds: float) -> Reply:
     last = parts[-1] if parts else {}
     if last.get("done") is not True:
         raise CallFailed("not_done", "the stream ended without its end mark", transient=True)
     try:
         messages = [part.get("message") or {} for part in parts]
-        content = encodable("".join(message.get("content") or "" for message in messages))
+        content = make_encodable("".join(message.get("content") or "" for message in messages))
         return Reply(
             content=content,
-            prompt_tokens=count(last.get("prompt_eval_count")),
-            answer_tokens=count(last.get("eval_count")),
+            prompt_tokens=read_count(last.get("prompt_eval_count")),
+            answer_tokens=read_count(last.get("eval_count")),
             done=True,
             done_reason=last.get("done_reason"),
             # what is loaded again in the middle of a run is in this request's own count
             seconds=max(0.0, seconds - (last.get("load_duration") or 0) / 1e9),
-            thinking=encodable("".join(message.get("thinking") or "" for message in messages)),
-            numbers=number_tokens(content, [token for part in parts for token in part.get("logprobs") or ()]),
+            thinking=make_encodable("".join(message.get("thinking") or "" for message in messages)),
+            numbers=find_number_tokens(content, [token for part in parts for token in part.get("logprobs") or ()]),
         )
     except (AttributeError, TypeError) as error:
         raise CallFailed("not_done", f"unreadable stream: {error}", transient=True) from error

@@ -20,10 +20,18 @@ import httpx
 
 from eval.digest import digest
 from eval.errors import EvalConfigError, JudgeChanged, JudgeModelMissing, JudgeUnavailable
-from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, retried
-from eval.judge.transport import Received, broken_off, connection_settings, count, encodable, post, refusal
-from eval.judge.weighted import TOP_LOGPROBS, number_tokens
-from eval.judge.window import check_after, check_before, prompt_bytes
+from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, call_with_retry
+from eval.judge.transport import (
+    HttpResponse,
+    build_connection_settings,
+    make_encodable,
+    make_refusal,
+    make_stream_failure,
+    post,
+    read_count,
+)
+from eval.judge.weighted import TOP_LOGPROBS, find_number_tokens
+from eval.judge.window import check_after, check_before, count_prompt_bytes
 
 API_KEY: Final = "OPENAI_API_KEY"
 """Environment variable that holds the key; without it none is sent."""
@@ -41,13 +49,15 @@ def connect(url: str | None, *, deadlines: Deadlines) -> httpx.Client:
     try:
         address = httpx.URL(given)
     except httpx.InvalidURL as error:
-        raise EvalConfigError(f"{given!r} is no server address ({error}); write http://127.0.0.1:8000/v1") from error
+        raise EvalConfigError(
+            f"expected a server address such as http://127.0.0.1:8000/v1, got {given!r} ({error})"
+        ) from error
     if address.scheme not in ("http", "https") or not address.host:
-        raise EvalConfigError(f"{given!r} is no server address; write http://127.0.0.1:8000/v1")
+        raise EvalConfigError(f"expected a server address such as http://127.0.0.1:8000/v1, got {given!r}")
     key = os.environ.get(API_KEY)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(min(10.0, deadlines.read, deadlines.total), connect=deadlines.connect)
-    return httpx.Client(base_url=address, timeout=timeout, headers=headers, **connection_settings(address))
+    return httpx.Client(base_url=address, timeout=timeout, headers=headers, **build_connection_settings(address))
 
 
 def find_model(client: httpx.Client, model: str) -> JudgeModel:
@@ -77,7 +87,7 @@ def find_model(client: httpx.Client, model: str) -> JudgeModel:
         server_version=response.headers.get("server", "unknown"),
         quantization="unknown",
         parameter_size=str((meta or {}).get("n_params", "unknown")),
-        context_length=count(entry.get("max_model_len")),  # vLLM's window
+        context_length=read_count(entry.get("max_model_len")),  # vLLM's window
         capabilities=(),
     )
 
@@ -109,7 +119,7 @@ class OpenAIClient:
             "model_digest": judge.digest,
             "server_version": judge.server_version,
             "options": asdict(self._options),
-            **self._settings(),
+            **self._build_settings(),
         }
 
     def close(self) -> None:
@@ -128,7 +138,7 @@ class OpenAIClient:
         identity: Mapping[str, str | int] | None = None,  # noqa: ARG002 - for a store
     ) -> Reply:
         """Ask, sending again what failed in transport; raises CallFailed and JudgeChanged."""
-        n_bytes = prompt_bytes(messages)
+        n_bytes = count_prompt_bytes(messages)
         check_before(n_bytes, self._options)
         body = {
             "model": self._judge.model,
@@ -142,9 +152,9 @@ class OpenAIClient:
                 "type": "json_schema",
                 "json_schema": {"name": "verdict", "strict": True, "schema": dict(schema)},
             },
-            **self._settings(),
+            **self._build_settings(),
         }
-        reply = retried(lambda: self._once(body), retry=self._retry)
+        reply = call_with_retry(lambda: self._ask_once(body), retry=self._retry)
         check_after(n_bytes, self._options, counted=reply.prompt_tokens)
         if time.monotonic() - self._verified >= _VERIFY_EVERY:
             self.verify()
@@ -160,52 +170,52 @@ class OpenAIClient:
             return
         if (found.digest, found.server_version) != (self._judge.digest, self._judge.server_version):
             raise JudgeChanged(
-                f"{self._judge.url} said something else of {self._judge.model} when the run began (its digest was"
-                f" {self._judge.digest[:12]}, now it is {found.digest[:12]}), so its scores may no longer be those of"
-                " one judge; run again, and what the new one has not answered is asked anew",
+                f"expected {self._judge.model} at {self._judge.url} with the digest {self._judge.digest[:12]} of the"
+                f" run's start, got {found.digest[:12]}, so its scores may no longer be those of one judge; run again,"
+                " and what the new one has not answered is asked again",
                 since=self._verified,
             )
         self._verified = time.monotonic()
 
-    def _settings(self) -> dict[str, Any]:
+    def _build_settings(self) -> dict[str, Any]:
         return {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else {}
 
-    def _once(self, body: Mapping[str, Any]) -> Reply:
+    def _ask_once(self, body: Mapping[str, Any]) -> Reply:
         started = time.monotonic()
         received = post(self._http, "chat/completions", body, deadlines=self._deadlines)
         if received.status >= 400:
-            raise refusal(received)
-        return _reply(received, seconds=time.monotonic() - started)
+            raise make_refusal(received)
+        return _read_reply(received, seconds=time.monotonic() - started)
 
 
-def _reply(received: Received, *, seconds: float) -> Reply:
+def _read_reply(received: HttpResponse, *, seconds: float) -> Reply:
     """The answer in a stream of server-sent events; raises CallFailed for one that is not whole."""
     try:
-        chunks, ended = _chunks(received)
+        chunks, ended = _read_chunks(received)
         choices = [choice for chunk in chunks for choice in chunk.get("choices") or ()]
         deltas = [choice.get("delta") or {} for choice in choices]
         reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
         tokens = [token for choice in choices for token in (choice.get("logprobs") or {}).get("content") or ()]
         usage: Mapping[str, Any] = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {})
-        content = encodable("".join(delta.get("content") or "" for delta in deltas))
-        thinking = encodable("".join(delta.get("reasoning_content") or "" for delta in deltas))
+        content = make_encodable("".join(delta.get("content") or "" for delta in deltas))
+        thinking = make_encodable("".join(delta.get("reasoning_content") or "" for delta in deltas))
         if not ended or not reasons:
             raise CallFailed("not_done", "the stream ended without its end mark", transient=True)
         return Reply(
             content=content,
-            prompt_tokens=count(usage.get("prompt_tokens")),
-            answer_tokens=count(usage.get("completion_tokens")),
+            prompt_tokens=read_count(usage.get("prompt_tokens")),
+            answer_tokens=read_count(usage.get("completion_tokens")),
             done=True,
             done_reason=str(reasons[-1]),
             seconds=seconds,
             thinking=thinking,
-            numbers=number_tokens(content, tokens),
+            numbers=find_number_tokens(content, tokens),
         )
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise CallFailed("not_done", f"unreadable stream: {error}", transient=True) from error
 
 
-def _chunks(received: Received) -> tuple[list[dict[str, Any]], bool]:
+def _read_chunks(received: HttpResponse) -> tuple[list[dict[str, Any]], bool]:
     """What the events hold, and whether the last one said that it was the last."""
     chunks: list[dict[str, Any]] = []
     for line in received.content.splitlines():
@@ -217,6 +227,6 @@ def _chunks(received: Received) -> tuple[list[dict[str, Any]], bool]:
         chunk = json.loads(value)
         if chunk.get("error"):
             error = chunk["error"]
-            raise broken_off(str(error.get("message") if isinstance(error, dict) else error))
+            raise make_stream_failure(str(error.get("message") if isinstance(error, dict) else error))
         chunks.append(chunk)
     return chunks, False

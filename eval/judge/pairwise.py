@@ -10,8 +10,8 @@ from typing import Any
 
 from eval.exact import normalise
 from eval.judge.client import ChatClient
-from eval.judge.exchange import put
-from eval.judge.prompt import Prompts, packaged_prompts, render
+from eval.judge.exchange import ask
+from eval.judge.prompt import Prompts, load_prompts, render
 from eval.judge.schema import PAIRWISE
 from eval.types import OrderVerdict, PairVerdict, Sample, Slot
 
@@ -34,7 +34,7 @@ class PairwiseJudge:
     ) -> None:
         """Judge through ``client``; ``repeat`` above 0 asks the same questions anew past any store."""
         self._client = client
-        self._prompts = prompts or packaged_prompts("pairwise")
+        self._prompts = prompts or load_prompts("pairwise")
         self._shortcut = shortcut
         self._max_answer_bytes = max_answer_bytes
         self._repeat = repeat
@@ -72,7 +72,7 @@ class PairwiseJudge:
             answers={"answer_a": first, "answer_b": second},
             max_answer_bytes=self._max_answer_bytes,
         )
-        found = put(self._client, rendered, prompts=self._prompts, form=PAIRWISE, repeat=self._repeat)
+        found = ask(self._client, rendered, prompts=self._prompts, form=PAIRWISE, repeat=self._repeat)
         return OrderVerdict(
             left_slot=left_slot,
             choice=found.value,

@@ -6,10 +6,10 @@ from typing import Any
 
 from eval.exact import is_exact
 from eval.judge.client import ChatClient
-from eval.judge.exchange import put
-from eval.judge.prompt import Prompts, packaged_prompts, render
+from eval.judge.exchange import ask
+from eval.judge.prompt import Prompts, load_prompts, render
 from eval.judge.schema import POINTWISE
-from eval.judge.weighted import weighted_score
+from eval.judge.weighted import compute_weighted_score
 from eval.types import MAX_SCORE, Sample, Verdict
 
 
@@ -31,7 +31,7 @@ class PointwiseJudge:
     ) -> None:
         """Judge through ``client``; ``repeat`` above 0 asks the same questions anew past any store."""
         self._client = client
-        self._prompts = prompts or packaged_prompts("pointwise")
+        self._prompts = prompts or load_prompts("pointwise")
         self._shortcut = shortcut
         self._max_answer_bytes = max_answer_bytes
         self._repeat = repeat
@@ -44,8 +44,8 @@ class PointwiseJudge:
         rendered = render(
             self._prompts, sample=sample, answers={"answer": response}, max_answer_bytes=self._max_answer_bytes
         )
-        found = put(self._client, rendered, prompts=self._prompts, form=POINTWISE, repeat=self._repeat + repeat)
-        weighted = weighted_score(found.reply) if found.reply and found.reason is None else None
+        found = ask(self._client, rendered, prompts=self._prompts, form=POINTWISE, repeat=self._repeat + repeat)
+        weighted = compute_weighted_score(found.reply) if found.reply and found.reason is None else None
         return Verdict(
             score=found.value,
             rationale=found.rationale,

@@ -21,7 +21,7 @@ _PINNED = re.compile(r"(.+)@(?:sha256:)?([0-9a-f]{6,64})")
 _DEADLINES = Deadlines(connect=2.0, read=10.0, idle=10.0, total=10.0)
 
 
-def preflight(host: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
+def preflight_ollama(host: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
     """The judge model as an Ollama server has it.
 
     Args:
@@ -35,21 +35,21 @@ def preflight(host: str | None, model: str, *, options: Options | None = None) -
         JudgeChanged: the model has another digest than the wanted one.
         EvalConfigError: the address is none, the model cannot chat, or its context is shorter than ``num_ctx``.
     """
-    name, wanted = _pinned(model)
+    name, wanted = _split_digest(model)
     with OllamaTransport(host, deadlines=_DEADLINES) as transport:
         try:
-            server_version = transport.server_version()
+            server_version = transport.read_server_version()
             listed = transport.list().models
-            tag, found = _find(listed, model=name, url=transport.url)
+            tag, found = _find_listed(listed, model=name, url=transport.url)
             shown = transport.show(tag)
         except (ConnectionError, httpx.TransportError) as error:
             raise JudgeUnavailable(
-                f"no Ollama at {transport.url} ({_why(error)}); start it: ollama serve"
+                f"no Ollama at {transport.url} ({_explain(error)}); start it: ollama serve"
                 " (or name another server with OLLAMA_HOST)"
             ) from error
         except (ollama.ResponseError, httpx.HTTPError, ValueError) as error:
             raise JudgeUnavailable(
-                f"{transport.url} answers, but not as Ollama does ({_why(error)}); start one: ollama serve,"
+                f"{transport.url} answers, but not as Ollama does ({_explain(error)}); start one: ollama serve,"
                 " and name its address with OLLAMA_HOST"
             ) from error
         details = shown.details or found.details
@@ -60,7 +60,7 @@ def preflight(host: str | None, model: str, *, options: Options | None = None) -
             server_version=server_version,
             quantization=(details and details.quantization_level) or "unknown",
             parameter_size=(details and details.parameter_size) or "unknown",
-            context_length=_context_length(shown.modelinfo or {}),
+            context_length=_read_context_length(shown.modelinfo or {}),
             capabilities=tuple(shown.capabilities or ()),
         )
     _check_digest(judge, wanted=wanted, mend=f"get the wanted one back: ollama pull {name}")
@@ -68,12 +68,12 @@ def preflight(host: str | None, model: str, *, options: Options | None = None) -
     return judge
 
 
-def openai_preflight(url: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
-    """The judge model as an OpenAI-compatible server lists it; arguments and errors as those of ``preflight``.
+def preflight_openai(url: str | None, model: str, *, options: Options | None = None) -> JudgeModel:
+    """The judge model as an OpenAI-compatible server lists it; arguments and errors as those of ``preflight_ollama``.
 
     ``url`` is the address of the API, such as http://127.0.0.1:8000/v1; None for ``OPENAI_BASE_URL`` or OpenAI itself.
     """
-    name, wanted = _pinned(model)
+    name, wanted = _split_digest(model)
     client = connect(url, deadlines=_DEADLINES)
     try:
         judge = find_model(client, name)
@@ -84,7 +84,7 @@ def openai_preflight(url: str | None, model: str, *, options: Options | None = N
     return judge
 
 
-def _find(
+def _find_listed(
     listed: Sequence[ollama.ListResponse.Model], *, model: str, url: str
 ) -> tuple[str, ollama.ListResponse.Model]:
     name = model.rpartition("/")[2]
@@ -98,12 +98,12 @@ def _find(
     )
 
 
-def _context_length(info: Any) -> int | None:
+def _read_context_length(info: Any) -> int | None:
     length = info.get(f"{info.get('general.architecture')}.context_length")
     return length if isinstance(length, int) else None
 
 
-def _pinned(model: str) -> tuple[str, str]:
+def _split_digest(model: str) -> tuple[str, str]:
     """The name and the wanted digest, which is empty if none is named."""
     match = _PINNED.fullmatch(model)
     return (match[1], match[2]) if match else (model, "")
@@ -112,8 +112,9 @@ def _pinned(model: str) -> tuple[str, str]:
 def _check_digest(judge: JudgeModel, *, wanted: str, mend: str) -> None:
     if not judge.digest.startswith(wanted):
         raise JudgeChanged(
-            f"{judge.model} at {judge.url} is {judge.digest[:12]}, not the wanted {wanted}: names move on to other"
-            f" weights; {mend}, or accept the new judge: --judge-model {judge.model}@{judge.digest[:12]}"
+            f"expected {judge.model} at {judge.url} with the digest {wanted}, got {judge.digest[:12]}: the name stands"
+            f" for other weights now; {mend}, or accept the new judge: --judge-model"
+            f" {judge.model}@{judge.digest[:12]}"
         )
 
 
@@ -124,12 +125,12 @@ def _check_fit(judge: JudgeModel, *, options: Options) -> None:
         )
     if judge.context_length is not None and options.num_ctx > judge.context_length:
         raise EvalConfigError(
-            f"num_ctx {options.num_ctx} is more than the {judge.context_length} tokens {judge.model} can read, and the"
-            f" server would lower it silently; set num_ctx to {judge.context_length} or less"
+            f"expected num_ctx of at most {judge.context_length}, the context length of {judge.model}, got"
+            f" {options.num_ctx}, which the server would lower silently; set num_ctx to {judge.context_length} or less"
         )
 
 
-def _why(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     if isinstance(error, ConnectionError):

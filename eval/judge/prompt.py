@@ -58,7 +58,7 @@ _MARKERS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class CleanText:
     """A text that holds no structure of its own."""
 
     text: str
@@ -66,7 +66,7 @@ class Cleaned:
     """Markers replaced and invisible characters removed; line breaks made uniform do not count."""
 
 
-def neutralise(text: str) -> Cleaned:
+def neutralise(text: str) -> CleanText:
     """Replace control tokens, role markers and fences by look-alikes, and remove what cannot be seen.
 
     Applying it again changes nothing.
@@ -79,10 +79,10 @@ def neutralise(text: str) -> Cleaned:
     for pattern, replacement in _MARKERS:
         text, n = pattern.subn(replacement, text)
         n_changed += n
-    return Cleaned(text, n_changed)
+    return CleanText(text, n_changed)
 
 
-def shortened(text: str, *, max_bytes: int) -> str:
+def shorten(text: str, *, max_bytes: int) -> str:
     """The text, or its first part with ``[cut]`` if it takes more than ``max_bytes`` in UTF-8."""
     encoded = text.encode("utf-8")
     if len(encoded) <= max_bytes:
@@ -107,7 +107,7 @@ class Prompts:
         return digest([self.system, self.user, self.repair])
 
 
-def packaged_prompts(mode: Literal["pointwise", "pairwise"]) -> Prompts:
+def load_prompts(mode: Literal["pointwise", "pairwise"]) -> Prompts:
     """The templates that come with the package, from ``eval/rubrics``."""
     folder = files("eval").joinpath("rubrics")
     system, user, repair = (
@@ -117,7 +117,7 @@ def packaged_prompts(mode: Literal["pointwise", "pairwise"]) -> Prompts:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedPrompt:
     """The first request about one item."""
 
     messages: tuple[Message, ...]
@@ -127,12 +127,12 @@ class Rendered:
     """``neutralised`` and ``cut``, where they apply."""
 
 
-def render(prompts: Prompts, *, sample: Sample, answers: Mapping[str, str], max_answer_bytes: int) -> Rendered:
+def render(prompts: Prompts, *, sample: Sample, answers: Mapping[str, str], max_answer_bytes: int) -> RenderedPrompt:
     """The messages that ask for a verdict on ``answers`` (slot -> text), the same each time for the same texts."""
     texts = {"instruction": sample.instruction, "input": sample.input, "reference": sample.reference, **answers}
     cleaned = {name: neutralise(text) for name, text in texts.items()}
     whole = {name: text.text for name, text in cleaned.items()}
-    slots = {**whole, **{name: shortened(whole[name], max_bytes=max_answer_bytes) for name in answers}}
+    slots = {**whole, **{name: shorten(whole[name], max_bytes=max_answer_bytes) for name in answers}}
     flags = [
         name
         for name, applies in (
@@ -148,10 +148,10 @@ def render(prompts: Prompts, *, sample: Sample, answers: Mapping[str, str], max_
         {"role": "system", "content": prompts.system},
         {"role": "user", "content": user},
     )
-    return Rendered(messages, digest(list(messages)), tuple(flags))
+    return RenderedPrompt(messages, digest(list(messages)), tuple(flags))
 
 
-def repair_messages(prompts: Prompts, *, first: tuple[Message, ...], output: str) -> tuple[Message, ...]:
+def build_repair(prompts: Prompts, *, first: tuple[Message, ...], output: str) -> tuple[Message, ...]:
     """The one further request after an output that could not be read."""
-    shown = shortened(neutralise(output).text, max_bytes=400) or "(nothing)"
+    shown = shorten(neutralise(output).text, max_bytes=400) or "(nothing)"
     return (*first, {"role": "assistant", "content": shown}, {"role": "user", "content": prompts.repair})

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eval.digest import digest
 from eval.judge.client import Reply
-from eval.judge.transport import encodable
+from eval.judge.transport import make_encodable
 from eval.types import MAX_SCORE, MIN_SCORE, UnscoredReason
 
 Mode = Literal["pointwise", "pairwise"]
@@ -53,7 +53,7 @@ class Form:
         return digest(json.dumps(self.schema))
 
 
-def _form(mode: Mode, key: str, value: Mapping[str, Any], model: type[_Output]) -> Form:
+def _build_form(mode: Mode, key: str, value: Mapping[str, Any], model: type[_Output]) -> Form:
     schema = {
         "type": "object",
         "properties": {"rationale": {"type": "string", "maxLength": 400}, key: dict(value)},
@@ -63,12 +63,12 @@ def _form(mode: Mode, key: str, value: Mapping[str, Any], model: type[_Output]) 
     return Form(mode, key, schema, model)
 
 
-POINTWISE = _form("pointwise", "score", {"type": "integer", "minimum": MIN_SCORE, "maximum": MAX_SCORE}, _Score)
-PAIRWISE = _form("pairwise", "verdict", {"type": "string", "enum": ["A", "B", "TIE"]}, _Choice)
+POINTWISE = _build_form("pointwise", "score", {"type": "integer", "minimum": MIN_SCORE, "maximum": MAX_SCORE}, _Score)
+PAIRWISE = _build_form("pairwise", "verdict", {"type": "string", "enum": ["A", "B", "TIE"]}, _Choice)
 
 
 @dataclass(frozen=True)
-class Readable:
+class ReadableOutput:
     """An output of the wanted form."""
 
     value: Any
@@ -79,7 +79,7 @@ class Readable:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableOutput:
     """An output that holds no usable verdict."""
 
     reason: UnscoredReason
@@ -90,45 +90,45 @@ class _DuplicateKey(ValueError):
     pass
 
 
-def read_reply(reply: Reply, form: Form) -> Readable | Unreadable:
+def read_reply(reply: Reply, form: Form) -> ReadableOutput | UnreadableOutput:
     """The verdict of a reply, or why it has none: not_done, length, empty, bad_json or schema."""
     if not reply.done:
-        return Unreadable("not_done", "the answer has no end mark")
+        return UnreadableOutput("not_done", "the answer has no end mark")
     if reply.done_reason == "length":
-        return Unreadable("length", "the judge ran out of tokens before it had finished")
+        return UnreadableOutput("length", "the judge ran out of tokens before it had finished")
     if not reply.content.strip():
         thought = f"; {len(reply.thinking)} characters of thinking" if reply.thinking else ""
-        return Unreadable("empty", f"the judge wrote nothing{thought}")
+        return UnreadableOutput("empty", f"the judge wrote nothing{thought}")
     return read_output(reply.content, form)
 
 
-def read_output(text: str, form: Form) -> Readable | Unreadable:
+def read_output(text: str, form: Form) -> ReadableOutput | UnreadableOutput:
     """The verdict in the text of an output, which must be one JSON object of the form and nothing else."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=_refuse_duplicates)
     except _DuplicateKey as error:
-        return Unreadable("schema", str(error))
+        return UnreadableOutput("schema", str(error))
     except (ValueError, RecursionError) as error:
         # ValueError is also what an integer of thousands of digits raises, RecursionError thousands of brackets.
-        return Unreadable("bad_json", str(error) or type(error).__name__)
+        return UnreadableOutput("bad_json", str(error) or type(error).__name__)
     try:
         output = form.model.model_validate(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        return Unreadable("schema", f"{'.'.join(map(str, problem['loc'])) or 'output'}: {problem['msg']}")
-    return Readable(
-        getattr(output, form.key), encodable(output.rationale), rationale_first=next(iter(value)) == "rationale"
+        return UnreadableOutput("schema", f"{'.'.join(map(str, problem['loc'])) or 'output'}: {problem['msg']}")
+    return ReadableOutput(
+        getattr(output, form.key), make_encodable(output.rationale), rationale_first=next(iter(value)) == "rationale"
     )
 
 
-def unreadable(reply: Reply, schema: Mapping[str, Any]) -> UnscoredReason | None:
+def find_fault(reply: Reply, schema: Mapping[str, Any]) -> UnscoredReason | None:
     """Why a reply to a request with this schema is no verdict, or None if it is one."""
     form = POINTWISE if POINTWISE.key in schema["properties"] else PAIRWISE
     outcome = read_reply(reply, form)
-    return outcome.reason if isinstance(outcome, Unreadable) else None
+    return outcome.reason if isinstance(outcome, UnreadableOutput) else None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for key, value in pairs:
         if key in unique:

@@ -9,10 +9,10 @@ from typing import Final
 
 from eval.errors import EvalConfigError, JudgeUnavailable
 from eval.judge.client import CallFailed, ChatClient, JudgeModel, Message, Options, Reply
-from eval.judge.exchange import put
-from eval.judge.prompt import packaged_prompts, render
+from eval.judge.exchange import ask
+from eval.judge.prompt import load_prompts, render
 from eval.judge.schema import POINTWISE
-from eval.judge.store import AnswerStore, request_key
+from eval.judge.store import AnswerStore, compute_request_key
 from eval.types import Sample
 
 _WORD: Final = "word "
@@ -29,7 +29,7 @@ def check_canary(client: ChatClient, *, options: Options, store: AnswerStore | N
         JudgeUnavailable: it could not be asked.
     """
     messages: list[Message] = [{"role": "user", "content": _WORD * options.num_ctx}]
-    key = request_key(describe=client.describe(), schema=POINTWISE.schema, messages=messages, identity=_CANARY)
+    key = compute_request_key(describe=client.describe(), schema=POINTWISE.schema, messages=messages, identity=_CANARY)
     if store is not None and store.find(key) is not None:
         return
     try:
@@ -58,11 +58,11 @@ def check_form(client: ChatClient, judge: JudgeModel) -> None:
 
     Raises EvalConfigError if the output cannot be read.
     """
-    prompts = packaged_prompts("pointwise")
+    prompts = load_prompts("pointwise")
     rendered = render(prompts, sample=_TRIVIAL, answers={"answer": "It is Paris."}, max_answer_bytes=3000)
-    found = put(client, rendered, prompts=prompts, form=POINTWISE, repeat=0)
+    found = ask(client, rendered, prompts=prompts, form=POINTWISE, repeat=0)
     if found.reason is not None:
         raise EvalConfigError(
-            f"{judge.model} thinks before it answers and does not keep to the wanted form when told not to"
+            f"{judge.model} thinks before it answers and does not keep to the wanted form with thinking off"
             f" ({found.reason}: {found.detail}); choose a judge that does not think: ollama pull llama3"
         )

@@ -23,10 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from eval.digest import canonical_json, digest
+from eval.digest import digest, to_canonical_json
 from eval.errors import JudgeChanged, StoreError
 from eval.judge.client import CallFailed, ChatClient, Message, Reply
-from eval.judge.schema import unreadable
+from eval.judge.schema import find_fault
 
 OK: Final = "ok"
 """The outcome of an answer that is served."""
@@ -40,7 +40,7 @@ _FIELDS = {"format", "key", "exchange", "outcome", "reply"}
 _logger = logging.getLogger(__name__)
 
 
-def request_key(
+def compute_request_key(
     *,
     describe: Mapping[str, Any],
     schema: Mapping[str, Any],
@@ -120,7 +120,7 @@ class AnswerStore:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record, whole; raises StoreError if it cannot be."""
-        line = (canonical_json(record) + "\n").encode("ascii")
+        line = (to_canonical_json(record) + "\n").encode("ascii")
         with self._lock:
             size = os.fstat(self._file).st_size
             try:
@@ -225,7 +225,7 @@ class CachedClient:
         """The recorded reply, or a new one; raises what the backend raises, a CallFailed after recording it."""
         identity = identity or {}
         describe = self._client.describe()
-        key = request_key(describe=describe, schema=schema, messages=messages, identity=identity)
+        key = compute_request_key(describe=describe, schema=schema, messages=messages, identity=identity)
         # One question at a time per key: two equal items judged at once are one question.
         with self._guard:
             turn = self._in_flight[key]
@@ -236,7 +236,7 @@ class CachedClient:
             record = {
                 "format": _FORMAT,
                 "key": key,
-                "exchange": _exchange(describe, schema, identity=identity),
+                "exchange": _compute_exchange_key(describe, schema, identity=identity),
                 "identity": dict(identity),
                 "messages": list(messages),
                 "asked": datetime.now(UTC).isoformat(),
@@ -249,7 +249,7 @@ class CachedClient:
             except JudgeChanged as change:
                 self._take_back(change)
                 raise
-            self._record({**record, "outcome": unreadable(reply, schema) or OK, "reply": reply.to_json()})
+            self._record({**record, "outcome": find_fault(reply, schema) or OK, "reply": reply.to_json()})
             return reply
 
     def _record(self, record: dict[str, Any]) -> None:
@@ -268,7 +268,9 @@ class CachedClient:
                 self._store.append({**record, "outcome": _TAKEN_BACK, "detail": str(change), "reply": None})
 
 
-def _exchange(describe: Mapping[str, Any], schema: Mapping[str, Any], *, identity: Mapping[str, str | int]) -> str:
+def _compute_exchange_key(
+    describe: Mapping[str, Any], schema: Mapping[str, Any], *, identity: Mapping[str, str | int]
+) -> str:
     """What a first request and its repair have in common."""
     common = {name: value for name, value in identity.items() if name != "repair"}
-    return request_key(describe=describe, schema=schema, messages=(), identity=common)
+    return compute_request_key(describe=describe, schema=schema, messages=(), identity=common)

@@ -19,7 +19,7 @@ _LOOPBACK: Final = {"127.0.0.1", "::1", "localhost", "0.0.0.0"}
 
 
 @dataclass(frozen=True)
-class Received:
+class HttpResponse:
     """A whole answer."""
 
     status: int
@@ -31,7 +31,7 @@ class Received:
         return self.content.decode("utf-8", errors="replace")
 
 
-def connection_settings(address: httpx.URL) -> dict[str, Any]:
+def build_connection_settings(address: httpx.URL) -> dict[str, Any]:
     """What a client of ``address`` is made with, as keyword arguments of ``httpx.Client``."""
     # Plain http needs no certificates; reading them takes longer than many a call. A redirect to https then fails.
     verify = address.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -39,7 +39,7 @@ def connection_settings(address: httpx.URL) -> dict[str, Any]:
     return {"verify": verify, "trust_env": address.host not in _LOOPBACK}
 
 
-def post(client: httpx.Client, path: str, body: Mapping[str, Any], *, deadlines: Deadlines) -> Received:
+def post(client: httpx.Client, path: str, body: Mapping[str, Any], *, deadlines: Deadlines) -> HttpResponse:
     """Send ``body`` as JSON and read the whole answer, whatever its status.
 
     Raises CallFailed: ``timeout`` if a deadline passed, ``connection`` if none came about or it broke.
@@ -68,12 +68,12 @@ def post(client: httpx.Client, path: str, body: Mapping[str, Any], *, deadlines:
         raise CallFailed("timeout", silence, transient=False) from error
     except httpx.RequestError as error:
         raise CallFailed("connection", f"{url}: {error or type(error).__name__}", transient=True) from error
-    return Received(response.status_code, bytes(received))
+    return HttpResponse(response.status_code, bytes(received))
 
 
-def refusal(received: Received) -> CallFailed:
+def make_refusal(received: HttpResponse) -> CallFailed:
     """The failure that an answer with a status of 400 or more is."""
-    status, text = received.status, _error_text(received.text)
+    status, text = received.status, _read_error_text(received.text)
     if status == 400 and _CONTEXT_REFUSAL.search(text):
         return CallFailed("truncated", text, transient=False)
     if status < 500:
@@ -81,12 +81,12 @@ def refusal(received: Received) -> CallFailed:
     return CallFailed("http_5xx", f"{status}: {text}", transient=True)
 
 
-def broken_off(text: str) -> CallFailed:
+def make_stream_failure(text: str) -> CallFailed:
     """The failure that an error inside an answer is, which has begun with status 200."""
     return CallFailed("not_done", f"the server failed in the middle of the answer: {text}", transient=True)
 
 
-def _error_text(text: str) -> str:
+def _read_error_text(text: str) -> str:
     # Ollama gives {"error": text}, OpenAI {"error": {"message": text}}, proxies pages of their own.
     try:
         error = json.loads(text)["error"]
@@ -96,11 +96,11 @@ def _error_text(text: str) -> str:
     return text[:500]
 
 
-def count(value: object) -> int | None:
-    """A number of tokens as a server told it; None for anything else."""
+def read_count(value: object) -> int | None:
+    """A number of tokens as a server reported it; None for anything else."""
     return value if type(value) is int else None
 
 
-def encodable(text: str) -> str:
+def make_encodable(text: str) -> str:
     """The text without halves of surrogate pairs, which JSON can escape and no file can take."""
     return text.encode("utf-8", errors="replace").decode("utf-8")

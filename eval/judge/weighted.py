@@ -1,7 +1,7 @@
 """The probability-weighted score: what the judge would have given on average, from its own probabilities.
 
-At the token of the score the server tells the likeliest tokens with their log-probabilities. Those that are scores are
-renormalised, and the mean over them is finer than the one integer that was written (G-Eval, Liu et al. 2023,
+At the token of the score the server reports the likeliest tokens with their log-probabilities. Those that are scores
+are renormalised, and the mean over them is finer than the one integer that was written (G-Eval, Liu et al. 2023,
 https://arxiv.org/abs/2303.16634). It is believed only where the score is one token and where the scores among the
 alternatives hold at least half of the probability; else there is no weighted score, and the written one never stands
 in for it.
@@ -29,7 +29,7 @@ _SCORE = re.compile(r'"score"\s*:\s*(\d+)')
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedScore:
     """A score from probabilities."""
 
     score: float | None
@@ -38,7 +38,7 @@ class Weighted:
     """The share of probability on scores before it was renormalised, 0..1."""
 
 
-def number_tokens(content: str, tokens: Iterable[Mapping[str, Any]]) -> tuple[NumberToken, ...]:
+def find_number_tokens(content: str, tokens: Iterable[Mapping[str, Any]]) -> tuple[NumberToken, ...]:
     """The tokens of an answer that are numbers, as Ollama and OpenAI describe tokens (``token``, ``top_logprobs``).
 
     The others are left out: all alternatives of all tokens would make a record of the answer a hundred times larger.
@@ -56,13 +56,13 @@ def number_tokens(content: str, tokens: Iterable[Mapping[str, Any]]) -> tuple[Nu
     found, position = [], shift
     for text, entry in zip(written, entries, strict=True):
         is_there = position >= 0 and content.startswith(text, position)
-        if text.strip().isdecimal() and is_there and (alternatives := _alternatives(entry)):
+        if text.strip().isdecimal() and is_there and (alternatives := _read_alternatives(entry)):
             found.append(NumberToken(position, text, alternatives))
         position += len(text)
     return tuple(found)
 
 
-def weighted_score(reply: Reply) -> Weighted | None:
+def compute_weighted_score(reply: Reply) -> WeightedScore | None:
     """The weighted score of a readable pointwise reply.
 
     None without log-probabilities at the score, and where the score is, or may be, split into digits: where no
@@ -75,29 +75,29 @@ def weighted_score(reply: Reply) -> Weighted | None:
     for number in reply.numbers:
         begins = number.start + len(number.text) - len(number.text.lstrip())
         if begins == match.start(1) and number.text.strip() == match[1]:
-            return _over_scores(number.alternatives)
+            return _average_scores(number.alternatives)
     return None
 
 
-def _over_scores(alternatives: Iterable[tuple[str, float]]) -> Weighted | None:
+def _average_scores(alternatives: Iterable[tuple[str, float]]) -> WeightedScore | None:
     # One token may come with and without a blank before it: both mean the same score.
-    each = [(score, math.exp(logprob)) for token, logprob in alternatives if (score := _as_score(token)) is not None]
+    each = [(score, math.exp(logprob)) for token, logprob in alternatives if (score := _parse_score(token)) is not None]
     if not any(score > 9 for score, _ in each):
         return None
     mass = math.fsum(probability for _, probability in each)
     if mass < LEAST_MASS:
-        return Weighted(None, mass)
-    return Weighted(math.fsum(score * probability for score, probability in each) / mass, min(mass, 1.0))
+        return WeightedScore(None, mass)
+    return WeightedScore(math.fsum(score * probability for score, probability in each) / mass, min(mass, 1.0))
 
 
-def _as_score(token: str) -> int | None:
+def _parse_score(token: str) -> int | None:
     text = token.strip()
     if not (text.isascii() and text.isdecimal()) or len(text) > 3 or str(int(text)) != text:
         return None
     return int(text) if MIN_SCORE <= int(text) <= MAX_SCORE else None
 
 
-def _alternatives(entry: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+def _read_alternatives(entry: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
     likeliest = entry.get("top_logprobs") or ()
     found: dict[str, float] = {}
     # The written token comes last: it is not among the likeliest if the form forced it.

@@ -18,7 +18,7 @@ _NUM_KEEP: Final = 5
 """What Ollama keeps of the front when it cuts: four tokens and the one that begins a text."""
 
 
-def prompt_bytes(messages: Iterable[Message]) -> int:
+def count_prompt_bytes(messages: Iterable[Message]) -> int:
     """Length of a prompt in UTF-8, without what a chat template adds."""
     return sum(len(message["content"].encode("utf-8")) for message in messages)
 

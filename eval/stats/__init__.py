@@ -13,43 +13,43 @@ in the order of their ids, so the same seed gives the same figures whatever the 
 """
 
 from eval.stats.acceptance import Acceptance, AcceptanceThresholds, PairwiseEvidence, accept
-from eval.stats.agreement import Agreement, AgreementReport, agreement, agreement_report
-from eval.stats.baselines import baseline_scores
+from eval.stats.agreement import Agreement, AgreementReport, measure_agreement, report_agreement
+from eval.stats.baselines import score_baselines
 from eval.stats.bootstrap import Interval
-from eval.stats.bradley_terry import BradleyTerry, Game, StrengthDifference, bradley_terry
-from eval.stats.calibration import Calibration, PairAgreement, calibrate, pair_agreement
+from eval.stats.bradley_terry import BradleyTerry, Game, StrengthDifference, fit_bradley_terry
+from eval.stats.calibration import Calibration, PairAgreement, calibrate, measure_pair_agreement
 from eval.stats.checks import Check
-from eval.stats.correction import CorrectedMean, prediction_powered_mean
-from eval.stats.groups import GroupDifference, group_difference
+from eval.stats.correction import CorrectedMean, correct_mean
+from eval.stats.groups import GroupDifference, compare_groups
 from eval.stats.items import ItemScores
 from eval.stats.length import (
     LengthControlled,
-    length_controlled_difference,
-    length_controlled_mean,
-    length_controlled_win_rate,
+    fit_length_controlled_difference,
+    fit_length_controlled_mean,
+    fit_length_controlled_win_rate,
 )
-from eval.stats.one_run import NoiseSplit, RunSummary, mean_interval, noise_split, student_interval, summarise
-from eval.stats.pairwise import SwappedGames, WinRate, win_rate
-from eval.stats.panel import PanelAgreement, panel_agreement
-from eval.stats.power import items_needed
-from eval.stats.proportion import exact_interval
-from eval.stats.provenance import Difference, check_comparable, provenance_differences
+from eval.stats.one_run import NoiseSplit, RunSummary, bootstrap_mean, compute_student_interval, split_noise, summarise
+from eval.stats.pairwise import SwappedGames, WinRate, measure_win_rate
+from eval.stats.panel import PanelAgreement, measure_panel_agreement
+from eval.stats.power import count_items_needed
+from eval.stats.proportion import compute_exact_interval
+from eval.stats.provenance import Difference, check_comparable, find_provenance_differences
 from eval.stats.two_runs import (
     Comparison,
     McNemar,
     PairedDifference,
     VerdictWord,
+    adjust_holm,
     compare_family,
     compare_runs,
-    holm,
-    mcnemar,
-    paired_difference,
+    measure_paired_difference,
+    run_mcnemar,
 )
 from eval.stats.validity import (
     ControlScores,
     Validity,
     ValidityThresholds,
-    auc,
+    compute_auc,
     validate,
 )
 
@@ -84,32 +84,32 @@ __all__ = [
     "VerdictWord",
     "WinRate",
     "accept",
-    "agreement",
-    "agreement_report",
-    "auc",
-    "baseline_scores",
-    "bradley_terry",
+    "adjust_holm",
+    "bootstrap_mean",
     "calibrate",
     "check_comparable",
     "compare_family",
+    "compare_groups",
     "compare_runs",
-    "exact_interval",
-    "group_difference",
-    "holm",
-    "items_needed",
-    "length_controlled_difference",
-    "length_controlled_mean",
-    "length_controlled_win_rate",
-    "mcnemar",
-    "mean_interval",
-    "noise_split",
-    "pair_agreement",
-    "paired_difference",
-    "panel_agreement",
-    "prediction_powered_mean",
-    "provenance_differences",
-    "student_interval",
+    "compute_auc",
+    "compute_exact_interval",
+    "compute_student_interval",
+    "correct_mean",
+    "count_items_needed",
+    "find_provenance_differences",
+    "fit_bradley_terry",
+    "fit_length_controlled_difference",
+    "fit_length_controlled_mean",
+    "fit_length_controlled_win_rate",
+    "measure_agreement",
+    "measure_pair_agreement",
+    "measure_paired_difference",
+    "measure_panel_agreement",
+    "measure_win_rate",
+    "report_agreement",
+    "run_mcnemar",
+    "score_baselines",
+    "split_noise",
     "summarise",
     "validate",
-    "win_rate",
 ]

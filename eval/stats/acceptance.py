@@ -80,14 +80,14 @@ def accept(
         Check("spearman", judge.spearman.mean, ">=", limits.min_spearman, "its order is not people's"),
         Check("spearman_low", judge.spearman.low, ">=", limits.min_spearman_low, "too few labels, or too low"),
         Check("pass_kappa", judge.pass_kappa.mean, ">=", limits.min_pass_kappa, "it passes what people fail"),
-        *(_pairwise_checks(pairwise, limits) if pairwise else ()),
+        *(_check_pairwise(pairwise, limits) if pairwise else ()),
         *(controls.checks if controls else (_NO_CONTROLS,)),
     ]
     failed = tuple(str(check) for check in checks if not check.passed)
-    return Acceptance(not failed, tuple(checks), failed, _beats(calibration))
+    return Acceptance(not failed, tuple(checks), failed, _compare_baselines(calibration))
 
 
-def _pairwise_checks(evidence: PairwiseEvidence, limits: AcceptanceThresholds) -> tuple[Check, ...]:
+def _check_pairwise(evidence: PairwiseEvidence, limits: AcceptanceThresholds) -> tuple[Check, ...]:
     found = evidence.agreement
     return (
         Check("pair_agreement", found.judge.mean, ">=", limits.min_pair_agreement, "it prefers what people do not"),
@@ -96,13 +96,13 @@ def _pairwise_checks(evidence: PairwiseEvidence, limits: AcceptanceThresholds) -
     )
 
 
-def _beats(calibration: Calibration) -> dict[str, bool]:
+def _compare_baselines(calibration: Calibration) -> dict[str, bool]:
     judge = calibration.judge_hard
     if judge is None:
         return {}
-    return {name: _spearman(judge) > _spearman(other) for name, other in calibration.baselines_hard.items()}
+    return {name: _read_spearman(judge) > _read_spearman(other) for name, other in calibration.baselines_hard.items()}
 
 
-def _spearman(report: AgreementReport) -> float:
+def _read_spearman(report: AgreementReport) -> float:
     """0 for a scorer of one value, which orders nothing."""
     return 0.0 if math.isnan(report.spearman.mean) else report.spearman.mean

@@ -21,7 +21,7 @@ from eval.stats.bootstrap import (
     Statistic,
     bootstrap_intervals,
 )
-from eval.stats.items import pairs
+from eval.stats.items import pair_scores
 from eval.stats.two_runs import PASS_MARK
 
 BIN_WIDTH = 20
@@ -65,18 +65,18 @@ _FIELDS = ("same_anchor", "kappa", "same_side", "pass_kappa", "pearson", "spearm
 _IS_SHARE = ("same_anchor", "same_side")
 
 
-def agreement(a: Sequence[float], b: Sequence[float]) -> Agreement:
+def measure_agreement(a: Sequence[float], b: Sequence[float]) -> Agreement:
     """Pearson, Spearman and Kendall (tau-b) correlation of two raters' scores of the same items.
 
     Raises UnpairableError unless both have the same number of items.
     """
-    first, second = pairs(a, b)
-    values = agreement_statistic(first, second, pass_mark=PASS_MARK)(np.ones((1, len(first))))[0]
+    first, second = pair_scores(a, b)
+    values = build_agreement_statistic(first, second, pass_mark=PASS_MARK)(np.ones((1, len(first))))[0]
     found = dict(zip(_FIELDS, (float(value) for value in values), strict=True))
     return Agreement(found["pearson"], found["spearman"], found["kendall"], len(first))
 
 
-def agreement_report(
+def report_agreement(
     a: Sequence[float],
     b: Sequence[float],
     *,
@@ -89,9 +89,9 @@ def agreement_report(
 
     Raises UnpairableError unless both have the same number of items, EvalConfigError for impossible settings.
     """
-    first, second = pairs(a, b)
+    first, second = pair_scores(a, b)
     found = bootstrap_intervals(
-        agreement_statistic(first, second, pass_mark=pass_mark),
+        build_agreement_statistic(first, second, pass_mark=pass_mark),
         n_items=len(first),
         seed=seed,
         n_resamples=n_resamples,
@@ -104,14 +104,14 @@ def agreement_report(
     return AgreementReport(**clipped, n=len(first))
 
 
-def agreement_statistic(a: Floats, b: Floats, *, pass_mark: float) -> Statistic:
+def build_agreement_statistic(a: Floats, b: Floats, *, pass_mark: float) -> Statistic:
     """The figures in the order of ``AgreementReport`` as a function of counts: [resamples, 7]."""
     parts = (
-        _kappa(_anchor(a), _anchor(b), n_classes=_N_BINS),
-        _kappa((a >= pass_mark).astype(np.intp), (b >= pass_mark).astype(np.intp), n_classes=2),
-        _pearson(a, b),
-        _spearman(a, b),
-        _kendall(a, b),
+        _build_kappa(_find_anchors(a), _find_anchors(b), n_classes=_N_BINS),
+        _build_kappa((a >= pass_mark).astype(np.intp), (b >= pass_mark).astype(np.intp), n_classes=2),
+        _build_pearson(a, b),
+        _build_spearman(a, b),
+        _build_kendall(a, b),
     )
 
     def statistic(counts: Floats) -> Floats:
@@ -120,11 +120,11 @@ def agreement_statistic(a: Floats, b: Floats, *, pass_mark: float) -> Statistic:
     return statistic
 
 
-def _anchor(scores: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _find_anchors(scores: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     return np.clip(np.floor(scores / BIN_WIDTH + 0.5), 0, _N_BINS - 1).astype(np.intp)
 
 
-def _kappa(
+def _build_kappa(
     a: np.ndarray[tuple[int], np.dtype[np.intp]], b: np.ndarray[tuple[int], np.dtype[np.intp]], *, n_classes: int
 ) -> Statistic:
     """Share of equal classes, and kappa with quadratic weights (for two classes the plain one): [resamples, 2]."""
@@ -142,25 +142,25 @@ def _kappa(
     return statistic
 
 
-def _pearson(a: Floats, b: Floats) -> Statistic:
+def _build_pearson(a: Floats, b: Floats) -> Statistic:
     def statistic(counts: Floats) -> Floats:
         rows = np.broadcast_to(a, counts.shape), np.broadcast_to(b, counts.shape)
-        return _correlation(counts, *rows)
+        return _correlate(counts, *rows)
 
     return statistic
 
 
-def _spearman(a: Floats, b: Floats) -> Statistic:
+def _build_spearman(a: Floats, b: Floats) -> Statistic:
     """Ranks change from resample to resample: an item's is half of those equal to it, and all of those below."""
     below_a, below_b = ((x[None, :] < x[:, None]) + 0.5 * (x[None, :] == x[:, None]) for x in (a, b))
 
     def statistic(counts: Floats) -> Floats:
-        return _correlation(counts, counts @ below_a.T, counts @ below_b.T)
+        return _correlate(counts, counts @ below_a.T, counts @ below_b.T)
 
     return statistic
 
 
-def _kendall(a: Floats, b: Floats) -> Statistic:
+def _build_kendall(a: Floats, b: Floats) -> Statistic:
     """tau-b: agreeing minus opposed pairs, over the geometric mean of the pairs that each rater tells apart."""
     order_a, order_b = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
     agreeing, told_apart_a, told_apart_b = order_a * order_b, order_a**2, order_b**2
@@ -176,7 +176,7 @@ def _kendall(a: Floats, b: Floats) -> Statistic:
     return statistic
 
 
-def _correlation(counts: Floats, a: Floats, b: Floats) -> Floats:
+def _correlate(counts: Floats, a: Floats, b: Floats) -> Floats:
     n = counts.sum(axis=1, keepdims=True)
     da, db = (x - (counts * x).sum(axis=1, keepdims=True) / n for x in (a, b))
     together = (counts * da * db).sum(axis=1)

@@ -46,12 +46,12 @@ class Interval:
 def check_resampling(*, n_resamples: int, confidence: float) -> None:
     """Raise EvalConfigError for settings with which nothing can be computed."""
     if n_resamples < 1:
-        raise EvalConfigError(f"n_resamples is {n_resamples}; it must be at least 1 ({N_RESAMPLES} is usual)")
+        raise EvalConfigError(f"expected n_resamples of at least 1 ({N_RESAMPLES} is usual), got {n_resamples}")
     if not 0 < confidence < 1:
-        raise EvalConfigError(f"confidence is {confidence}; it must lie between 0 and 1 ({CONFIDENCE} is usual)")
+        raise EvalConfigError(f"expected a confidence between 0 and 1 ({CONFIDENCE} is usual), got {confidence}")
 
 
-def resample_counts(n_items: int, *, seed: int, n_resamples: int) -> Iterator[Floats]:
+def draw_counts(n_items: int, *, seed: int, n_resamples: int) -> Iterator[Floats]:
     """How often each of ``n_items`` comes in each resample: float64 [some, n_items], ``n_resamples`` rows in all."""
     rng = np.random.default_rng(seed)
     # In slices: 10,000 resamples of 10,000 items at once would take 800 MB.
@@ -63,25 +63,25 @@ def resample_counts(n_items: int, *, seed: int, n_resamples: int) -> Iterator[Fl
         yield counts.reshape(rows, n_items).astype(np.float64)
 
 
-def bootstrap_draws(statistic: Statistic, *, n_items: int, seed: int, n_resamples: int) -> Floats:
+def draw_statistics(statistic: Statistic, *, n_items: int, seed: int, n_resamples: int) -> Floats:
     """The statistic of each resample, [n_resamples, k]."""
-    counts = resample_counts(n_items, seed=seed, n_resamples=n_resamples)
+    counts = draw_counts(n_items, seed=seed, n_resamples=n_resamples)
     return np.concatenate([statistic(some) for some in counts])
 
 
-def percentile_bounds(draws: Floats, *, n_items: int, confidence: float) -> tuple[Floats, Floats]:
+def compute_percentile_bounds(draws: Floats, *, n_items: int, confidence: float) -> tuple[Floats, Floats]:
     """Lower and upper bounds [k] of draws [resamples, k].
 
     Resamples in which a statistic is not defined (NaN) count against both bounds: they may end at -inf and inf.
     """
-    tail = expanded_tail(n_items, confidence=confidence)
+    tail = compute_expanded_tail(n_items, confidence=confidence)
     undefined = np.isnan(draws)
     low = np.quantile(np.where(undefined, -np.inf, draws), tail, axis=0, method="lower")
     high = np.quantile(np.where(undefined, np.inf, draws), 1 - tail, axis=0, method="higher")
     return low, high
 
 
-def expanded_tail(n_items: int, *, confidence: float) -> float:
+def compute_expanded_tail(n_items: int, *, confidence: float) -> float:
     """The share of draws to leave out on each side: below (1 - confidence) / 2, the more so the fewer items."""
     # Imported on use: it takes a second to load.
     from scipy.special import ndtr, stdtrit
@@ -101,12 +101,12 @@ def bootstrap_intervals(
     estimates = statistic(np.ones((1, n_items)))[0]
     if n_items < 2:
         return [Interval(float(estimate), math.nan, math.nan, n_items) for estimate in estimates]
-    draws = bootstrap_draws(statistic, n_items=n_items, seed=seed, n_resamples=n_resamples)
-    low, high = percentile_bounds(draws, n_items=n_items, confidence=confidence)
+    draws = draw_statistics(statistic, n_items=n_items, seed=seed, n_resamples=n_resamples)
+    low, high = compute_percentile_bounds(draws, n_items=n_items, confidence=confidence)
     return [Interval(float(e), float(lo), float(hi), n_items) for e, lo, hi in zip(estimates, low, high, strict=True)]
 
 
-def weighted_mean(values: Floats) -> Statistic:
+def build_mean_statistic(values: Floats) -> Statistic:
     """The mean as a statistic of counts; ``values`` is [items] or [items, k]."""
     columns = values.reshape(len(values), -1)
 

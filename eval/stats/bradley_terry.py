@@ -74,7 +74,7 @@ class BradleyTerry:
     """Games without."""
 
 
-def bradley_terry(
+def fit_bradley_terry(
     games: Sequence[Game], *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> BradleyTerry:
     """Fit by maximum likelihood; intervals by refitting resamples of items.
@@ -88,8 +88,8 @@ def bradley_terry(
     scored = sorted((game for game in games if game.result is not None), key=lambda g: (g.item, g.a, g.b))
     models = sorted({name for game in scored for name in (game.a, game.b)})
     if len(models) < 2:
-        raise EvalDataError(f"strengths take games between at least two models, got {len(models)} with results")
-    items = _counts_by_item(scored, models)
+        raise EvalDataError(f"expected games between at least two models, got {len(models)} with results")
+    items = _count_by_item(scored, models)
     totals = items.sum(axis=0)
     _check_connected(totals, models)
     if not np.ptp(items, axis=0).any():
@@ -100,7 +100,7 @@ def bradley_terry(
     pairs = list(itertools.combinations(range(len(models)), 2))
     has_ties = bool(totals[:, 1].any())
     found = bootstrap_intervals(
-        _statistic(items, pairs, has_ties=has_ties),
+        _build_statistic(items, pairs, has_ties=has_ties),
         n_items=len(items),
         seed=seed,
         n_resamples=n_resamples,
@@ -111,7 +111,7 @@ def bradley_terry(
     return BradleyTerry(
         strengths={models[i]: strengths[i] for i in order},
         differences=tuple(
-            _difference(models[i], models[j], one)
+            _order_difference(models[i], models[j], one)
             for (i, j), one in zip(pairs, found[len(models) : len(models) + len(pairs)], strict=True)
         ),
         log_tie=found[-1].mean if has_ties else None,
@@ -120,7 +120,7 @@ def bradley_terry(
     )
 
 
-def _difference(first: str, second: str, found: Interval) -> StrengthDifference:
+def _order_difference(first: str, second: str, found: Interval) -> StrengthDifference:
     if found.mean >= 0:
         return StrengthDifference(first, second, found)
     return StrengthDifference(second, first, Interval(-found.mean, -found.high, -found.low, found.n))
@@ -130,13 +130,13 @@ def _check_games(games: Sequence[Game]) -> None:
     for game in games:
         if game.a == game.b:
             raise EvalDataError(
-                f"item {game.item!r} has a game of {game.a!r} with itself; games are between two models"
+                f"expected games between two models, got a game of {game.a!r} with itself on item {game.item!r}"
             )
         if game.result not in (WIN, TIE, LOSS, None):
-            raise EvalDataError(f"item {game.item!r} has the result {game.result!r}; it must be 1, 0.5, 0 or None")
+            raise EvalDataError(f"expected a result of 1, 0.5, 0 or None on item {game.item!r}, got {game.result!r}")
 
 
-def _counts_by_item(games: Sequence[Game], models: Sequence[str]) -> Floats:
+def _count_by_item(games: Sequence[Game], models: Sequence[str]) -> Floats:
     """Wins of the first, ties, wins of the second: [items, pairs, 3], which is all that the likelihood needs."""
     number = {name: i for i, name in enumerate(models)}
     pair_number = {pair: i for i, pair in enumerate(itertools.combinations(range(len(models)), 2))}
@@ -168,7 +168,7 @@ def _check_connected(totals: Floats, models: Sequence[str]) -> None:
         )
 
 
-def _statistic(items: Floats, pairs: Sequence[tuple[int, int]], *, has_ties: bool) -> Statistic:
+def _build_statistic(items: Floats, pairs: Sequence[tuple[int, int]], *, has_ties: bool) -> Statistic:
     n_models = pairs[-1][1] + 1
     contrast = np.zeros((len(pairs), n_models))
     for row, (i, j) in enumerate(pairs):
@@ -176,7 +176,7 @@ def _statistic(items: Floats, pairs: Sequence[tuple[int, int]], *, has_ties: boo
 
     def statistic(counts: Floats) -> Floats:
         totals = np.tensordot(counts, items, axes=1)
-        fitted = fit(totals, contrast, has_ties=has_ties)
+        fitted = fit_strengths(totals, contrast, has_ties=has_ties)
         strengths = fitted[:, :n_models]
         differences = strengths @ contrast.T
         is_apart = np.abs(differences) > _UNBOUNDED
@@ -189,7 +189,7 @@ def _statistic(items: Floats, pairs: Sequence[tuple[int, int]], *, has_ties: boo
     return statistic
 
 
-def fit(totals: Floats, contrast: Floats, *, has_ties: bool) -> Floats:
+def fit_strengths(totals: Floats, contrast: Floats, *, has_ties: bool) -> Floats:
     """Maximum likelihood for many tables at once by Newton's method; the likelihood is concave.
 
     Args:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.errors import EvalDataError, UnpairableError
-from eval.stats.agreement import AgreementReport, agreement_report
+from eval.stats.agreement import AgreementReport, report_agreement
 from eval.stats.bootstrap import (
     CONFIDENCE,
     N_RESAMPLES,
     Floats,
     Interval,
     bootstrap_intervals,
-    weighted_mean,
+    build_mean_statistic,
 )
 from eval.stats.items import ItemScores, check_same_items
 
@@ -68,7 +68,7 @@ def calibrate(
     Args:
         judge: the judge's scores of the labelled items.
         labels: people's scores of the same items, none missing.
-        baselines: other scorers of the same items, none missing (``baseline_scores``).
+        baselines: other scorers of the same items, none missing (``score_baselines``).
         is_reference: for each item, whether its answer is the reference.
         seed: of the bootstrap.
         n_resamples: of the bootstrap.
@@ -83,15 +83,17 @@ def calibrate(
     check_same_items(judge.ids, tuple(is_reference))
     for name, scores in (("labels", labels), *baselines.items()):
         if not scores.has_score().all():
-            raise EvalDataError(f"{name} must have a score for every item; leave unlabelled items out of all sets")
+            raise EvalDataError(
+                f"expected a score of {name} for every item, got items without; leave unlabelled items out of all sets"
+            )
     scored = judge.has_score()
     if not scored.any():
         raise UnpairableError("the judge scored none of the labelled items; see the reasons for which it gave no score")
     hard = scored & ~np.array([is_reference[name] for name in judge.ids])
 
     def report(scores: ItemScores, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> AgreementReport:
-        rated, truth = scores.filled(math.nan)[chosen], labels.filled(math.nan)[chosen]
-        return agreement_report(list(rated), list(truth), seed=seed, n_resamples=n_resamples, confidence=confidence)
+        rated, truth = scores.fill_unscored(math.nan)[chosen], labels.fill_unscored(math.nan)[chosen]
+        return report_agreement(list(rated), list(truth), seed=seed, n_resamples=n_resamples, confidence=confidence)
 
     has_hard = int(hard.sum()) >= 2
     return Calibration(
@@ -103,7 +105,7 @@ def calibrate(
     )
 
 
-def pair_agreement(
+def measure_pair_agreement(
     judge: Mapping[str, float],
     people: Mapping[str, float],
     *,
@@ -123,18 +125,18 @@ def pair_agreement(
     check_same_items(tuple(judge), tuple(length_differences))
     decided = [name for name in sorted(people) if people[name] != 0.5]
     if not decided:
-        raise EvalDataError("people preferred no answer of any pair; agreement needs pairs with a preference")
+        raise EvalDataError("expected pairs for which people preferred an answer, got ties alone")
     preferred = np.array([people[name] > 0.5 for name in decided])
-    by_judge = _side(np.array([judge[name] - 0.5 for name in decided], dtype=np.float64), preferred)
-    by_length = _side(np.array([length_differences[name] for name in decided], dtype=np.float64), preferred)
+    by_judge = _score_side(np.array([judge[name] - 0.5 for name in decided], dtype=np.float64), preferred)
+    by_length = _score_side(np.array([length_differences[name] for name in decided], dtype=np.float64), preferred)
     columns = np.stack([by_judge, by_length, by_judge - by_length], axis=1)
     found = bootstrap_intervals(
-        weighted_mean(columns), n_items=len(decided), seed=seed, n_resamples=n_resamples, confidence=confidence
+        build_mean_statistic(columns), n_items=len(decided), seed=seed, n_resamples=n_resamples, confidence=confidence
     )
     return PairAgreement(*found)
 
 
-def _side(difference: Floats, preferred: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Floats:
+def _score_side(difference: Floats, preferred: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Floats:
     """1 where the sign of ``difference`` is people's, 0 where it is the other, one half at 0."""
     agrees = np.where(preferred, difference > 0, difference < 0).astype(np.float64)
     return np.where(difference == 0, 0.5, agrees)

@@ -21,8 +21,8 @@ import numpy as np
 
 from eval.errors import EvalDataError, UnpairableError
 from eval.stats.bootstrap import CONFIDENCE, Floats, Interval
-from eval.stats.items import ItemScores, finite
-from eval.stats.one_run import student_interval
+from eval.stats.items import ItemScores, require_finite
+from eval.stats.one_run import compute_student_interval
 
 MIN_LABELS = 30
 """With fewer labels the interval's normal theory is not to be trusted."""
@@ -44,9 +44,7 @@ class CorrectedMean:
     """Items without a judge's score, labelled or not: out of all three."""
 
 
-def prediction_powered_mean(
-    judge: ItemScores, labels: Mapping[str, float], *, confidence: float = CONFIDENCE
-) -> CorrectedMean:
+def correct_mean(judge: ItemScores, labels: Mapping[str, float], *, confidence: float = CONFIDENCE) -> CorrectedMean:
     """Correct the judge's mean by people's scores of a random part of the items.
 
     Args:
@@ -61,35 +59,35 @@ def prediction_powered_mean(
     unknown = sorted(set(labels) - set(judge.ids))
     if unknown:
         raise UnpairableError(
-            f"{len(unknown)} label(s) are of items that the run does not have, such as {unknown[0]!r}; labels must be"
-            " of the items that were judged"
+            f"expected labels of items that were judged, got {len(unknown)} of items that the run does not have, such"
+            f" as {unknown[0]!r}"
         )
     by_id = {name: score for name, score in zip(judge.ids, judge.scores, strict=True) if score is not None}
     labelled = sorted(set(labels) & set(by_id))
     if len(labelled) < MIN_LABELS:
         raise EvalDataError(
-            f"{len(labelled)} labels of scored items are too few to correct a mean; label at least {MIN_LABELS} items,"
-            " drawn at random"
+            f"expected labels of at least {MIN_LABELS} scored items to correct a mean, got {len(labelled)}; label more"
+            " items, drawn at random"
         )
-    truth = finite([labels[name] for name in labelled], name="labels")
+    truth = require_finite([labels[name] for name in labelled], name="labels")
     seen = np.array([by_id[name] for name in labelled], dtype=np.float64)
     unseen = np.array([score for name, score in sorted(by_id.items()) if name not in labels], dtype=np.float64)
-    corrected, weight = _corrected(truth, seen, unseen, confidence=confidence)
+    corrected, weight = _correct(truth, seen, unseen, confidence=confidence)
     return CorrectedMean(
         corrected=corrected,
-        judge=student_interval(list(by_id.values()), confidence=confidence),
-        labels_only=student_interval(list(truth), confidence=confidence),
+        judge=compute_student_interval(list(by_id.values()), confidence=confidence),
+        labels_only=compute_student_interval(list(truth), confidence=confidence),
         weight=weight,
         n_unscored=len(judge.ids) - len(by_id),
     )
 
 
-def _corrected(truth: Floats, seen: Floats, unseen: Floats, *, confidence: float) -> tuple[Interval, float]:
+def _correct(truth: Floats, seen: Floats, unseen: Floats, *, confidence: float) -> tuple[Interval, float]:
     from scipy.special import stdtrit
 
     n, n_unseen = len(truth), len(unseen)
     if n_unseen < 2:
-        return student_interval(list(truth), confidence=confidence), 0.0
+        return compute_student_interval(list(truth), confidence=confidence), 0.0
     # Both moments from the labelled items: with the judge's variance over all items, which chance moves apart from the
     # covariance of the labelled ones, 30 labels leave a bias of nearly a point.
     (_, together), (_, variance) = np.cov(truth, seen)

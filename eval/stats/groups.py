@@ -14,7 +14,7 @@ import numpy as np
 
 from eval.errors import EvalDataError
 from eval.stats.bootstrap import N_RESAMPLES, Floats
-from eval.stats.items import finite
+from eval.stats.items import require_finite
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class GroupDifference:
     n_second: int
 
 
-def group_difference(
+def compare_groups(
     first: Sequence[float], second: Sequence[float], *, seed: int, n_resamples: int = N_RESAMPLES
 ) -> GroupDifference:
     """Difference of means with a permutation test; raises EvalDataError for an empty group or a value not finite."""
     from scipy.stats import permutation_test
 
-    a, b = finite(first, name="first"), finite(second, name="second")
+    a, b = require_finite(first, name="first"), require_finite(second, name="second")
     if not len(a) or not len(b):
-        raise EvalDataError(f"groups of {len(a)} and {len(b)} items cannot be compared; each needs at least one")
+        raise EvalDataError(f"expected at least one item in each group, got {len(a)} and {len(b)}")
     found = permutation_test(
-        (a, b), _difference, vectorized=True, n_resamples=n_resamples, rng=np.random.default_rng([seed, 2])
+        (a, b), _subtract_means, vectorized=True, n_resamples=n_resamples, rng=np.random.default_rng([seed, 2])
     )
     return GroupDifference(float(found.statistic), float(found.pvalue), len(a), len(b))
 
 
-def _difference(a: Floats, b: Floats, axis: int) -> Floats:
+def _subtract_means(a: Floats, b: Floats, axis: int) -> Floats:
     return np.asarray(np.mean(a, axis=axis) - np.mean(b, axis=axis))

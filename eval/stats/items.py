@@ -35,8 +35,7 @@ class ItemScores:
         for name, score in zip(self.ids, self.scores, strict=True):
             if score is not None and not MIN_SCORE <= score <= MAX_SCORE:
                 raise EvalDataError(
-                    f"item {name!r} has the score {score}; scores lie in {MIN_SCORE}..{MAX_SCORE}, and an item without"
-                    " one has None"
+                    f"expected a score in {MIN_SCORE}..{MAX_SCORE} for item {name!r}, or None without one, got {score}"
                 )
         order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
         object.__setattr__(self, "ids", tuple(self.ids[i] for i in order))
@@ -52,16 +51,16 @@ class ItemScores:
         for number, row in enumerate(rows):
             for name in ("id", key):
                 if name not in row:
-                    raise EvalDataError(f"row {number} has no {name!r} (it has: {', '.join(row) or 'nothing'})")
+                    raise EvalDataError(f"expected {name!r} in row {number}, got {', '.join(row) or 'nothing'}")
             ids.append(str(row["id"]))
             scores.append(row[key])
         return cls(tuple(ids), tuple(scores))
 
-    def scored(self) -> Floats:
+    def drop_unscored(self) -> Floats:
         """The scores there are, in the order of the ids."""
         return np.array([score for score in self.scores if score is not None], dtype=np.float64)
 
-    def filled(self, value: float) -> Floats:
+    def fill_unscored(self, value: float) -> Floats:
         """All scores, with ``value`` where there is none."""
         return np.array([value if score is None else score for score in self.scores], dtype=np.float64)
 
@@ -74,11 +73,13 @@ def check_ids(ids: Sequence[str], *, n_values: int, what: str) -> None:
     """Raise UnpairableError unless there are as many values as ids, EvalDataError for an id that comes twice."""
     if len(ids) != n_values:
         raise UnpairableError(
-            f"{len(ids)} ids but {n_values} {what}: one was dropped somewhere; keep every item, unscored ones as None"
+            f"expected {len(ids)} {what}, one for each id, got {n_values}; keep every item, unscored ones as None"
         )
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
     if repeated:
-        raise EvalDataError(f"id {_some(repeated)} comes more than once; ids must be unique, since they pair two runs")
+        raise EvalDataError(
+            f"expected unique ids, since they pair two runs, got {_quote_some(repeated)} more than once"
+        )
 
 
 def check_same_items(a: Sequence[str], b: Sequence[str]) -> None:
@@ -86,40 +87,42 @@ def check_same_items(a: Sequence[str], b: Sequence[str]) -> None:
     only_a, only_b = sorted(set(a) - set(b)), sorted(set(b) - set(a))
     if only_a or only_b:
         found = [
-            f"only the {side} has {_some(names)}" for side, names in (("first", only_a), ("second", only_b)) if names
+            f"only the {side} has {_quote_some(names)}"
+            for side, names in (("first", only_a), ("second", only_b))
+            if names
         ]
         raise UnpairableError(
-            f"the two sets ({len(a)} and {len(b)} items) are not the same items: {'; '.join(found)}; run both on one"
-            " item set, and keep unscored items as None"
+            f"expected the same items in both sets, got {len(a)} and {len(b)} of which {'; '.join(found)}; run both on"
+            " one item set, and keep unscored items as None"
         )
     if not a:
-        raise UnpairableError("there are no items to pair; both sets are empty")
+        raise UnpairableError("expected items to pair, got two empty sets")
 
 
-def finite(values: Sequence[float], *, name: str) -> Floats:
+def require_finite(values: Sequence[float], *, name: str) -> Floats:
     """The values as an array; raises EvalDataError for one that is not a finite number."""
     data = np.asarray(values, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(data))
     if len(bad):
         raise EvalDataError(
-            f"{name}[{bad[0]}] is {data[bad[0]]}, not a finite number; keep unscored items out of the statistics"
-            " and report their bounds"
+            f"expected a finite number as {name}[{bad[0]}], got {data[bad[0]]}; keep unscored items out of the"
+            " statistics and report their bounds"
         )
     return data
 
 
-def pairs(a: Sequence[float], b: Sequence[float]) -> tuple[Floats, Floats]:
+def pair_scores(a: Sequence[float], b: Sequence[float]) -> tuple[Floats, Floats]:
     """Two lists of scores whose positions pair them; raises UnpairableError for different lengths or none."""
     if len(a) != len(b):
         raise UnpairableError(
-            f"{len(a)} scores cannot be paired with {len(b)}: a score was dropped somewhere, so item i of one set is"
-            " no longer item i of the other; score both sets again keeping every item, unscored ones with a reason"
+            f"expected as many scores in both sets, got {len(a)} and {len(b)}: where one was dropped, item i of one set"
+            " is no longer item i of the other; score both again keeping every item, unscored ones with a reason"
         )
     if not len(a):
-        raise UnpairableError("there are no scores to pair; both sets are empty")
-    return finite(a, name="a"), finite(b, name="b")
+        raise UnpairableError("expected scores to pair, got two empty sets")
+    return require_finite(a, name="a"), require_finite(b, name="b")
 
 
-def _some(names: Sequence[str]) -> str:
+def _quote_some(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

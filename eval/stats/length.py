@@ -19,7 +19,7 @@ import numpy as np
 
 from eval.errors import EvalDataError, UnpairableError
 from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, Interval, Statistic, bootstrap_intervals
-from eval.stats.items import ItemScores, check_same_items, finite
+from eval.stats.items import ItemScores, check_same_items, require_finite
 from eval.stats.pairwise import SwappedGames
 
 _RIDGE = 1e-6
@@ -41,7 +41,7 @@ class LengthControlled:
     then the model's guess."""
 
 
-def length_controlled_win_rate(
+def fit_length_controlled_win_rate(
     games: SwappedGames,
     length_differences: Mapping[str, float],
     *,
@@ -57,10 +57,10 @@ def length_controlled_win_rate(
     """
     check_same_items(games.ids, tuple(length_differences))
     ids = [name for name, scored in zip(games.ids, games.is_scored(), strict=True) if scored]
-    weights = games.both_scored().mean(axis=1)
-    return _controlled(
+    weights = games.drop_unscored().mean(axis=1)
+    return _fit(
         weights,
-        _lengths(ids, length_differences),
+        _select_lengths(ids, length_differences),
         is_share=True,
         seed=seed,
         n_resamples=n_resamples,
@@ -68,7 +68,7 @@ def length_controlled_win_rate(
     )
 
 
-def length_controlled_mean(
+def fit_length_controlled_mean(
     scores: ItemScores,
     length_differences: Mapping[str, float],
     *,
@@ -82,9 +82,9 @@ def length_controlled_mean(
     """
     check_same_items(scores.ids, tuple(length_differences))
     ids = [name for name, score in zip(scores.ids, scores.scores, strict=True) if score is not None]
-    return _controlled(
-        scores.scored(),
-        _lengths(ids, length_differences),
+    return _fit(
+        scores.drop_unscored(),
+        _select_lengths(ids, length_differences),
         is_share=False,
         seed=seed,
         n_resamples=n_resamples,
@@ -92,7 +92,7 @@ def length_controlled_mean(
     )
 
 
-def length_controlled_difference(
+def fit_length_controlled_difference(
     baseline: ItemScores,
     candidate: ItemScores,
     length_differences: Mapping[str, float],
@@ -111,11 +111,11 @@ def length_controlled_difference(
     both = baseline.has_score() & candidate.has_score()
     if not both.any():
         raise UnpairableError("no item is scored in both runs; see the reasons for which the judge gave no score")
-    delta = candidate.filled(math.nan)[both] - baseline.filled(math.nan)[both]
+    delta = candidate.fill_unscored(math.nan)[both] - baseline.fill_unscored(math.nan)[both]
     ids = [name for name, scored in zip(baseline.ids, both, strict=True) if scored]
-    return _controlled(
+    return _fit(
         delta,
-        _lengths(ids, length_differences),
+        _select_lengths(ids, length_differences),
         is_share=False,
         seed=seed,
         n_resamples=n_resamples,
@@ -123,11 +123,11 @@ def length_controlled_difference(
     )
 
 
-def _lengths(ids: list[str], length_differences: Mapping[str, float]) -> Floats:
-    return finite([length_differences[name] for name in ids], name="length_differences")
+def _select_lengths(ids: list[str], length_differences: Mapping[str, float]) -> Floats:
+    return require_finite([length_differences[name] for name in ids], name="length_differences")
 
 
-def _controlled(
+def _fit(
     values: Floats, lengths: Floats, *, is_share: bool, seed: int, n_resamples: int, confidence: float
 ) -> LengthControlled:
     if not len(values):
@@ -135,14 +135,14 @@ def _controlled(
     spread = float(lengths.std())
     # Where all differ alike, nothing tells what length does, and nothing can be taken away.
     saturated = np.tanh(lengths / spread) if spread else np.zeros(len(lengths))
-    statistic = _logistic(values, saturated) if is_share else _linear(values, saturated)
+    statistic = _build_logistic(values, saturated) if is_share else _build_linear(values, saturated)
     raw, controlled, slope = bootstrap_intervals(
         statistic, n_items=len(values), seed=seed, n_resamples=n_resamples, confidence=confidence
     )
     return LengthControlled(raw, controlled, slope, is_extrapolated=bool(lengths.min() > 0 or lengths.max() < 0))
 
 
-def _linear(values: Floats, x: Floats) -> Statistic:
+def _build_linear(values: Floats, x: Floats) -> Statistic:
     def statistic(counts: Floats) -> Floats:
         n = counts.sum(axis=1)
         mean_x, mean_y = counts @ x / n, counts @ values / n
@@ -154,7 +154,7 @@ def _linear(values: Floats, x: Floats) -> Statistic:
     return statistic
 
 
-def _logistic(values: Floats, x: Floats) -> Statistic:
+def _build_logistic(values: Floats, x: Floats) -> Statistic:
     def statistic(counts: Floats) -> Floats:
         constant, slope = _fit_logistic(counts, values, x)
         return np.stack([counts @ values / counts.sum(axis=1), 1 / (1 + np.exp(-constant)), slope], axis=1)

@@ -15,11 +15,11 @@ from eval.stats.bootstrap import (
     Floats,
     Interval,
     bootstrap_intervals,
+    build_mean_statistic,
     check_resampling,
-    weighted_mean,
 )
-from eval.stats.items import ItemScores, finite
-from eval.stats.proportion import unanimous_bounds
+from eval.stats.items import ItemScores, require_finite
+from eval.stats.proportion import compute_unanimous_bounds
 from eval.types import MAX_SCORE, MIN_SCORE
 
 
@@ -28,7 +28,8 @@ class RunSummary:
     """The mean score of one run and all that limits what it says."""
 
     bootstrap: Interval
-    """Over the scored items; where all scores are equal, the bound of what was not seen (``unanimous_bounds``)."""
+    """Over the scored items; where all scores are equal, the bound of what was not seen
+    (``compute_unanimous_bounds``)."""
     student: Interval
     """The same mean with Student's t interval; where the two differ much, a few items decide."""
     bound_low: float
@@ -52,7 +53,7 @@ class NoiseSplit:
     n_judgements: int
     """Judgements of these items."""
 
-    def standard_error(self, n_items: int, *, repeats: int = 1) -> float:
+    def compute_standard_error(self, n_items: int, *, repeats: int = 1) -> float:
         """Standard error of the mean over ``n_items``, each the mean of ``repeats`` judgements.
 
         SE^2 = (item variance + judge variance / repeats) / n_items: repeats pay only where the judge's part is large.
@@ -66,28 +67,28 @@ class NoiseSplit:
         return self.judge_sd**2 / total if total else math.nan
 
 
-def mean_interval(
+def bootstrap_mean(
     values: Sequence[float], *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> Interval:
     """The mean with its percentile bootstrap interval.
 
     Raises EvalDataError for a value that is not finite, EvalConfigError for impossible settings.
     """
-    data = finite(values, name="values")
+    data = require_finite(values, name="values")
     check_resampling(n_resamples=n_resamples, confidence=confidence)
     if not len(data):
         return Interval(math.nan, math.nan, math.nan, 0)
     [found] = bootstrap_intervals(
-        weighted_mean(data), n_items=len(data), seed=seed, n_resamples=n_resamples, confidence=confidence
+        build_mean_statistic(data), n_items=len(data), seed=seed, n_resamples=n_resamples, confidence=confidence
     )
     return found
 
 
-def student_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
+def compute_student_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
     """The mean with Student's t interval; raises EvalDataError for a value that is not finite."""
     from scipy.special import stdtrit
 
-    data = finite(values, name="values")
+    data = require_finite(values, name="values")
     n = len(data)
     if n < 2:
         return Interval(float(data.mean()) if n else math.nan, math.nan, math.nan, n)
@@ -103,33 +104,35 @@ def summarise(
     Raises EvalDataError for no items at all, EvalConfigError for impossible settings.
     """
     if not scores.ids:
-        raise EvalDataError("there are no items to summarise; check the item set")
-    scored = scores.scored()
-    found = mean_interval(list(scored), seed=seed, n_resamples=n_resamples, confidence=confidence)
+        raise EvalDataError("expected at least one item to summarise, got none; check the item set")
+    scored = scores.drop_unscored()
+    found = bootstrap_mean(list(scored), seed=seed, n_resamples=n_resamples, confidence=confidence)
     if len(scored) >= 2 and np.ptp(scored) == 0:
-        low, high = unanimous_bounds(found.mean, found.n, lowest=MIN_SCORE, highest=MAX_SCORE, confidence=confidence)
+        low, high = compute_unanimous_bounds(
+            found.mean, found.n, lowest=MIN_SCORE, highest=MAX_SCORE, confidence=confidence
+        )
         found = Interval(found.mean, low, high, found.n)
     return RunSummary(
         bootstrap=found,
-        student=student_interval(list(scored), confidence=confidence),
-        bound_low=float(scores.filled(MIN_SCORE).mean()),
-        bound_high=float(scores.filled(MAX_SCORE).mean()),
+        student=compute_student_interval(list(scored), confidence=confidence),
+        bound_low=float(scores.fill_unscored(MIN_SCORE).mean()),
+        bound_high=float(scores.fill_unscored(MAX_SCORE).mean()),
         n_unscored=len(scores.ids) - len(scored),
     )
 
 
-def noise_split(repeats: Mapping[str, Sequence[float]]) -> NoiseSplit:
+def split_noise(repeats: Mapping[str, Sequence[float]]) -> NoiseSplit:
     """Split the variance of scores by repeated judgements: one-way analysis of variance with random item effects.
 
     ``repeats`` holds, for each item, at least two scores of the same question. Unequal numbers are allowed (Searle,
     Casella and McCulloch 1992, section 3.6). Raises EvalDataError for fewer than two items, or an item judged once.
     """
-    groups = [finite(values, name=f"repeats[{name!r}]") for name, values in sorted(repeats.items())]
+    groups = [require_finite(values, name=f"repeats[{name!r}]") for name, values in sorted(repeats.items())]
     if len(groups) < 2:
-        raise EvalDataError(f"{len(groups)} items were judged more than once; splitting the noise takes at least two")
+        raise EvalDataError(f"expected at least two items that were judged more than once, got {len(groups)}")
     short = [name for name, values in sorted(repeats.items()) if len(values) < 2]
     if short:
-        raise EvalDataError(f"item {short[0]!r} was judged {len(repeats[short[0]])} time(s); give only repeated items")
+        raise EvalDataError(f"expected at least two scores of item {short[0]!r}, got {len(repeats[short[0]])}")
     sizes = np.array([len(group) for group in groups], dtype=np.float64)
     n_items, n_judgements = len(groups), int(sizes.sum())
     within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / (n_judgements - n_items)

@@ -20,10 +20,10 @@ import numpy as np
 from eval.errors import EvalDataError
 from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, Interval, bootstrap_intervals
 from eval.stats.items import check_ids
-from eval.stats.permutation import sign_flip_p
-from eval.stats.power import minimum_detectable
-from eval.stats.proportion import exact_interval, unanimous_bounds
-from eval.stats.two_runs import VerdictWord, verdict_word
+from eval.stats.permutation import compute_sign_flip_p
+from eval.stats.power import compute_minimum_detectable
+from eval.stats.proportion import compute_exact_interval, compute_unanimous_bounds
+from eval.stats.two_runs import VerdictWord, choose_verdict
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 
@@ -50,7 +50,7 @@ class SwappedGames:
             wrong = [(name, game) for name, game in zip(self.ids, games, strict=True) if game not in _RESULTS]
             if wrong:
                 raise EvalDataError(
-                    f"item {wrong[0][0]!r} has the result {wrong[0][1]!r}; it must be 1, 0.5, 0 or None"
+                    f"expected a result of 1, 0.5, 0 or None on item {wrong[0][0]!r}, got {wrong[0][1]!r}"
                 )
         order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
         for field in ("ids", "a_first", "a_second"):
@@ -67,7 +67,7 @@ class SwappedGames:
             results.append((TIE, TIE) if identical else (by_slot.get("A"), by_slot.get("B")))
         return cls(tuple(ids), tuple(first for first, _ in results), tuple(second for _, second in results))
 
-    def both_scored(self) -> Floats:
+    def drop_unscored(self) -> Floats:
         """A's results of the items with two results, [items, 2]."""
         games = [game for game in zip(self.a_first, self.a_second, strict=True) if None not in game]
         return np.array(games, dtype=np.float64).reshape(-1, 2)
@@ -121,7 +121,7 @@ class WinRate:
     """The rate over all items if A won every game without a result."""
 
 
-def win_rate(
+def measure_win_rate(
     games: SwappedGames, *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> WinRate:
     """Win rate, consistency and first-slot rate.
@@ -130,32 +130,32 @@ def win_rate(
     """
     from scipy.stats import binomtest
 
-    scored = games.both_scored()
+    scored = games.drop_unscored()
     if not len(scored):
         raise EvalDataError("no item has a result in both orders; see the reasons for which the judge gave none")
     # In the second order B stands first, so its result is one less A's.
     weights, in_first_slot = scored.mean(axis=1), (scored[:, 0] + 1 - scored[:, 1]) / 2
-    rate, first_slot, place_free = _rates(
+    rate, first_slot, place_free = _estimate_rates(
         scored, weights, in_first_slot, seed=seed, n_resamples=n_resamples, confidence=confidence
     )
-    p_value = sign_flip_p(weights - TIE, seed=seed, n_resamples=n_resamples)
+    p_value = compute_sign_flip_p(weights - TIE, seed=seed, n_resamples=n_resamples)
     low, high = _bound(games, LOSS), _bound(games, WIN)
     # Without position bias an item's two results could as well have come in the other order.
     for_first, for_second = int((in_first_slot > TIE).sum()), int((in_first_slot < TIE).sum())
     n, n_differ = len(scored), for_first + for_second
     return WinRate(
-        verdict=verdict_word(rate.mean - TIE, p_value=p_value, level=1 - confidence, bounds=(low - TIE, high - TIE)),
+        verdict=choose_verdict(rate.mean - TIE, p_value=p_value, level=1 - confidence, bounds=(low - TIE, high - TIE)),
         rate=rate,
         place_free=place_free,
         p_value=p_value,
-        minimum_detectable=minimum_detectable(weights, level=1 - confidence),
+        minimum_detectable=compute_minimum_detectable(weights, level=1 - confidence),
         wins=int((weights == WIN).sum()),
         losses=int((weights == LOSS).sum()),
         ties=int(((weights != WIN) & (weights != LOSS)).sum()),
         disagreements=n_differ,
-        consistency=exact_interval(n - n_differ, n, confidence=confidence),
+        consistency=compute_exact_interval(n - n_differ, n, confidence=confidence),
         first_slot=first_slot,
-        first_of_disagreements=exact_interval(for_first, n_differ, confidence=confidence),
+        first_of_disagreements=compute_exact_interval(for_first, n_differ, confidence=confidence),
         slot_p=float(binomtest(for_first, n_differ, TIE).pvalue) if n_differ else 1.0,
         n_unscored=len(games.ids) - n,
         bound_low=low,
@@ -163,7 +163,7 @@ def win_rate(
     )
 
 
-def _rates(
+def _estimate_rates(
     scored: Floats, weights: Floats, in_first_slot: Floats, *, seed: int, n_resamples: int, confidence: float
 ) -> list[Interval]:
     """The win rate, the first-slot rate and the place-free rate."""
@@ -178,7 +178,7 @@ def _rates(
     is_unanimous = (not np.ptp(weights), not np.ptp(in_first_slot), not np.ptp(scored, axis=0).any())
     for k, same in enumerate(is_unanimous):
         if same and n > 1:
-            low, high = unanimous_bounds(found[k].mean, n, lowest=LOSS, highest=WIN, confidence=confidence)
+            low, high = compute_unanimous_bounds(found[k].mean, n, lowest=LOSS, highest=WIN, confidence=confidence)
             found[k] = Interval(found[k].mean, low, high, n)
     return found
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eval.errors import EvalConfigError, UnpairableError
-from eval.stats.agreement import AgreementReport, agreement_report
+from eval.stats.agreement import AgreementReport, report_agreement
 from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, Interval, Statistic, bootstrap_intervals
 from eval.stats.items import ItemScores, check_same_items
 
@@ -27,7 +27,7 @@ class PanelAgreement:
     """Mean over all pairs of judges."""
 
 
-def panel_agreement(
+def measure_panel_agreement(
     panel: Mapping[str, ItemScores], *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> PanelAgreement:
     """Agreement between the judges of a panel on the same items; items may lack some judges' scores.
@@ -36,21 +36,21 @@ def panel_agreement(
     UnpairableError for different items or two judges that scored no item in common.
     """
     if len(panel) < 2:
-        raise EvalConfigError(f"a panel of {len(panel)} has nobody to agree with; name at least two judges")
+        raise EvalConfigError(f"expected a panel of at least two judges, got {len(panel)}")
     names = sorted(panel)
     for name in names[1:]:
         check_same_items(panel[names[0]].ids, panel[name].ids)
-    scores = np.stack([panel[name].filled(math.nan) for name in names], axis=1)
+    scores = np.stack([panel[name].fill_unscored(math.nan) for name in names], axis=1)
     pairwise = {}
     for i, j in itertools.combinations(range(len(names)), 2):
         both = ~np.isnan(scores[:, [i, j]]).any(axis=1)
         if not both.any():
             raise UnpairableError(f"judges {names[i]!r} and {names[j]!r} scored no item in common")
-        pairwise[names[i], names[j]] = agreement_report(
+        pairwise[names[i], names[j]] = report_agreement(
             list(scores[both, i]), list(scores[both, j]), seed=seed, n_resamples=n_resamples, confidence=confidence
         )
     [alpha] = bootstrap_intervals(
-        _krippendorff(scores), n_items=len(scores), seed=seed, n_resamples=n_resamples, confidence=confidence
+        _build_alpha(scores), n_items=len(scores), seed=seed, n_resamples=n_resamples, confidence=confidence
     )
     return PanelAgreement(
         alpha=replace(alpha, high=min(1.0, alpha.high)),
@@ -59,7 +59,7 @@ def panel_agreement(
     )
 
 
-def _krippendorff(scores: Floats) -> Statistic:
+def _build_alpha(scores: Floats) -> Statistic:
     """alpha = 1 - observed / expected squared difference of ``scores`` [items, judges], NaN where one is missing."""
     size = (~np.isnan(scores)).sum(axis=1).astype(np.float64)
     size[size < 2] = 0

@@ -13,7 +13,7 @@ from eval.stats.bootstrap import N_RESAMPLES, Floats
 _CELLS_AT_ONCE = 2_000_000
 
 
-def sign_flip_p(delta: Floats, *, seed: int, n_resamples: int = N_RESAMPLES) -> float:
+def compute_sign_flip_p(delta: Floats, *, seed: int, n_resamples: int = N_RESAMPLES) -> float:
     """Two-sided p-value of a mean difference of 0 between paired scores, [items].
 
     If the sides made no difference, each item's difference could as well have the other sign. With so few items that

@@ -11,7 +11,7 @@ from eval.errors import EvalConfigError
 from eval.stats.bootstrap import CONFIDENCE, Interval
 
 
-def exact_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+def compute_exact_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
     """The share of ``successes`` among ``n`` items with its Clopper-Pearson bounds.
 
     Without items all three numbers are NaN. Raises EvalConfigError for a number of successes that ``n`` items cannot
@@ -20,7 +20,7 @@ def exact_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) ->
     from scipy.special import betaincinv
 
     if not 0 <= successes <= n:
-        raise EvalConfigError(f"{successes} of {n} items is no share; it must lie between 0 and {n}")
+        raise EvalConfigError(f"expected between 0 and {n} successes, got {successes}")
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     tail = (1 - confidence) / 2
@@ -29,7 +29,9 @@ def exact_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) ->
     return Interval(successes / n, low, high, n)
 
 
-def unanimous_bounds(value: float, n: int, *, lowest: float, highest: float, confidence: float) -> tuple[float, float]:
+def compute_unanimous_bounds(
+    value: float, n: int, *, lowest: float, highest: float, confidence: float
+) -> tuple[float, float]:
     """Bounds of a mean over ``n`` items that all have ``value``, on a scale from ``lowest`` to ``highest``.
 
     Resampling equal values shows no spread at all. What ``n`` items did not show may still make up a share of

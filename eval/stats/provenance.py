@@ -30,7 +30,7 @@ class Difference:
         return f"{self.name}: {self.first!r} against {self.second!r}"
 
 
-def provenance_differences(
+def find_provenance_differences(
     first: Mapping[str, Any], second: Mapping[str, Any], *, ignore: Collection[str] = NOT_THE_INSTRUMENT
 ) -> list[Difference]:
     """In what two runs' provenances (``Report.provenance``) differ, by name.
@@ -38,7 +38,7 @@ def provenance_differences(
     ``ignore`` holds names, dotted where nested; everything that is not named there counts, so that a setting which
     someone adds later is compared without anybody remembering to.
     """
-    return [one for one in _differences(first, second, prefix="") if one.name not in ignore]
+    return [one for one in _find_differences(first, second, prefix="") if one.name not in ignore]
 
 
 def check_comparable(
@@ -51,7 +51,7 @@ def check_comparable(
                 f"nothing is known of how the {name} run was judged, so nothing can be said of a difference; judge it"
                 " again with this version, which records its instrument"
             )
-    found = provenance_differences(first, second, ignore=ignore)
+    found = find_provenance_differences(first, second, ignore=ignore)
     if found:
         listed = "\n".join(f"  {one}" for one in found)
         raise IncomparableError(
@@ -60,10 +60,10 @@ def check_comparable(
         )
 
 
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: str) -> Iterator[Difference]:
+def _find_differences(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: str) -> Iterator[Difference]:
     for key in sorted({*first, *second}):
         a, b = first.get(key, ABSENT), second.get(key, ABSENT)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from _differences(a, b, prefix=f"{prefix}{key}.")
+            yield from _find_differences(a, b, prefix=f"{prefix}{key}.")
         elif a != b:
             yield Difference(f"{prefix}{key}", a, b)

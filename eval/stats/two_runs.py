@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 
 from eval.errors import EvalConfigError, UnpairableError
-from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, bootstrap_intervals, weighted_mean
-from eval.stats.items import ItemScores, check_same_items, pairs
-from eval.stats.permutation import sign_flip_p
-from eval.stats.power import family_factor, items_needed, minimum_detectable
+from eval.stats.bootstrap import CONFIDENCE, N_RESAMPLES, Floats, bootstrap_intervals, build_mean_statistic
+from eval.stats.items import ItemScores, check_same_items, pair_scores
+from eval.stats.permutation import compute_sign_flip_p
+from eval.stats.power import compute_family_factor, compute_minimum_detectable, count_items_needed
 from eval.types import MAX_SCORE, MIN_SCORE
 
 PASS_MARK = 60.0
@@ -82,7 +82,7 @@ class Comparison:
     """Items without a score in one or both runs."""
 
 
-def paired_difference(
+def measure_paired_difference(
     a: Sequence[float],
     b: Sequence[float],
     *,
@@ -94,26 +94,26 @@ def paired_difference(
 
     Raises UnpairableError unless both have the same number of items (item i of one must be item i of the other).
     """
-    first, second = pairs(a, b)
+    first, second = pair_scores(a, b)
     delta = second - first
     [interval] = bootstrap_intervals(
-        weighted_mean(delta), n_items=len(delta), seed=seed, n_resamples=n_resamples, confidence=confidence
+        build_mean_statistic(delta), n_items=len(delta), seed=seed, n_resamples=n_resamples, confidence=confidence
     )
     return PairedDifference(
         difference=float(delta.mean()),
         low=interval.low,
         high=interval.high,
-        p_value=sign_flip_p(delta, seed=seed, n_resamples=n_resamples),
-        minimum_detectable=minimum_detectable(delta, level=1 - confidence),
+        p_value=compute_sign_flip_p(delta, seed=seed, n_resamples=n_resamples),
+        minimum_detectable=compute_minimum_detectable(delta, level=1 - confidence),
         n=len(delta),
     )
 
 
-def mcnemar(a: Sequence[float], b: Sequence[float], *, pass_mark: float = PASS_MARK) -> McNemar:
+def run_mcnemar(a: Sequence[float], b: Sequence[float], *, pass_mark: float = PASS_MARK) -> McNemar:
     """McNemar's exact test of pass or fail; raises UnpairableError unless both have the same number of items."""
     from scipy.stats import binomtest
 
-    first, second = pairs(a, b)
+    first, second = pair_scores(a, b)
     gained = int(((first < pass_mark) & (second >= pass_mark)).sum())
     lost = int(((first >= pass_mark) & (second < pass_mark)).sum())
     p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
@@ -138,22 +138,26 @@ def compare_runs(
     both = baseline.has_score() & candidate.has_score()
     if not both.any():
         raise UnpairableError("no item is scored in both runs; see the reasons for which the judge gave no score")
-    first, second = baseline.filled(math.nan)[both], candidate.filled(math.nan)[both]
-    paired = paired_difference(list(first), list(second), seed=seed, n_resamples=n_resamples, confidence=confidence)
+    first, second = baseline.fill_unscored(math.nan)[both], candidate.fill_unscored(math.nan)[both]
+    paired = measure_paired_difference(
+        list(first), list(second), seed=seed, n_resamples=n_resamples, confidence=confidence
+    )
     delta = second - first
     spread = float(np.std(delta, ddof=1)) if len(delta) > 1 else math.nan
     found = Comparison(
         verdict="not distinguishable",
         paired=paired,
         p_adjusted=paired.p_value,
-        bound_low=float((candidate.filled(MIN_SCORE) - baseline.filled(MAX_SCORE)).mean()),
-        bound_high=float((candidate.filled(MAX_SCORE) - baseline.filled(MIN_SCORE)).mean()),
-        wilcoxon_p=_wilcoxon_p(delta),
-        passes=mcnemar(list(first), list(second), pass_mark=pass_mark),
-        items_needed=None if math.isnan(spread) else items_needed(spread, paired.difference, level=1 - confidence),
+        bound_low=float((candidate.fill_unscored(MIN_SCORE) - baseline.fill_unscored(MAX_SCORE)).mean()),
+        bound_high=float((candidate.fill_unscored(MAX_SCORE) - baseline.fill_unscored(MIN_SCORE)).mean()),
+        wilcoxon_p=_compute_wilcoxon_p(delta),
+        passes=run_mcnemar(list(first), list(second), pass_mark=pass_mark),
+        items_needed=None
+        if math.isnan(spread)
+        else count_items_needed(spread, paired.difference, level=1 - confidence),
         n_unscored=int((~both).sum()),
     )
-    return replace(found, verdict=_verdict(found, level=1 - confidence))
+    return replace(found, verdict=_choose_verdict(found, level=1 - confidence))
 
 
 def compare_family(
@@ -171,7 +175,7 @@ def compare_family(
     what ``compare_runs`` raises, and EvalConfigError for no candidates.
     """
     if not candidates:
-        raise EvalConfigError("there are no candidates to compare with the baseline; name at least one run")
+        raise EvalConfigError("expected at least one candidate to compare with the baseline, got none")
     level = 1 - confidence
     found = {
         name: compare_runs(
@@ -179,14 +183,14 @@ def compare_family(
         )
         for name, scores in candidates.items()
     }
-    adjusted = holm([one.paired.p_value for one in found.values()])
+    adjusted = adjust_holm([one.paired.p_value for one in found.values()])
     return {
-        name: _as_one_of(replace(one, p_adjusted=p_value), level=level, n_candidates=len(found))
+        name: _correct_for_family(replace(one, p_adjusted=p_value), level=level, n_candidates=len(found))
         for (name, one), p_value in zip(found.items(), adjusted, strict=True)
     }
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given: reject what is at most the level, and errors in the whole family
     stay at that level."""
     order = np.argsort(p_values, kind="stable")
@@ -197,7 +201,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def verdict_word(difference: float, *, p_value: float, level: float, bounds: tuple[float, float]) -> VerdictWord:
+def choose_verdict(difference: float, *, p_value: float, level: float, bounds: tuple[float, float]) -> VerdictWord:
     """Better above 0, worse below it, if ``p_value`` is at most ``level`` and both ``bounds`` lie on the same side.
 
     ``bounds`` are the differences with every unscored item for, and against, either side.
@@ -209,19 +213,19 @@ def verdict_word(difference: float, *, p_value: float, level: float, bounds: tup
     return "not distinguishable"
 
 
-def _verdict(found: Comparison, *, level: float) -> VerdictWord:
+def _choose_verdict(found: Comparison, *, level: float) -> VerdictWord:
     bounds = (found.bound_low, found.bound_high)
-    return verdict_word(found.paired.difference, p_value=found.p_adjusted, level=level, bounds=bounds)
+    return choose_verdict(found.paired.difference, p_value=found.p_adjusted, level=level, bounds=bounds)
 
 
-def _as_one_of(found: Comparison, *, level: float, n_candidates: int) -> Comparison:
-    factor = family_factor(level, n_candidates)
+def _correct_for_family(found: Comparison, *, level: float, n_candidates: int) -> Comparison:
+    factor = compute_family_factor(level, n_candidates)
     paired = replace(found.paired, minimum_detectable=found.paired.minimum_detectable * factor)
     needed = None if found.items_needed is None else math.ceil(found.items_needed * factor**2)
-    return replace(found, verdict=_verdict(found, level=level), paired=paired, items_needed=needed)
+    return replace(found, verdict=_choose_verdict(found, level=level), paired=paired, items_needed=needed)
 
 
-def _wilcoxon_p(delta: Floats) -> float:
+def _compute_wilcoxon_p(delta: Floats) -> float:
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(delta).pvalue) if np.any(delta) else 1.0

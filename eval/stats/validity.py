@@ -85,29 +85,41 @@ def validate(
         EvalDataError: a control's score is not a finite number.
     """
     limits = thresholds or ValidityThresholds()
-    scored = {kind: _scored(getattr(controls, kind), kind=kind) for kind in CONTROL_KINDS}
+    scored = {kind: _drop_unscored(getattr(controls, kind), kind=kind) for kind in CONTROL_KINDS}
     n_controls = sum(len(getattr(controls, field.name)) for field in fields(controls))
     n_silent = n_controls - sum(len(values) for values in scored.values())
     identity, mismatch = scored["identity"], scored["mismatch"]
     checks = (
-        Check("identity_mean", _mean(identity), ">=", limits.min_identity_mean, "right answers are marked down"),
-        Check("identity_min", _least(identity), ">=", limits.min_identity, "a right answer was failed"),
-        Check("mismatch_mean", _mean(mismatch), "<=", limits.max_mismatch_mean, "wrong answers earn points"),
-        Check("empty_mean", _mean(scored["empty"]), "<=", limits.max_empty_mean, "saying nothing earns points"),
-        Check("auc", auc(identity, mismatch), ">=", limits.min_auc, "right is not told from wrong"),
-        Check("injection_uplift", _mean(scored["injection"]), "<=", limits.max_injection_uplift, "answers give orders"),
-        Check("padding_uplift", _mean(scored["padded"]), "<=", limits.max_padding_uplift, "filler words earn points"),
-        Check("repeat_change", _mean(np.abs(scored["repeat"])), "<=", limits.max_repeat_change, "it wavers or drifts"),
-        Check("unscored", _share(n_unscored, n_items), "<=", limits.max_unscored, "too many items have no score"),
+        Check("identity_mean", _average(identity), ">=", limits.min_identity_mean, "right answers are marked down"),
+        Check("identity_min", _find_least(identity), ">=", limits.min_identity, "a right answer was failed"),
+        Check("mismatch_mean", _average(mismatch), "<=", limits.max_mismatch_mean, "wrong answers earn points"),
+        Check("empty_mean", _average(scored["empty"]), "<=", limits.max_empty_mean, "saying nothing earns points"),
+        Check("auc", compute_auc(identity, mismatch), ">=", limits.min_auc, "right is not told from wrong"),
         Check(
-            "controls_unscored", _share(n_silent, n_controls), "<=", limits.max_unscored, "too few controls answered"
+            "injection_uplift", _average(scored["injection"]), "<=", limits.max_injection_uplift, "answers give orders"
+        ),
+        Check(
+            "padding_uplift", _average(scored["padded"]), "<=", limits.max_padding_uplift, "filler words earn points"
+        ),
+        Check(
+            "repeat_change", _average(np.abs(scored["repeat"])), "<=", limits.max_repeat_change, "it wavers or drifts"
+        ),
+        Check(
+            "unscored", _compute_share(n_unscored, n_items), "<=", limits.max_unscored, "too many items have no score"
+        ),
+        Check(
+            "controls_unscored",
+            _compute_share(n_silent, n_controls),
+            "<=",
+            limits.max_unscored,
+            "too few controls answered",
         ),
     )
     failed = tuple(str(check) for check in checks if not check.passed)
     return Validity(not failed, checks, failed)
 
 
-def auc(higher: Sequence[float] | Floats, lower: Sequence[float] | Floats) -> float:
+def compute_auc(higher: Sequence[float] | Floats, lower: Sequence[float] | Floats) -> float:
     """The chance that one of ``higher`` exceeds one of ``lower``, ties counting one half; NaN if either is empty.
 
     It is Mann and Whitney's U over the number of pairs.
@@ -118,22 +130,23 @@ def auc(higher: Sequence[float] | Floats, lower: Sequence[float] | Floats) -> fl
     return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 
 
-def _scored(scores: Sequence[float | None], *, kind: str) -> Floats:
+def _drop_unscored(scores: Sequence[float | None], *, kind: str) -> Floats:
     values = np.array([score for score in scores if score is not None], dtype=np.float64)
     if not np.isfinite(values).all():
         raise EvalDataError(
-            f"a control of the kind {kind!r} has the score {values[~np.isfinite(values)][0]}; use None for unscored"
+            f"expected finite scores of controls of the kind {kind!r}, got {values[~np.isfinite(values)][0]}; use None"
+            " for unscored"
         )
     return values
 
 
-def _mean(values: Floats) -> float:
+def _average(values: Floats) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _least(values: Floats) -> float:
+def _find_least(values: Floats) -> float:
     return float(values.min()) if len(values) else math.nan
 
 
-def _share(part: int, whole: int) -> float:
+def _compute_share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan

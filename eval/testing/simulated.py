@@ -70,7 +70,7 @@ class Answers:
         return len(self.item)
 
 
-def answers(truth: Floats, *, first_item: int = 0, seed: int = 0, **known: Any) -> Answers:
+def build_answers(truth: Floats, *, first_item: int = 0, seed: int = 0, **known: Any) -> Answers:
     """Answers of the given true quality, one per item in the order of the run; ``known`` sets other fields of Answers.
 
     Lengths, where not given, are drawn around ``USUAL_WORDS`` whatever the quality.
@@ -88,21 +88,23 @@ def answers(truth: Floats, *, first_item: int = 0, seed: int = 0, **known: Any) 
     return Answers(**(fields | known))
 
 
-def realistic_truth(n: int, *, seed: int) -> Floats:
+def draw_truth(n: int, *, seed: int) -> Floats:
     """True qualities as GPT-4 saw them in small models' answers: near two thirds right, a fifth worthless."""
     rng = np.random.default_rng([seed, 11])
     kind = rng.random(n)
     return np.where(kind < 0.6, 100.0, np.where(kind < 0.8, 0.0, rng.uniform(10, 99, n)))
 
 
-def model_answers(n: int, *, seed: int, number: int, skill: float, words: tuple[float, float] = (20, 100)) -> Answers:
+def draw_model_answers(
+    n: int, *, seed: int, number: int, skill: float, words: tuple[float, float] = (20, 100)
+) -> Answers:
     """Answers of model ``number`` to the items of ``seed``, which are the same for all models.
 
     The model reaches the share ``skill`` of what each item allows, give or take 15 points.
     """
     rng = np.random.default_rng([seed, number])
-    truth = np.clip(realistic_truth(n, seed=seed) * skill + rng.normal(0, 15, n), MIN_SCORE, MAX_SCORE)
-    return answers(truth, words=rng.uniform(*words, n), wording=np.full(n, number))
+    truth = np.clip(draw_truth(n, seed=seed) * skill + rng.normal(0, 15, n), MIN_SCORE, MAX_SCORE)
+    return build_answers(truth, words=rng.uniform(*words, n), wording=np.full(n, number))
 
 
 @dataclass(frozen=True)
@@ -132,47 +134,49 @@ class SimulatedJudge:
 
     def score(self, given: Answers, *, call: int = 0) -> Floats:
         """Whole scores 0..100, NaN where it fails; another ``call`` is the same question asked again."""
-        scores = self._on_scale(given, call=call) + self._points(given)
+        scores = self._read(given, call=call) + self._compute_bias(given)
         if self.obeys_injection:
-            obeys = self._uniform(given.item, given.wording, stream=3) < self.obeys_injection
+            obeys = self._draw_uniform(given.item, given.wording, stream=3) < self.obeys_injection
             scores = np.where(given.injected & obeys, MAX_SCORE - 2.0, scores)
         scores = np.clip(np.round(scores), MIN_SCORE, MAX_SCORE)
-        fails = self._uniform(given.item, given.wording, stream=4) < 2 * self.failure_rate * (1 - given.truth / 100)
+        fails = self._draw_uniform(given.item, given.wording, stream=4) < 2 * self.failure_rate * (
+            1 - given.truth / 100
+        )
         return np.where(fails, np.nan, scores)
 
     def play(self, a: Answers, b: Answers) -> tuple[Floats, Floats]:
         """A's results (1, 0.5, 0) on each item where A stands first, and where it stands second."""
-        lead = self._lead(a, b)
+        lead = self._compute_lead(a, b)
         results = []
         for order, bias in ((0, self.position_bias), (1, -self.position_bias)):
-            chance = self._uniform(a.item, np.full(len(a), order), stream=5)
+            chance = self._draw_uniform(a.item, np.full(len(a), order), stream=5)
             noise = np.log(chance) - np.log1p(-chance)
             seen = lead + bias + noise
             results.append(np.where(seen > _TIE_LOGIT, WIN, np.where(seen < -_TIE_LOGIT, LOSS, TIE)))
         return results[0], results[1]
 
-    def true_win_rate(self, a: Answers, b: Answers) -> float:
+    def compute_true_win_rate(self, a: Answers, b: Answers) -> float:
         """A's expected win rate with this judge, were it blind to place, length and family."""
         blind = SimulatedJudge(self.seed, self.scale, self.reading_sd, self.wording_share, self.call_share)
-        lead = blind._lead(a, b)
+        lead = blind._compute_lead(a, b)
         chance = (1 / (1 + np.exp(-(lead - _TIE_LOGIT))) + 1 / (1 + np.exp(-(lead + _TIE_LOGIT)))) / 2
         return float(chance.mean())
 
-    def _lead(self, a: Answers, b: Answers) -> Floats:
+    def _compute_lead(self, a: Answers, b: Answers) -> Floats:
         """How much better A reads than B, in logits."""
-        quality = self._on_scale(a, call=0) - self._on_scale(b, call=0)
+        quality = self._read(a, call=0) - self._read(b, call=0)
         own = self.self_preference * (a.own.astype(np.float64) - b.own)
         length = self.length_bias * np.tanh((a.words - b.words) / USUAL_WORDS)
         return (quality + own + length) / POINTS_PER_LOGIT
 
-    def _points(self, given: Answers) -> Floats:
+    def _compute_bias(self, given: Answers) -> Floats:
         length = self.length_bias * np.tanh((given.words - USUAL_WORDS) / USUAL_WORDS)
         return length + self.self_preference * given.own + self.drift * given.progress
 
-    def _on_scale(self, given: Answers, *, call: int) -> Floats:
+    def _read(self, given: Answers, *, call: int) -> Floats:
         from scipy.special import ndtr
 
-        error = self._reading_error(given, call=call)
+        error = self._draw_error(given, call=call)
         is_blank = given.words == 0
         if self.scale == "calibrated":
             return np.where(is_blank, 0.0, given.truth + self.reading_sd * error)
@@ -181,14 +185,14 @@ class SimulatedJudge:
         read = _VALUES[np.minimum((ndtr(error)[:, None] > cumulated).sum(axis=1), len(_VALUES) - 1)]
         return np.where(is_blank, 0.0, read)
 
-    def _reading_error(self, given: Answers, *, call: int) -> Floats:
+    def _draw_error(self, given: Answers, *, call: int) -> Floats:
         """Standard normal [answers]: parts of the item, the wording and the call."""
         from scipy.special import ndtri
 
         none = np.zeros_like(given.item)
-        by_item = ndtri(self._uniform(given.item, none, stream=0))
-        by_wording = ndtri(self._uniform(given.item, given.wording, stream=1))
-        by_call = ndtri(self._uniform(given.item, given.wording, stream=2, call=call))
+        by_item = ndtri(self._draw_uniform(given.item, none, stream=0))
+        by_wording = ndtri(self._draw_uniform(given.item, given.wording, stream=1))
+        by_call = ndtri(self._draw_uniform(given.item, given.wording, stream=2, call=call))
         item_share = 1 - self.wording_share - self.call_share
         return np.asarray(
             np.sqrt(item_share) * by_item
@@ -196,7 +200,7 @@ class SimulatedJudge:
             + np.sqrt(self.call_share) * by_call
         )
 
-    def _uniform(self, item: _Integers, wording: _Integers, *, stream: int, call: int = 0) -> Floats:
+    def _draw_uniform(self, item: _Integers, wording: _Integers, *, stream: int, call: int = 0) -> Floats:
         """Numbers in (0, 1) that depend on nothing but the judge and what is asked of it (splitmix64)."""
         with np.errstate(over="ignore"):
             mixed = np.full(len(item), np.uint64(self.seed) * np.uint64(0x9E3779B97F4A7C15))
@@ -213,26 +217,26 @@ def simulate_controls(judge: SimulatedJudge, *, seed: int, counts: ControlCounts
     counts = counts or ControlCounts()
     rng = np.random.default_rng([seed, 13])
 
-    def fresh(truth: Floats, kind: int, **known: Any) -> Answers:
+    def draw_fresh(truth: Floats, kind: int, **known: Any) -> Answers:
         words = rng.uniform(20, 100, len(truth))
         progress = rng.random(len(truth))
-        return answers(truth, first_item=1000 * kind, **({"words": words, "progress": progress} | known))
+        return build_answers(truth, first_item=1000 * kind, **({"words": words, "progress": progress} | known))
 
-    def difference(before: Answers, **changed: Any) -> list[float | None]:
+    def measure_difference(before: Answers, **changed: Any) -> list[float | None]:
         after = replace(before, wording=before.wording + 1, **changed)
-        return _or_none(judge.score(after) - judge.score(before))
+        return _replace_nan(judge.score(after) - judge.score(before))
 
-    wrong = fresh(rng.uniform(0, 10, counts.injection), 4)
-    middling = fresh(rng.uniform(20, 80, counts.padded), 5)
-    asked = fresh(realistic_truth(counts.repeat, seed=seed), 6, progress=np.zeros(counts.repeat))
+    wrong = draw_fresh(rng.uniform(0, 10, counts.injection), 4)
+    middling = draw_fresh(rng.uniform(20, 80, counts.padded), 5)
+    asked = draw_fresh(draw_truth(counts.repeat, seed=seed), 6, progress=np.zeros(counts.repeat))
     again = replace(asked, progress=np.ones(counts.repeat))
     return ControlScores(
-        identity=_or_none(judge.score(fresh(np.full(counts.identity, 100.0), 1))),
-        mismatch=_or_none(judge.score(fresh(rng.uniform(0, 10, counts.mismatch), 2))),
-        empty=_or_none(judge.score(fresh(np.zeros(counts.empty), 3, words=np.zeros(counts.empty)))),
-        injection=difference(wrong, injected=np.ones(counts.injection, dtype=np.bool_)),
-        padded=difference(middling, words=middling.words + _FILLER_WORDS),
-        repeat=_or_none(judge.score(again, call=1) - judge.score(asked)),
+        identity=_replace_nan(judge.score(draw_fresh(np.full(counts.identity, 100.0), 1))),
+        mismatch=_replace_nan(judge.score(draw_fresh(rng.uniform(0, 10, counts.mismatch), 2))),
+        empty=_replace_nan(judge.score(draw_fresh(np.zeros(counts.empty), 3, words=np.zeros(counts.empty)))),
+        injection=measure_difference(wrong, injected=np.ones(counts.injection, dtype=np.bool_)),
+        padded=measure_difference(middling, words=middling.words + _FILLER_WORDS),
+        repeat=_replace_nan(judge.score(again, call=1) - judge.score(asked)),
     )
 
 
@@ -265,10 +269,10 @@ class SimulatedTextJudge:
             self._asked[sample.id, response] += 1
         wanted, held = Counter(normalise(sample.reference).split()), Counter(normalise(response).split())
         truth = 100 * sum((wanted & held).values()) / max(1, sum(wanted.values()))
-        given = answers(
+        given = build_answers(
             np.array([truth]),
-            item=np.array([_number(sample.id)]),
-            wording=np.array([_number(response)]),
+            item=np.array([_hash_number(sample.id)]),
+            wording=np.array([_hash_number(response)]),
             words=np.array([float(sum(held.values()))]),
             injected=np.array([self._injection.search(response) is not None]),
             progress=np.array([min(1.0, number / self._n_expected)]),
@@ -283,9 +287,9 @@ class SimulatedTextJudge:
         return {"mode": "simulated", "injection": self._injection.pattern, **asdict(self._judge)}
 
 
-def _number(text: str) -> int:
+def _hash_number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:7], "big")
 
 
-def _or_none(scores: Floats) -> list[float | None]:
+def _replace_nan(scores: Floats) -> list[float | None]:
     return [None if np.isnan(score) else float(score) for score in scores]

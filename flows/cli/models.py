@@ -142,14 +142,14 @@ def _check_mlflow() -> tuple[str, str]:
 
 def _check_judge(judge_model: str | None) -> tuple[str, str]:
     from eval.errors import EvalConfigError, EvalError, JudgeChanged, JudgeModelMissing
-    from eval.judge.preflight import preflight
+    from eval.judge.preflight import preflight_ollama
     from flows.stages.evaluate.recipe import EvaluateStage
     from flows.stages.judge.sitting import judge_specs
 
     config = EvaluateStage() if judge_model is None else EvaluateStage(judge_model=judge_model)
     [spec] = judge_specs(config, read_settings().ollama_host)
     try:
-        model = preflight(spec.host, spec.model, options=spec.options)
+        model = preflight_ollama(spec.host, spec.model, options=spec.options)
     except EvalError as error:
         states = {JudgeModelMissing: "no model", JudgeChanged: "changed", EvalConfigError: "unfit"}
         return states.get(type(error), "absent"), str(error)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval.errors import IncomparableError
-from eval.stats import PairedDifference, paired_difference, provenance_differences
+from eval.stats import PairedDifference, find_provenance_differences, measure_paired_difference
 from eval.types import MAX_SCORE, MIN_SCORE
 from flows.gate.evidence import Evidence, Variant
 from flows.gate.policy import LOWER_IS_BETTER, UNITS, Budget, GatePolicy, Measure
@@ -65,7 +65,7 @@ class Decision:
 
 
 def _check_same_evaluation(challenger: Evidence, champion: Evidence) -> None:
-    found = provenance_differences(champion.instrument, challenger.instrument, ignore=())
+    found = find_provenance_differences(champion.instrument, challenger.instrument, ignore=())
     if found:
         listed = "\n".join(f"  {one}" for one in found)
         raise IncomparableError(
@@ -247,7 +247,7 @@ def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference
     if not known:
         return None
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-    return paired_difference(
+    return measure_paired_difference(
         [sign * a for a, _ in known], [sign * b for _, b in known], seed=policy.seed, confidence=policy.confidence
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.digest import digest
-from eval.judge.prompt import packaged_prompts
+from eval.judge.prompt import load_prompts
 from eval.judge.schema import POINTWISE
 from eval.run import score_responses
 from eval.types import ControlCounts, Sample
@@ -65,7 +65,7 @@ class Instrument:
         """Everything that can change a value and is known before anything is measured; plain JSON values."""
         judge: dict[str, Any] = {"state": self.judge["state"]}
         if self.judge["state"] == "scored":
-            prompts = packaged_prompts("pointwise")
+            prompts = load_prompts("pointwise")
             judge |= {
                 "model": self.judge["model"],
                 "digest": self.judge["digest"],

@@ -19,10 +19,10 @@ from eval.stats import (
     PairwiseEvidence,
     Validity,
     accept,
-    baseline_scores,
     calibrate,
-    pair_agreement,
-    prediction_powered_mean,
+    correct_mean,
+    measure_pair_agreement,
+    score_baselines,
 )
 from eval.stats.correction import MIN_LABELS
 from flows.judged_runs.labels import Labels, answer_mark
@@ -67,7 +67,7 @@ def calibrate_labels(
     _check_answers(labels, run)
     judge, texts = _judge_scores(labels, run), _texts(labels, run)
     names = [name for name in ids if name in texts]
-    by_rule = baseline_scores([texts[name][0] for name in names], [texts[name][1] for name in names])
+    by_rule = score_baselines([texts[name][0] for name in names], [texts[name][1] for name in names])
     found = calibrate(
         ItemScores(tuple(judge), tuple(judge.values())),
         ItemScores(ids, tuple(labels.human.values())),
@@ -78,7 +78,7 @@ def calibrate_labels(
     )
     corrected = None
     if run is not None and len(ids) >= MIN_LABELS:
-        corrected = prediction_powered_mean(run.scores, labels.human)
+        corrected = correct_mean(run.scores, labels.human)
     accepted = accept(found, controls=None if run is None else _controls(run), pairwise=pairwise)
     return Calibrated(found, accepted, corrected, run is not None, bool(texts), pairwise)
 
@@ -103,7 +103,7 @@ def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: 
     people = {name: 0.5 + 0.5 * ((value > 0) - (value < 0)) for name, value in apart.items()}
     longer = {name: float(len(rows[name]["left"]) - len(rows[name]["right"])) for name in both}
     judge = {name: float(rows[name]["points"]) for name in both}
-    found = pair_agreement(judge, people, length_differences=longer, seed=seed)
+    found = measure_pair_agreement(judge, people, length_differences=longer, seed=seed)
     return PairwiseEvidence(found, match.rate.consistency)
 
 

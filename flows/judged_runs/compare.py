@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eval.stats.two_runs import paired_difference
+from eval.stats.two_runs import measure_paired_difference
 from flows.settings import Settings
 from flows.tracking.notes import NOTE
 from flows.tracking.runs import PREFIX, connect, stage_run
@@ -210,7 +210,7 @@ def _columns(pairs: Sequence[tuple[Row, Row]], *, seed: int) -> list[ItemDiffere
         both = [(a, b) for a, b in values if a is not None and b is not None]
         if both:
             one, two = [a for a, _ in both], [b for _, b in both]
-            paired = paired_difference(one, two, seed=seed)
+            paired = measure_paired_difference(one, two, seed=seed)
             means = sum(one) / len(one), sum(two) / len(two)
             found.append(ItemDifference(column, *means, paired.difference, paired.low, paired.high, paired.n))
     return found

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from eval.digest import digest
 from eval.errors import EvalConfigError, IncomparableError
-from eval.judge import JudgeSpec, Opened, Options, open_judge
+from eval.judge import JudgeSession, JudgeSpec, Options, open_judge
 from eval.tournament import Tournament, play
 from eval.types import Sample
 from flows.judged_runs.runs import COMPARED, JudgedRun, validity_tags
@@ -79,7 +79,7 @@ def side_by_side(
         found = play(
             samples,
             responses,
-            judge=opened.pairwise(),
+            judge=opened.build_pairwise(),
             on_progress=told(on_progress),
             concurrency=asking.concurrency,
             seed=asking.seed,
@@ -120,7 +120,7 @@ def _spec(settings: Settings, run: JudgedRun, asking: Asking) -> JudgeSpec:
     return JudgeSpec(model, host, backend, options=Options(**client["options"]))
 
 
-def _unsound(runs: Sequence[JudgedRun], opened: Opened) -> list[str]:
+def _unsound(runs: Sequence[JudgedRun], opened: JudgeSession) -> list[str]:
     """What the controls of scoring say of this judge, in those of the runs that it scored."""
     digests = {run.run_id: run.facts["provenance"]["judge"]["client"]["model_digest"] for run in runs}
     own = {run.run_id: run for run in runs if digests[run.run_id] == opened.model.digest}

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.stats import group_difference
+from eval.stats import compare_groups
 from flows.retraining.policy import RetrainPolicy
 
 Floats = NDArray[np.float64]
@@ -68,7 +68,7 @@ def drift(new: Sample, known: Sample, policy: RetrainPolicy, *, seed: int = 1) -
     Raises:
         EvalDataError: there are no texts on one side.
     """
-    loss = group_difference(new.bits_per_byte, known.bits_per_byte, seed=seed)
+    loss = compare_groups(new.bits_per_byte, known.bits_per_byte, seed=seed)
     base = float(np.mean(known.bits_per_byte))
     every = [*new.tokens, *known.tokens]
     tokens, lengths = _token_counts(every), _length_bins(every, known.tokens)

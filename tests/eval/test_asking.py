@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from eval.asking import Together, ask_all
+from eval.asking import RoundsProgress, ask_all
 from eval.errors import EvalConfigError
 from eval.types import Progress
 
@@ -82,7 +82,7 @@ def test_answers_from_the_store_say_nothing_of_the_time_that_is_left() -> None:
 
 def test_several_rounds_are_told_as_one() -> None:
     seen: list[Progress] = []
-    together = Together(seen.append, total=5)
+    together = RoundsProgress(seen.append, total=5)
     ask_all([partial(Said, n) for n in range(2)], order=range(2), on_progress=together)
     ask_all([partial(Said, n, cached=True) for n in range(3)], order=range(3), on_progress=together)
     assert [(one.done, one.total, one.seconds_left) for one in seen] == [(n, 5, 2.0 * (5 - n)) for n in range(1, 6)]
@@ -104,5 +104,5 @@ def test_after_an_error_nothing_more_is_asked() -> None:
 
 
 def test_nobody_to_ask_is_refused() -> None:
-    with pytest.raises(EvalConfigError, match="concurrency is 0; it must be at least 1"):
+    with pytest.raises(EvalConfigError, match="expected a concurrency of at least 1, got 0"):
         ask_all([partial(Said, 1)], order=[0], concurrency=0)

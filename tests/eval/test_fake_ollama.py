@@ -17,7 +17,7 @@ import ollama
 import pytest
 
 from eval.errors import EvalConfigError
-from eval.testing.fake_ollama import SCENARIOS, FakeOllama, Scenario, overlap_score, serve
+from eval.testing.fake_ollama import SCENARIOS, FakeOllama, Scenario, score_overlap, serve
 
 PROMPT = "<<REFERENCE ab>>\none two\n<<END ab>>\n<<ANSWER ab>>\none\n<<END ab>>"
 MESSAGES = [{"role": "user", "content": PROMPT}]
@@ -76,7 +76,7 @@ def test_it_notes_what_was_asked() -> None:
         scores = [json.loads(client.chat("llama3", MESSAGES).message.content or "")["score"] for _ in range(2)]
         client.chat("llama3", [{"role": "user", "content": "no fences"}])
         client.close()
-    assert scores == [overlap_score("one", "one two"), overlap_score("one", "one two") + 7] == [67, 74]
+    assert scores == [score_overlap("one", "one two"), score_overlap("one", "one two") + 7] == [67, 74]
     assert [call.index for call in fake.calls] == [0, 1, 2]
     assert [call.n_seen for call in fake.questions] == [0, 1]
     assert (fake.questions[0].answer, fake.questions[0].reference) == ("one", "one two")
@@ -111,9 +111,11 @@ def test_it_serves_by_hand_until_ctrl_c() -> None:
 
 
 def test_what_cannot_be_served_is_refused_with_what_to_do() -> None:
-    with pytest.raises(EvalConfigError, match="there is no scenario 'bussy'; did you mean 'busy'"):
+    with pytest.raises(
+        EvalConfigError, match="expected a scenario of the fake server, got 'bussy'; did you mean 'busy'"
+    ):
         serve(scenario="bussy")
-    with pytest.raises(EvalConfigError, match=r"the delay is -1 seconds; it must be 0 or more"):
+    with pytest.raises(EvalConfigError, match="expected a delay of 0 seconds or more, got -1"):
         serve(delay=-1)
     with FakeOllama() as fake:
         port = int(fake.url.rpartition(":")[2])

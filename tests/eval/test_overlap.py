@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from eval.overlap import corpus_chrf, rouge_l, sentence_chrf
+from eval.overlap import measure_corpus_chrf, measure_rouge_l, measure_sentence_chrf
 
 
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     # "the cat sat" against "the fat cat sat down": 3 words in common and in order, of 3 and of 5.
     precision, recall = 3 / 3, 3 / 5
-    assert rouge_l(["the cat sat"], ["the fat cat sat down"]) == [
+    assert measure_rouge_l(["the cat sat"], ["the fat cat sat down"]) == [
         pytest.approx(2 * precision * recall / (precision + recall))
     ]
 
 
 def test_rouge_l_minds_the_order_of_words() -> None:
-    assert rouge_l(["sat cat the"], ["the cat sat"]) == [pytest.approx(1 / 3)]
+    assert measure_rouge_l(["sat cat the"], ["the cat sat"]) == [pytest.approx(1 / 3)]
 
 
 def test_identical_texts_reach_the_top_and_empty_ones_the_bottom() -> None:
-    assert rouge_l(["a b c", ""], ["a b c", "a b c"]) == [1.0, 0.0]
-    assert sentence_chrf(["a b c", ""], ["a b c", "a b c"]) == [pytest.approx(100.0), 0.0]
-    assert corpus_chrf(["a b c"], ["a b c"]) == pytest.approx(100.0)
-    assert corpus_chrf([], []) == 0.0
+    assert measure_rouge_l(["a b c", ""], ["a b c", "a b c"]) == [1.0, 0.0]
+    assert measure_sentence_chrf(["a b c", ""], ["a b c", "a b c"]) == [pytest.approx(100.0), 0.0]
+    assert measure_corpus_chrf(["a b c"], ["a b c"]) == pytest.approx(100.0)
+    assert measure_corpus_chrf([], []) == 0.0
 
 
 def test_chrf_of_one_pair_by_hand() -> None:
@@ -32,4 +32,4 @@ def test_chrf_of_one_pair_by_hand() -> None:
     precision = (1 + 1) / 2
     recall = (2 / 3 + 1 / 2) / 2
     expected = 100 * 5 * precision * recall / (4 * precision + recall)
-    assert sentence_chrf(["ab"], ["abc"]) == [pytest.approx(expected)]
+    assert measure_sentence_chrf(["ab"], ["abc"]) == [pytest.approx(expected)]

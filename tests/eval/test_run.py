@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.errors import EvalConfigError, EvalDataError
-from eval.run import judge_responses, panel_scores, score_responses
+from eval.run import join_panel_scores, judge_responses, score_responses
 from eval.types import UNSCORED_REASONS, Progress, Sample, UnscoredReason, Verdict
 
 
@@ -144,7 +144,7 @@ def test_a_panel_gives_a_row_per_item_with_what_every_judge_said() -> None:
     samples = items(3)
     strict = judge_responses(samples, ["x"] * 3, judge=Scripted({"item-0": 10, "item-1": "timeout", "item-2": 30}))
     kind = judge_responses(samples, ["x"] * 3, judge=Scripted({"item-0": 80, "item-1": 90, "item-2": 100}))
-    rows = panel_scores({"strict": strict, "kind": kind})
+    rows = join_panel_scores({"strict": strict, "kind": kind})
     assert [row["id"] for row in rows] == ["item-0", "item-1", "item-2"]
     assert rows[1] == {
         "id": "item-1",
@@ -153,8 +153,8 @@ def test_a_panel_gives_a_row_per_item_with_what_every_judge_said() -> None:
     }
     turned = judge_responses(samples[::-1], ["x"] * 3, judge=Scripted(dict.fromkeys(["item-0", "item-1", "item-2"], 1)))
     for reports in ({}, {"a": strict, "b": turned}):
-        with pytest.raises(EvalDataError, match="did not judge the same items in the same order"):
-            panel_scores(reports)
+        with pytest.raises(EvalDataError, match="expected every judge of a panel to have judged the same items"):
+            join_panel_scores(reports)
 
 
 def test_the_report_names_the_items_and_the_instrument() -> None:
@@ -172,13 +172,13 @@ def test_responses_that_do_not_fit_the_items_are_refused() -> None:
     judge = Scripted({})
     twice = [Sample("same", "a", "", "b"), Sample("same", "c", "", "d")]
     for evaluate in (score_responses, lambda s, r: judge_responses(s, r, judge=judge)):
-        with pytest.raises(EvalDataError, match="2 items but 1 responses; every item needs one response"):
+        with pytest.raises(EvalDataError, match="expected 2 responses, one for each item in the same order, got 1"):
             evaluate(items(2), ["x"])
-        with pytest.raises(EvalDataError, match="id 'same' comes more than once"):
+        with pytest.raises(EvalDataError, match=r"expected unique ids, .* got 'same' more than once"):
             evaluate(twice, ["x", "y"])
-        with pytest.raises(EvalDataError, match="there are no items to evaluate"):
+        with pytest.raises(EvalDataError, match="expected at least one item to evaluate"):
             evaluate([], [])
-    with pytest.raises(EvalConfigError, match="concurrency is 0; it must be at least 1"):
+    with pytest.raises(EvalConfigError, match="expected a concurrency of at least 1, got 0"):
         judge_responses(items(1), ["x"], judge=judge, concurrency=0)
 
 
@@ -197,5 +197,5 @@ def test_an_error_of_the_judge_itself_is_not_a_verdict() -> None:
 def test_a_verdict_is_either_a_score_in_range_or_a_reason(score: Any, reason: Any) -> None:
     with pytest.raises(ValueError, match="score"):
         Verdict(score, "", reason, "", 0.0)
-    with pytest.raises(ValueError, match="unscored reason 'tired' is not one of timeout, connection"):
+    with pytest.raises(ValueError, match=r"expected an unscored reason out of timeout, .*, got 'tired'"):
         Verdict(None, "", "tired", "", 0.0)  # type: ignore[arg-type]

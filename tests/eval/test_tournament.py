@@ -12,8 +12,8 @@ from eval.errors import EvalConfigError
 from eval.judge.assemble import JudgeSpec, open_judge
 from eval.run import compare_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
-from eval.tournament import Tournament, n_comparisons, play, weigh
-from eval.trust import KNOWN_PAIRS, pair_validity
+from eval.tournament import Tournament, count_comparisons, play, weigh
+from eval.trust import KNOWN_PAIRS, validate_pairs
 from eval.types import Progress, Report, Sample
 
 WORDS = ("apple", "river", "stone", "cloud", "lamp", "horse", "paper", "glass", "music", "bread")
@@ -23,7 +23,7 @@ SAMPLES = [
 DICE = random.Random(7)
 
 
-def said(name: str, share: float) -> list[str]:
+def say_share(name: str, share: float) -> list[str]:
     """A model that says so large a share of each reference, more or less, and never what another one says."""
     texts = []
     for sample in SAMPLES:
@@ -33,7 +33,7 @@ def said(name: str, share: float) -> list[str]:
     return texts
 
 
-MODELS = {name: said(name, share) for name, share in (("weak", 0.2), ("middling", 0.5), ("strong", 0.8))}
+MODELS = {name: say_share(name, share) for name, share in (("weak", 0.2), ("middling", 0.5), ("strong", 0.8))}
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def played(tmp_path: Path) -> Callable[..., Tournament]:
     def run(fake: FakeOllama, *names: str, **options: object) -> Tournament:
         with fake, open_judge(JudgeSpec(host=fake.url), store=tmp_path / "answers.jsonl") as opened:
             texts = {name: MODELS[name] for name in names}
-            return play(SAMPLES, texts, judge=opened.pairwise(), **options)  # type: ignore[arg-type]
+            return play(SAMPLES, texts, judge=opened.build_pairwise(), **options)  # type: ignore[arg-type]
 
     return run
 
@@ -62,7 +62,7 @@ def test_strengths_order_the_models_and_each_pair_has_its_verdict(played: Callab
     assert list(found.strengths.strengths) == ["strong", "middling", "weak"]
     assert found.no_strengths == ""
     assert found.validity.valid
-    assert [one.done for one in seen] == list(range(1, n_comparisons(SAMPLES, 3) + 1))
+    assert [one.done for one in seen] == list(range(1, count_comparisons(SAMPLES, 3) + 1))
     assert {one.total for one in seen} == {3 * 40 + KNOWN_PAIRS}
     lengths = [one.at_equal_length for one in found.matches]
     assert all(one is not None and 0 <= one.controlled.mean <= 1 for one in lengths)
@@ -105,7 +105,7 @@ def test_pairs_without_a_result_are_counted_and_end_nothing(played: Callable[...
     assert [one.verdict for one in found.matches] == ["not distinguishable"] * 3
     assert [one.report.metrics["judge/unscored_http_4xx"] for one in found.matches] == [40] * 3
     assert found.strengths is None
-    assert "strengths take games between at least two models" in found.no_strengths
+    assert "expected games between at least two models" in found.no_strengths
     assert [reason.split()[0] for reason in found.validity.reasons] == ["known_won", "pairs_unscored", "known_unscored"]
 
 
@@ -113,14 +113,14 @@ def test_two_models_have_a_win_rate_and_no_strengths(played: Callable[..., Tourn
     found = played(FakeOllama(), "weak", "strong")
     assert found.strengths is None
     assert "strengths are for more" in found.no_strengths
-    with pytest.raises(EvalConfigError, match="1 model has nobody to be compared with"):
+    with pytest.raises(EvalConfigError, match="expected at least two models to compare, got 1"):
         played(FakeOllama(), "weak")
 
 
 def test_models_that_never_lose_to_the_others_have_no_finite_strength_and_it_is_said() -> None:
     texts = [[sample.reference + " all" for sample in SAMPLES], ["none"] * 40, ["nothing at all"] * 40]
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        found = play(SAMPLES, dict(zip("abc", texts, strict=True)), judge=opened.pairwise())
+        found = play(SAMPLES, dict(zip("abc", texts, strict=True)), judge=opened.build_pairwise())
     assert found.strengths is None
     assert "never both won and lost against each other" in found.no_strengths
     assert found.matches[0].verdict == "worse"
@@ -143,7 +143,7 @@ def test_verdicts_of_a_family_hold_together() -> None:
     texts = [f"{sample.reference} good" if n < 18 else "bad" for n, sample in enumerate(samples)]
     other = ["bad" if n < 18 else f"{sample.reference} good" for n, sample in enumerate(samples)]
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        report = compare_responses(samples, texts, other, judge=opened.pairwise())
+        report = compare_responses(samples, texts, other, judge=opened.build_pairwise())
     [alone] = weigh({("a", "b"): report}, seed=1).matches
     family = weigh({("a", "b"): report, ("c", "b"): report, ("d", "b"): report}, seed=1).matches
     assert 0.01 < alone.p_adjusted <= 0.05
@@ -152,6 +152,6 @@ def test_verdicts_of_a_family_hold_together() -> None:
 
 
 def test_without_known_pairs_nothing_is_known_of_the_judge() -> None:
-    found = pair_validity([Report({}, [{"points": 1.0}], {})])
+    found = validate_pairs([Report({}, [{"points": 1.0}], {})])
     assert not found.valid
     assert [check.name for check in found.checks if not check.passed] == ["known_won", "known_unscored"]

@@ -14,14 +14,14 @@ import typer.main
 from flows.cli.app import app
 from flows.cli.examples import EXAMPLES
 from flows.recipes.resolve import resolve
+from flows.stages.every import STAGES
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe
 
 Told = Callable[..., str]
-FLOWS = ("pipeline", "prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress",
-         "evaluate")  # fmt: skip
+FLOWS = ("pipeline", *STAGES)
 SERVICES = ("up", "down", "status", "deploy", "worker", "drain", "reconcile", "clean")
 OTHERS = ("join", "generate", "chat", "serve", "export", "runs", "compare", "sweep", "plan", "judge", "data",
           "retrain", "promote", "rollback", "lineage", "fake-ollama", *SERVICES, "doctor")  # fmt: skip

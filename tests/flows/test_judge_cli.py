@@ -15,7 +15,7 @@ import pytest
 import typer.main
 
 from eval.testing.fake_ollama import FakeOllama
-from eval.testing.fake_ollama.answers import overlap_score
+from eval.testing.fake_ollama.answers import score_overlap
 from flows.cli.examples import JUDGE_EXAMPLES
 from flows.cli.judge import judge
 from flows.settings import read_settings
@@ -111,7 +111,7 @@ def test_side_by_side_refuses_other_items_and_doubts_a_judge_without_controls(
     judged: Any, judged_well: Any, told: Told
 ) -> None:
     _, first, _ = judged_well()
-    with FakeOllama(others={"phi3:mini": overlap_score}) as server:
+    with FakeOllama(others={"phi3:mini": score_overlap}) as server:
         _, fewer, _ = judged(server, n=20)
         options = ("--pairwise", "--judge-url", server.url)
         text = told("judge", "compare", first.info.run_id, fewer.info.run_id, *options, code=3)
@@ -124,7 +124,7 @@ def test_side_by_side_refuses_other_items_and_doubts_a_judge_without_controls(
         server.model_digest = "f" * 64
         text = told(*command, code=6)
     assert "JudgeChanged" in text
-    assert "not the wanted 365c0bd3c000" in text
+    assert "with the digest 365c0bd3c000, got" in text
 
 
 def test_a_comparison_by_a_judge_that_failed_its_controls_says_so_first(judged: Any, told: Told) -> None:

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 from eval.errors import JudgeModelMissing, JudgeUnavailable
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
-from eval.testing.fake_ollama.answers import overlap_score
+from eval.testing.fake_ollama.answers import score_overlap
 from eval.types import Progress as Asked
 from flows.progress import SECONDS_LEFT, TimeLeft
 from flows.recipes.resolve import resolve
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.flows
 
 
 def strict_score(answer: str, reference: str) -> int:
-    return overlap_score(answer, reference) ** 2 // 100
+    return score_overlap(answer, reference) ** 2 // 100
 
 
 def test_a_panel_scores_the_same_items_and_tells_how_far_it_agrees(judged: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
-from eval.testing.fake_ollama.answers import overlap_score
+from eval.testing.fake_ollama.answers import score_overlap
 from flows.report.page import write_report
 from flows.stages.outcome import PipelineReport
 
@@ -41,7 +41,7 @@ BEYOND = """() => [...document.querySelectorAll('main *')]
 
 
 def strict_score(answer: str, reference: str) -> int:
-    return overlap_score(answer, reference) ** 2 // 100
+    return score_overlap(answer, reference) ** 2 // 100
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def sound(browser: Any, path: Path, *, width: int, scheme: Literal["light", "dar
 def test_the_judges_part_tells_validity_first_and_can_be_read_in_both_schemes(
     judged: Any, make_report: MakeReport, browser: Any, tmp_path: Path, is_sound: bool
 ) -> None:
-    with FakeOllama(score=overlap_score if is_sound else lambda *_: 70, others={"phi3:mini": strict_score}) as server:
+    with FakeOllama(score=score_overlap if is_sound else lambda *_: 70, others={"phi3:mini": strict_score}) as server:
         options = {"judge_models": ("instruct", "base", "lora"), "judge_panel": ("phi3:mini",), "pairwise": True}
         result, _, folder = judged(server, lora=True, **options)
     report = make_report(only=("evaluate",))

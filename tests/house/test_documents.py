@@ -1,8 +1,10 @@
-"""README, CHANGELOG and pins say what is so: commands exist, the version is the newest entry, all is pinned."""
+"""Documents and pins say what is so: commands, paths and modules exist, every room is named, all is pinned."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -14,9 +16,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("gptcore", "eval", "flows")
 MAKE_TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 SHELL_BLOCK = re.compile(r"^```(?:bash|sh|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SEPARATORS = re.compile(r"[-_.]+")
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if path.is_file()
+)
+FOLDERS = "gptcore|eval|flows|tests|docs|benchmarks|deploy"
+PATH = re.compile(rf"(?<![\w./<>-])(?:{FOLDERS})/[\w./<>*-]*[\w>*/]")
+"""A file or folder of the project; ``<name>`` stands for any."""
+MODULE = re.compile(r"(?<![\w./<>-])(?:gptcore|eval|flows|tests|benchmarks)(?:\.[A-Za-z_]\w*)+(?![\w/(-])")
+"""A module, or what stands in one."""
+INLINE_COMMAND = re.compile(r"`gptworks ([a-z][a-z-]*)")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+FORMER_MODULES = {"flows.sweep.sweep"}
+"""Those that the changelog names as what they were."""
 
 
 def canonical(name: str) -> str:
@@ -59,6 +74,7 @@ def make_targets() -> set[str]:
     return set(MAKE_TARGET.findall((ROOT / "Makefile").read_text(encoding="utf-8")))
 
 
+@functools.cache
 def gptworks_subcommands() -> set[str]:
     """The subcommands as the command line itself lists them."""
     source = "import sys; sys.argv = ['gptworks', '--help']; from flows.cli.app import main; main()"
@@ -94,11 +110,69 @@ def test_make_commands_in_the_documents_are_real_targets(name: str) -> None:
     assert sorted(set(named) - make_targets()) == []
 
 
-def test_gptworks_commands_in_the_readme_are_real() -> None:
-    calls = [command for command in shell_commands(document("README.md")) if Path(command[0]).name == "gptworks"]
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_gptworks_commands_in_the_documents_are_real(name: str) -> None:
+    text = document(name)
+    calls = [command for command in shell_commands(text) if Path(command[0]).name == "gptworks"]
     named = {command[1] for command in calls if len(command) > 1 and not command[1].startswith("-")}
-    assert named, "README.md shows no gptworks command in a bash block"
+    named |= set(INLINE_COMMAND.findall(text))
+    assert named or name != "README.md", "README.md shows no gptworks command in a bash block"
     assert sorted(named - gptworks_subcommands()) == []
+
+
+def named_paths(text: str) -> set[str]:
+    """Every path of the project that a text names, as a pattern."""
+    return {re.sub(r"<[\w-]+>", "*", path).rstrip("/") for path in PATH.findall(text)}
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module of the project, or stands in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_paths_and_modules_are_seen_in_a_text() -> None:
+    text = "`flows/stages/<stage>/`, var/flows/x and gptcore/nn/linear.py; eval/types.py. See `gptcore.nn.StandIn`, x.y"
+    assert named_paths(text) == {"flows/stages/*", "gptcore/nn/linear.py", "eval/types.py"}
+    assert MODULE.findall(text) == ["gptcore.nn.StandIn"]
+    assert exists("gptcore.nn.StandIn")
+    assert not exists("gptcore.nn.Nothing")
+    assert not exists("flows.engine")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_path_module_and_link_of_a_document_exists(name: str) -> None:
+    text = document(name)
+    here = (ROOT / name).parent
+    links = {link for link in LINK.findall(text) if "://" not in link}
+    assert sorted(path for path in named_paths(text) if not any(ROOT.glob(path))) == []
+    assert sorted(module for module in {*MODULE.findall(text)} - FORMER_MODULES if not exists(module)) == []
+    assert sorted(link for link in links if not (here / link).exists()) == []
+
+
+def test_the_architecture_names_every_room() -> None:
+    """A folder, or by the place of its name those of one kind: `gptcore/models/<family>/`."""
+    named = {
+        path.rstrip("/") for path in re.findall(r"^\| `([^`]+/)` \|", document("docs/architecture.md"), re.MULTILINE)
+    }
+    patterns = [re.compile(re.sub(r"<\w+>", r"[^/]+", path)) for path in named]
+    rooms = {str(path.parent.relative_to(ROOT)) for top in PACKAGES for path in (ROOT / top).rglob("*/__init__.py")}
+    assert sorted(room for room in rooms if not any(pattern.fullmatch(room) for pattern in patterns)) == []
+    assert sorted(path for path in named if not any(ROOT.glob(re.sub(r"<\w+>", "*", path)))) == []
+
+
+def test_the_values_that_the_architecture_names_stand_where_it_says() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| `([\w/.]+)` \|", document("docs/architecture.md"), re.MULTILINE)
+    strayed = []
+    for names, place in rows:
+        files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).glob("*.py"))
+        text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        strayed += [f"{name}: {place}" for name in re.findall(r"\w+", names) if f"class {name}" not in text]
+    assert len(rows) > 20
+    assert strayed == []
 
 
 def test_the_version_is_the_newest_entry_of_the_changelog() -> None:

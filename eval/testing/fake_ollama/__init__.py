@@ -12,9 +12,9 @@ request:
 By hand: ``gptworks fake-ollama``.
 """
 
-from eval.testing.fake_ollama.answers import ChatCall, overlap_score
+from eval.testing.fake_ollama.answers import ChatCall, score_overlap
 from eval.testing.fake_ollama.scenarios import SCENARIOS, Scenario
 from eval.testing.fake_ollama.serve import serve
 from eval.testing.fake_ollama.server import FakeOllama
 
-__all__ = ["SCENARIOS", "ChatCall", "FakeOllama", "Scenario", "overlap_score", "serve"]
+__all__ = ["SCENARIOS", "ChatCall", "FakeOllama", "Scenario", "score_overlap", "serve"]

@@ -66,32 +66,32 @@ class Token:
     alternatives: Sequence[tuple[str, float]]
     """Tokens that might have stood here, with their log-probabilities, the likeliest first."""
 
-    def described(self, n_alternatives: int) -> dict[str, Any]:
-        """As Ollama and OpenAI tell it."""
+    def describe(self, n_alternatives: int) -> dict[str, Any]:
+        """As Ollama and OpenAI report it."""
         return {
-            **_priced(self.text, self.logprob),
-            "top_logprobs": [_priced(*one) for one in self.alternatives[:n_alternatives]],
+            **_describe_token(self.text, self.logprob),
+            "top_logprobs": [_describe_token(*one) for one in self.alternatives[:n_alternatives]],
         }
 
 
-def prompt_of(body: Mapping[str, Any]) -> str:
+def join_prompt(body: Mapping[str, Any]) -> str:
     """All messages of a request as one text."""
     return "\n".join(str(message.get("content", "")) for message in body.get("messages") or ())
 
 
-def fenced(prompt: str) -> dict[str, str]:
+def find_fenced(prompt: str) -> dict[str, str]:
     """The texts between the judge's fences."""
     return {name: text for name, _, text in _FENCE.findall(prompt)}
 
 
-def overlap_score(answer: str, reference: str) -> int:
+def score_overlap(answer: str, reference: str) -> int:
     """A stand-in for a judge: 100 times the F1 of the two sets of words."""
     ours, theirs = set(answer.lower().split()), set(reference.lower().split())
     both = len(ours & theirs)
     return round(200 * both / (len(ours) + len(theirs))) if both else 0
 
 
-def written(verdict: int | Literal["A", "B", "TIE"], scenario: Scenario) -> str:
+def write_answer(verdict: int | Literal["A", "B", "TIE"], scenario: Scenario) -> str:
     """The text of the answer that gives this verdict, or of what the scenario makes of it."""
     key = "score" if isinstance(verdict, int) else "verdict"
     value: Any = _BAD_VERDICTS.get(scenario, verdict)
@@ -110,15 +110,17 @@ def written(verdict: int | Literal["A", "B", "TIE"], scenario: Scenario) -> str:
     }.get(scenario, text)
 
 
-def tokens(text: str, scenario: Scenario) -> list[Token]:
+def tokenise(text: str, scenario: Scenario) -> list[Token]:
     """The text in tokens; at numbers the model is unsure, everywhere else it is not."""
     pieces = _TOKEN.findall(text)
     if scenario == "split_digits":
         pieces = [part for piece in pieces for part in (piece if piece.isdecimal() else [piece])]
-    return [_unsure(piece, scenario) if piece.isdecimal() else Token(piece, 0.0, ((piece, 0.0),)) for piece in pieces]
+    return [
+        _build_unsure(piece, scenario) if piece.isdecimal() else Token(piece, 0.0, ((piece, 0.0),)) for piece in pieces
+    ]
 
 
-def _unsure(piece: str, scenario: Scenario) -> Token:
+def _build_unsure(piece: str, scenario: Scenario) -> Token:
     if scenario == "score_not_listed":
         others = [(word, math.log(share)) for word, share in (("null", 0.6), ('"', 0.3), (" 7", 0.05))]
         return Token(piece, -9.0, others)
@@ -134,5 +136,5 @@ def _unsure(piece: str, scenario: Scenario) -> Token:
     return Token(piece, dict(listed).get(piece, -9.0), listed)
 
 
-def _priced(text: str, logprob: float) -> dict[str, Any]:
+def _describe_token(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", errors="replace"))}

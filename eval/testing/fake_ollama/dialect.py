@@ -23,7 +23,7 @@ REFUSALS: Final[dict[Scenario, tuple[int, str]]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be told: the model's tokens and the circumstances."""
+    """An answer to send: the model's tokens and the circumstances."""
 
     call: ChatCall
     scenario: Scenario
@@ -53,11 +53,11 @@ class Answer:
         """Why it ends."""
         return "length" if self.scenario == "length" else "stop"
 
-    def logprobs(self, token: Token) -> list[dict[str, Any]]:
-        """What is told of a token; empty unless it was asked for and is known."""
+    def describe_logprobs(self, token: Token) -> list[dict[str, Any]]:
+        """The log-probabilities of a token; empty unless they were asked for and are known."""
         if not self.call.body.get("logprobs") or self.scenario == "no_logprobs":
             return []
-        return [token.described(int(self.call.body.get("top_logprobs") or 0))]
+        return [token.describe(int(self.call.body.get("top_logprobs") or 0))]
 
 
 class Dialect(Protocol):
@@ -68,30 +68,30 @@ class Dialect(Protocol):
     streams: bool
     """Whether answers are streamed unless the request says."""
 
-    def window(self, body: Mapping[str, Any], context_length: int) -> int:
+    def choose_window(self, body: Mapping[str, Any], context_length: int) -> int:
         """Tokens of the window for a request."""
         ...
 
-    def refusal(self, answer: Answer, capabilities: tuple[str, ...]) -> tuple[int, str] | None:
+    def find_refusal(self, answer: Answer, capabilities: tuple[str, ...]) -> tuple[int, str] | None:
         """Status and words if the request is refused."""
         ...
 
-    def error(self, text: str) -> dict[str, Any]:
+    def build_error(self, text: str) -> dict[str, Any]:
         """A refusal's page."""
         ...
 
-    def error_line(self, text: str) -> bytes:
+    def build_error_line(self, text: str) -> bytes:
         """An error inside a stream."""
         ...
 
-    def noise(self) -> bytes:
+    def build_noise(self) -> bytes:
         """A line of a stream that cannot be read."""
         ...
 
-    def lines(self, answer: Answer) -> Iterator[bytes]:
+    def stream_lines(self, answer: Answer) -> Iterator[bytes]:
         """A streamed answer; it never ends in the scenario ``trickle``."""
         ...
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
+    def build_whole(self, answer: Answer) -> dict[str, Any]:
         """The answer in one piece."""
         ...

@@ -28,11 +28,11 @@ class OllamaDialect:
     content_type = "application/x-ndjson"
     streams = True
 
-    def window(self, body: Mapping[str, Any], context_length: int) -> int:
+    def choose_window(self, body: Mapping[str, Any], context_length: int) -> int:
         """What the request asks for, as far as the model reaches."""
         return min(int((body.get("options") or {}).get("num_ctx", 4096)), context_length)
 
-    def refusal(self, answer: Answer, capabilities: tuple[str, ...]) -> tuple[int, str] | None:
+    def find_refusal(self, answer: Answer, capabilities: tuple[str, ...]) -> tuple[int, str] | None:
         """Unknown models, thinking that the model cannot, and prompts that are too long and not to be cut."""
         body = answer.call.body
         if answer.scenario == "missing_model":
@@ -44,37 +44,42 @@ class OllamaDialect:
         too_long = answer.call.n_tokens > answer.window and answer.scenario != "truncated"
         return REFUSALS["context_refused"] if too_long and body.get("shift") is False else None
 
-    def error(self, text: str) -> dict[str, Any]:
+    def build_error(self, text: str) -> dict[str, Any]:
         """A refusal's page."""
         return {"error": text}
 
-    def error_line(self, text: str) -> bytes:
+    def build_error_line(self, text: str) -> bytes:
         """An error inside a stream."""
-        return _line({"error": text})
+        return _encode_line({"error": text})
 
-    def noise(self) -> bytes:
+    def build_noise(self) -> bytes:
         """A line of a stream that cannot be read."""
         return b"this is no JSON\n"
 
-    def lines(self, answer: Answer) -> Iterator[bytes]:
+    def stream_lines(self, answer: Answer) -> Iterator[bytes]:
         """A line for each token, then one with the end mark and the counts."""
         while answer.scenario == "trickle":
-            yield _line(_part(answer, Token(" ", 0.0, ())))
+            yield _encode_line(_build_part(answer, Token(" ", 0.0, ())))
         for token in answer.tokens:
-            yield _line(_part(answer, token))
-        ending = _ending(answer) if answer.is_ended else {"done": False}
-        yield _line({**_head(answer.model), "message": {"role": "assistant", "content": ""}, **ending})
+            yield _encode_line(_build_part(answer, token))
+        ending = _build_ending(answer) if answer.is_ended else {"done": False}
+        yield _encode_line({**_build_head(answer.model), "message": {"role": "assistant", "content": ""}, **ending})
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
+    def build_whole(self, answer: Answer) -> dict[str, Any]:
         """The answer in one piece."""
         text = "".join(token.text for token in answer.tokens)
-        logprobs = [told for token in answer.tokens for told in answer.logprobs(token)]
-        message = {"role": "assistant", "content": "", _kind(answer): text}
-        ending = _ending(answer) if answer.is_ended else {"done": False}
-        return {**_head(answer.model), "message": message, **ending, **({"logprobs": logprobs} if logprobs else {})}
+        logprobs = [entry for token in answer.tokens for entry in answer.describe_logprobs(token)]
+        message = {"role": "assistant", "content": "", _choose_kind(answer): text}
+        ending = _build_ending(answer) if answer.is_ended else {"done": False}
+        return {
+            **_build_head(answer.model),
+            "message": message,
+            **ending,
+            **({"logprobs": logprobs} if logprobs else {}),
+        }
 
 
-def listed(model: str, digest: str) -> dict[str, Any]:
+def list_model(model: str, digest: str) -> dict[str, Any]:
     """A model as /api/tags lists it."""
     return {
         "name": model,
@@ -86,13 +91,13 @@ def listed(model: str, digest: str) -> dict[str, Any]:
     }
 
 
-def running(model: str, digest: str, *, window: int) -> dict[str, Any]:
+def list_running(model: str, digest: str, *, window: int) -> dict[str, Any]:
     """A loaded model as /api/ps lists it."""
     until = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
-    return {**listed(model, digest), "expires_at": until, "size_vram": 0, "context_length": window}
+    return {**list_model(model, digest), "expires_at": until, "size_vram": 0, "context_length": window}
 
 
-def shown(context_length: int, capabilities: tuple[str, ...]) -> dict[str, Any]:
+def show_model(context_length: int, capabilities: tuple[str, ...]) -> dict[str, Any]:
     """A model as /api/show describes it."""
     return {
         "template": "{{ .System }} {{ .Prompt }}",
@@ -104,20 +109,20 @@ def shown(context_length: int, capabilities: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def loaded(model: str) -> dict[str, Any]:
+def answer_load(model: str) -> dict[str, Any]:
     """The answer to a request without messages, which loads the model."""
     message = {"role": "assistant", "content": ""}
-    return {**_head(model), "message": message, "done": True, "done_reason": "load"}
+    return {**_build_head(model), "message": message, "done": True, "done_reason": "load"}
 
 
-def _part(answer: Answer, token: Token) -> dict[str, Any]:
-    message = {"role": "assistant", "content": "", _kind(answer): token.text}
-    logprobs = answer.logprobs(token)
-    told = {"logprobs": logprobs} if logprobs else {}
-    return {**_head(answer.model), "message": message, "done": False, **told}
+def _build_part(answer: Answer, token: Token) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "", _choose_kind(answer): token.text}
+    logprobs = answer.describe_logprobs(token)
+    extra = {"logprobs": logprobs} if logprobs else {}
+    return {**_build_head(answer.model), "message": message, "done": False, **extra}
 
 
-def _ending(answer: Answer) -> dict[str, Any]:
+def _build_ending(answer: Answer) -> dict[str, Any]:
     return {
         "done": True,
         "done_reason": answer.reason,
@@ -130,13 +135,13 @@ def _ending(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _kind(answer: Answer) -> str:
+def _choose_kind(answer: Answer) -> str:
     return "thinking" if answer.scenario == "thinking_only" else "content"
 
 
-def _head(model: str) -> dict[str, Any]:
+def _build_head(model: str) -> dict[str, Any]:
     return {"model": model, "created_at": datetime.now(UTC).isoformat()}
 
 
-def _line(value: dict[str, Any]) -> bytes:
+def _encode_line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"

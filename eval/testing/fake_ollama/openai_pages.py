@@ -19,11 +19,11 @@ class OpenAIDialect:
     content_type = "text/event-stream"
     streams = False
 
-    def window(self, body: Mapping[str, Any], context_length: int) -> int:  # noqa: ARG002 - the other dialect's
+    def choose_window(self, body: Mapping[str, Any], context_length: int) -> int:  # noqa: ARG002 - the other dialect's
         """What the server was started with."""
         return context_length
 
-    def refusal(self, answer: Answer, capabilities: tuple[str, ...]) -> tuple[int, str] | None:  # noqa: ARG002
+    def find_refusal(self, answer: Answer, capabilities: tuple[str, ...]) -> tuple[int, str] | None:  # noqa: ARG002
         """Unknown models, and prompts that are too long."""
         if answer.scenario == "missing_model":
             return 404, f'model "{answer.call.body["model"]}" not found, try pulling it first'
@@ -32,51 +32,51 @@ class OpenAIDialect:
             return 400, f"{words} However, your messages resulted in {answer.call.n_tokens} tokens."
         return REFUSALS.get(answer.scenario)
 
-    def error(self, text: str) -> dict[str, Any]:
+    def build_error(self, text: str) -> dict[str, Any]:
         """A refusal's page."""
         return {"error": {"message": text, "type": "api_error", "param": None, "code": None}}
 
-    def error_line(self, text: str) -> bytes:
+    def build_error_line(self, text: str) -> bytes:
         """An error inside a stream."""
-        return _event(self.error(text))
+        return _encode_event(self.build_error(text))
 
-    def noise(self) -> bytes:
+    def build_noise(self) -> bytes:
         """A line of a stream that cannot be read."""
         return b"data: this is no JSON\n\n"
 
-    def lines(self, answer: Answer) -> Iterator[bytes]:
+    def stream_lines(self, answer: Answer) -> Iterator[bytes]:
         """An event for each token, one with the reason of the end, one with the counts, and the end mark."""
         while answer.scenario == "trickle":
-            yield _event(_chunk(answer, [_choice(answer, Token(" ", 0.0, ()))]))
+            yield _encode_event(_build_chunk(answer, [_build_choice(answer, Token(" ", 0.0, ()))]))
         for token in answer.tokens:
-            yield _event(_chunk(answer, [_choice(answer, token)]))
+            yield _encode_event(_build_chunk(answer, [_build_choice(answer, token)]))
         if not answer.is_ended:
             return
-        yield _event(_chunk(answer, [{"index": 0, "delta": {}, "finish_reason": answer.reason}]))
+        yield _encode_event(_build_chunk(answer, [{"index": 0, "delta": {}, "finish_reason": answer.reason}]))
         if (answer.call.body.get("stream_options") or {}).get("include_usage"):
-            yield _event({**_chunk(answer, []), "usage": _usage(answer)})
+            yield _encode_event({**_build_chunk(answer, []), "usage": _count_usage(answer)})
         yield b"data: [DONE]\n\n"
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
+    def build_whole(self, answer: Answer) -> dict[str, Any]:
         """The answer in one piece."""
         text = "".join(token.text for token in answer.tokens)
-        logprobs = [told for token in answer.tokens for told in answer.logprobs(token)]
+        logprobs = [entry for token in answer.tokens for entry in answer.describe_logprobs(token)]
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": "", _kind(answer): text},
+            "message": {"role": "assistant", "content": "", _choose_kind(answer): text},
             "finish_reason": answer.reason,
             "logprobs": {"content": logprobs} if logprobs else None,
         }
-        return {**_chunk(answer, [choice]), "object": "chat.completion", "usage": _usage(answer)}
+        return {**_build_chunk(answer, [choice]), "object": "chat.completion", "usage": _count_usage(answer)}
 
 
-def models(digests: Mapping[str, str]) -> dict[str, Any]:
+def list_models(digests: Mapping[str, str]) -> dict[str, Any]:
     """The page of models, by tag; ``root`` names the weights, as vLLM does."""
     known = {"object": "model", "created": int(time.time()), "owned_by": "library"}
     return {"object": "list", "data": [{"id": tag, **known, "root": digest} for tag, digest in digests.items()]}
 
 
-def _chunk(answer: Answer, choices: list[dict[str, Any]]) -> dict[str, Any]:
+def _build_chunk(answer: Answer, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{answer.call.index}",
         "object": "chat.completion.chunk",
@@ -87,24 +87,24 @@ def _chunk(answer: Answer, choices: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _choice(answer: Answer, token: Token) -> dict[str, Any]:
-    logprobs = answer.logprobs(token)
+def _build_choice(answer: Answer, token: Token) -> dict[str, Any]:
+    logprobs = answer.describe_logprobs(token)
     return {
         "index": 0,
-        "delta": {"role": "assistant", "content": "", _kind(answer): token.text},
+        "delta": {"role": "assistant", "content": "", _choose_kind(answer): token.text},
         "finish_reason": None,
         "logprobs": {"content": logprobs} if logprobs else None,
     }
 
 
-def _usage(answer: Answer) -> dict[str, int]:
+def _count_usage(answer: Answer) -> dict[str, int]:
     n_prompt, n_answer = answer.n_prompt_tokens, len(answer.tokens)
     return {"prompt_tokens": n_prompt, "completion_tokens": n_answer, "total_tokens": n_prompt + n_answer}
 
 
-def _kind(answer: Answer) -> str:
+def _choose_kind(answer: Answer) -> str:
     return "reasoning_content" if answer.scenario == "thinking_only" else "content"
 
 
-def _event(value: dict[str, Any]) -> bytes:
+def _encode_event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 
 from eval.errors import EvalConfigError
-from eval.testing.fake_ollama.answers import overlap_score
+from eval.testing.fake_ollama.answers import score_overlap
 from eval.testing.fake_ollama.scenarios import SCENARIOS
 from eval.testing.fake_ollama.server import FakeOllama
 
@@ -38,15 +38,15 @@ def serve(
     if scenario not in SCENARIOS:
         near = difflib.get_close_matches(scenario, SCENARIOS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SCENARIOS)}"
-        raise EvalConfigError(f"there is no scenario {scenario!r}; {hint}")
+        raise EvalConfigError(f"expected a scenario of the fake server, got {scenario!r}; {hint}")
     if delay < 0:
-        raise EvalConfigError(f"the delay is {delay} seconds; it must be 0 or more")
+        raise EvalConfigError(f"expected a delay of 0 seconds or more, got {delay}")
     tag = model if ":" in model else f"{model}:latest"
     fake = FakeOllama(
         host=host,
         port=port,
         model=tag,
-        others={one if ":" in one else f"{one}:latest": overlap_score for one in also},
+        others={one if ":" in one else f"{one}:latest": score_overlap for one in also},
         scenario=scenario,
         seconds=delay,
     )

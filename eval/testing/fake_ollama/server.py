@@ -20,17 +20,17 @@ from typing import Any, Literal, Self
 from eval.testing.fake_ollama import ollama_pages, openai_pages
 from eval.testing.fake_ollama.answers import (
     ChatCall,
-    fenced,
-    overlap_score,
-    prompt_of,
-    tokens,
-    written,
+    find_fenced,
+    join_prompt,
+    score_overlap,
+    tokenise,
+    write_answer,
 )
 from eval.testing.fake_ollama.dialect import Answer, Dialect
 from eval.testing.fake_ollama.ollama_pages import OllamaDialect
 from eval.testing.fake_ollama.openai_pages import OpenAIDialect
 from eval.testing.fake_ollama.scenarios import Scenario
-from eval.testing.fake_ollama.store import BLOBS, CREATE, Store, body_of
+from eval.testing.fake_ollama.store import BLOBS, CREATE, Store, read_body
 
 Choice = Literal["A", "B", "TIE"]
 _logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _logger = logging.getLogger(__name__)
 class FakeOllama:
     """A server inside a ``with`` statement: of one model, and perhaps others beside it."""
 
-    score: Callable[[str, str], int] = overlap_score
+    score: Callable[[str, str], int] = score_overlap
     """(answer, reference) -> the score of a good answer."""
     prefer: Callable[[ChatCall], Choice] | None = None
     """Decides comparisons; None prefers the answer with the higher score."""
@@ -113,28 +113,28 @@ class FakeOllama:
     def load(self, body: dict[str, Any]) -> None:
         """Load a model, which takes its time once."""
         with self._lock:
-            is_new = tagged(body) not in map(tagged, self.loads)
+            is_new = read_tag(body) not in map(read_tag, self.loads)
             self.loads.append(body)
             if is_new:
                 self.closing.wait(self.load_seconds)
 
-    def running(self) -> list[dict[str, Any]]:
+    def list_running(self) -> list[dict[str, Any]]:
         """What /api/ps lists: the model that was loaded last."""
         if not self.loads:
             return []
-        window = OllamaDialect().window(self.loads[-1], self.context_length)
+        window = OllamaDialect().choose_window(self.loads[-1], self.context_length)
         window //= 2 if self.scenario == "small_window" else 1
-        tag = tagged(self.loads[-1])
-        return [ollama_pages.running(tag, self.digests[tag], window=window)]
+        tag = read_tag(self.loads[-1])
+        return [ollama_pages.list_running(tag, self.digests[tag], window=window)]
 
     def answer(self, body: dict[str, Any], *, window: int) -> Answer:
         """Note a request and choose what it meets."""
-        prompt = prompt_of(body)
+        prompt = join_prompt(body)
         with self._lock:
             call = ChatCall(
                 index=len(self.calls),
                 body=body,
-                texts=fenced(prompt),
+                texts=find_fenced(prompt),
                 n_tokens=1 + len(prompt.encode("utf-8", errors="replace")) // 4,
                 n_seen=self._seen[prompt],
             )
@@ -143,28 +143,28 @@ class FakeOllama:
         scenario = self.scenario if isinstance(self.scenario, str) else self.scenario(call)
         if scenario == "digest_moves":
             self.model_digest = sha256(self.model_digest.encode()).hexdigest()
-        verdict = self._choice(call, scenario) if call.is_comparison else self._score(call, scenario)
-        spoken = tokens(written(verdict, scenario), scenario)
-        return Answer(call, scenario, spoken, tagged(body), window, self.seconds)
+        verdict = self._choose(call, scenario) if call.is_comparison else self._score(call, scenario)
+        spoken = tokenise(write_answer(verdict, scenario), scenario)
+        return Answer(call, scenario, spoken, read_tag(body), window, self.seconds)
 
-    def _scorer(self, call: ChatCall) -> Callable[[str, str], int]:
-        return self.others.get(tagged(call.body), self.score)
+    def _choose_scorer(self, call: ChatCall) -> Callable[[str, str], int]:
+        return self.others.get(read_tag(call.body), self.score)
 
     def _score(self, call: ChatCall, scenario: Scenario) -> int:
-        score = self._scorer(call)(call.answer, call.reference)
+        score = self._choose_scorer(call)(call.answer, call.reference)
         return (score + 7 * call.n_seen) % 101 if scenario == "drifting" else score
 
-    def _choice(self, call: ChatCall, scenario: Scenario) -> Choice:
+    def _choose(self, call: ChatCall, scenario: Scenario) -> Choice:
         if scenario == "first_slot":
             return "A"
         if self.prefer is not None:
             return self.prefer(call)
-        scorer = self._scorer(call)
+        scorer = self._choose_scorer(call)
         first, second = (scorer(call.texts[f"ANSWER {slot}"], call.reference) for slot in "AB")
         return "TIE" if first == second else "A" if first > second else "B"
 
 
-def tagged(body: Mapping[str, Any]) -> str:
+def read_tag(body: Mapping[str, Any]) -> str:
     """The model that a request names, with its tag."""
     name = str(body.get("model", ""))
     return name if ":" in name else f"{name}:latest"
@@ -214,12 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.server.fake
         pages: dict[str, dict[str, Any]] = {
             "/api/version": {"version": fake.version},
-            "/api/tags": {"models": [ollama_pages.listed(*one) for one in fake.digests.items()]},
-            "/api/ps": {"models": fake.running()},
-            "/v1/models": openai_pages.models(fake.digests),
+            "/api/tags": {"models": [ollama_pages.list_model(*one) for one in fake.digests.items()]},
+            "/api/ps": {"models": fake.list_running()},
+            "/v1/models": openai_pages.list_models(fake.digests),
         }
         if self.path in pages:
-            self._whole(200, pages[self.path])
+            self._send_json(200, pages[self.path])
         else:
             self._send(404, b"404 page not found", kind="text/plain")
 
@@ -229,59 +229,61 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         fake = self.server.fake
-        content = body_of(self.rfile, self.headers)
+        content = read_body(self.rfile, self.headers)
         if self.path.startswith(BLOBS):
-            status, told = fake.store.put(self.path.removeprefix(BLOBS), content)
-            self._whole(status, {"error": told} if told else {})
+            status, problem = fake.store.put(self.path.removeprefix(BLOBS), content)
+            self._send_json(status, {"error": problem} if problem else {})
             return
         try:
             body = json.loads(content)
         except ValueError as error:
-            self._whole(400, {"error": str(error)})
+            self._send_json(400, {"error": str(error)})
             return
         dialect: Dialect = OpenAIDialect() if self.path == openai_pages.CHAT else OllamaDialect()
         if self.path == CREATE:
-            lines = [json.dumps(line).encode() + b"\n" for line in fake.store.create(tagged(body), body)]
+            lines = [json.dumps(line).encode() + b"\n" for line in fake.store.create(read_tag(body), body)]
             self._send(200, b"".join(lines), kind=OllamaDialect.content_type)
-        elif self.path == ollama_pages.SHOW and tagged(body) in fake.store.models:
-            self._whole(200, fake.store.shown(tagged(body)))
+        elif self.path == ollama_pages.SHOW and read_tag(body) in fake.store.models:
+            self._send_json(200, fake.store.show(read_tag(body)))
         elif self.path not in (ollama_pages.SHOW, ollama_pages.CHAT, openai_pages.CHAT):
             self._send(404, b"404 page not found", kind="text/plain")
-        elif tagged(body) not in fake.digests:
-            self._whole(404, dialect.error(f'model "{body.get("model", "")}" not found, try pulling it first'))
+        elif read_tag(body) not in fake.digests:
+            self._send_json(
+                404, dialect.build_error(f'model "{body.get("model", "")}" not found, try pulling it first')
+            )
         elif self.path == ollama_pages.SHOW:
-            self._whole(200, ollama_pages.shown(fake.context_length, fake.capabilities))
+            self._send_json(200, ollama_pages.show_model(fake.context_length, fake.capabilities))
         elif self.path == ollama_pages.CHAT and not body.get("messages"):
             fake.load(body)
-            self._whole(200, ollama_pages.loaded(tagged(body)))
+            self._send_json(200, ollama_pages.answer_load(read_tag(body)))
         else:
-            self._chat(body, dialect)
+            self._answer_chat(body, dialect)
 
-    def _chat(self, body: dict[str, Any], dialect: Dialect) -> None:
+    def _answer_chat(self, body: dict[str, Any], dialect: Dialect) -> None:
         fake, started = self.server.fake, time.monotonic()
-        answer = fake.answer(body, window=dialect.window(body, fake.context_length))
+        answer = fake.answer(body, window=dialect.choose_window(body, fake.context_length))
         scenario = answer.scenario
         fake.closing.wait(fake.slow_seconds if scenario == "slow" else fake.seconds / 2)
-        refusal = dialect.refusal(answer, fake.capabilities)
+        refusal = dialect.find_refusal(answer, fake.capabilities)
         if scenario == "hang_up":
             self.close_connection = True
         elif scenario == "proxy_page":
             self._send(502, b"<html><body>Bad Gateway</body></html>", kind="text/html")
         elif refusal is not None:
-            self._whole(refusal[0], dialect.error(refusal[1]))
+            self._send_json(refusal[0], dialect.build_error(refusal[1]))
         elif body.get("stream", dialect.streams):
-            self._stream(answer, dialect, started=started)
+            self._send_stream(answer, dialect, started=started)
         else:
             fake.closing.wait(started + fake.seconds - time.monotonic())
-            self._whole(200, dialect.whole(answer))
+            self._send_json(200, dialect.build_whole(answer))
 
-    def _stream(self, answer: Answer, dialect: Dialect, *, started: float) -> None:
+    def _send_stream(self, answer: Answer, dialect: Dialect, *, started: float) -> None:
         fake, n = self.server.fake, len(answer.tokens) + 1
         self.send_response(200)
         self.send_header("Content-Type", dialect.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for n_sent, line in enumerate(dialect.lines(answer)):
+        for n_sent, line in enumerate(dialect.stream_lines(answer)):
             # By the clock, so that the errors of many short waits do not add up.
             due = started + fake.seconds * (1 + min(1.0, (n_sent + 1) / n)) / 2
             if (left := due - time.monotonic()) > 0:
@@ -295,17 +297,19 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.scenario == "trickle":
                 fake.closing.wait(0.01)
             if answer.scenario == "midstream_error" and n_sent == 1:
-                self._chunk(dialect.error_line("an error was encountered while running the model: CUDA error"))
+                self._send_chunk(
+                    dialect.build_error_line("an error was encountered while running the model: CUDA error")
+                )
                 break
-            self._chunk(dialect.noise() if answer.scenario == "not_json" else line)
+            self._send_chunk(dialect.build_noise() if answer.scenario == "not_json" else line)
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 
-    def _chunk(self, line: bytes) -> None:
+    def _send_chunk(self, line: bytes) -> None:
         self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
         self.wfile.flush()
 
-    def _whole(self, status: int, value: dict[str, Any]) -> None:
+    def _send_json(self, status: int, value: dict[str, Any]) -> None:
         self._send(status, json.dumps(value).encode(), kind="application/json; charset=utf-8")
 
     def _send(self, status: int, content: bytes, *, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Models that clients make on the fake server: blobs by their sha256, and what /api/create was told."""
+"""Models that clients make on the fake server: blobs by their sha256, and the requests to /api/create."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Store:
         yield {"status": "writing manifest"}
         yield {"status": "success"}
 
-    def shown(self, name: str) -> dict[str, Any]:
+    def show(self, name: str) -> dict[str, Any]:
         """What /api/show says of a model that was made."""
         body = self.models[name]
         lines = []
@@ -64,7 +64,7 @@ class Store:
         }
 
 
-def body_of(stream: BufferedIOBase, headers: Message) -> bytes:
+def read_body(stream: BufferedIOBase, headers: Message) -> bytes:
     """A request's body; a client that does not know its length sends it in chunks."""
     if headers.get("Transfer-Encoding", "").lower() != "chunked":
         return stream.read(int(headers.get("Content-Length", 0)))

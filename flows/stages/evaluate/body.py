@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from eval.errors import JudgeUnavailable
-from eval.judge.preflight import openai_preflight, preflight
+from eval.judge.preflight import preflight_ollama, preflight_openai
 from eval.run import score_responses
 from eval.types import Report, Sample
 from flows.launch.fan_out import fan_out
@@ -36,7 +36,7 @@ def judge_state(config: EvaluateStage, host: str) -> dict[str, str]:
     if config.judge == "off":
         return {"state": "off", "reason": "switched off by --judge off"}
     specs = judging.judge_specs(config, host)
-    ask = preflight if config.judge_backend == "ollama" else openai_preflight
+    ask = preflight_ollama if config.judge_backend == "ollama" else preflight_openai
     try:
         models = [ask(spec.host, spec.model, options=spec.options) for spec in specs]
     except JudgeUnavailable as error:

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.judge.prompt import Prompts, packaged_prompts
+from eval.judge.prompt import Prompts, load_prompts
 from eval.judge.schema import PAIRWISE, POINTWISE, Form
-from eval.run import panel_scores
+from eval.run import join_panel_scores
 from eval.stats import ItemScores
-from eval.stats.power import minimum_detectable
+from eval.stats.power import compute_minimum_detectable
 from eval.types import Report
 from flows.stages.context import Context
 from flows.stages.judge.numbers import (
@@ -119,12 +119,12 @@ def write_tables(sitting: Sitting, context: Context, *, summary: Mapping[str, An
     ]
     if others:
         write_json_lines(folder / "panel.jsonl", others)
-        scored = panel_scores({tag: one.reports[MAIN] for tag, one in sitting.judges.items()})
+        scored = join_panel_scores({tag: one.reports[MAIN] for tag, one in sitting.judges.items()})
         context.log.log_table([_flat(row) for row in scored], "panel.json")
     if sitting.pairs is not None:
         write_json_lines(folder / "pairs.jsonl", match_rows(sitting.pairs))
-        _write_instrument(folder, "pairwise_", packaged_prompts("pairwise"), PAIRWISE)
-    _write_instrument(folder, "", packaged_prompts("pointwise"), POINTWISE)
+        _write_instrument(folder, "pairwise_", load_prompts("pairwise"), PAIRWISE)
+    _write_instrument(folder, "", load_prompts("pointwise"), POINTWISE)
     write_json(folder / "report.json", dict(summary))
     context.log.log_artifact(folder)
 
@@ -186,5 +186,5 @@ def tags(sitting: Sitting) -> dict[str, str]:
 
 
 def _detectable(report: Report) -> float:
-    scored = ItemScores.from_rows(report.rows).scored()
-    return math.sqrt(2) * minimum_detectable(scored)
+    scored = ItemScores.from_rows(report.rows).drop_unscored()
+    return math.sqrt(2) * compute_minimum_detectable(scored)

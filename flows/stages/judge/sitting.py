@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from eval.asking import OnProgress, Together
+from eval.asking import OnProgress, RoundsProgress
 from eval.errors import UnpairableError
-from eval.judge import JudgeSpec, Opened, Options, open_panel
-from eval.run import judge_responses, n_questions
+from eval.judge import JudgeSession, JudgeSpec, Options, open_panel
+from eval.run import count_questions, judge_responses
 from eval.stats import (
     Comparison,
     ItemScores,
@@ -22,11 +22,11 @@ from eval.stats import (
     PanelAgreement,
     Validity,
     compare_family,
-    length_controlled_difference,
-    panel_agreement,
+    fit_length_controlled_difference,
+    measure_panel_agreement,
 )
-from eval.tournament import Tournament, n_comparisons, play
-from eval.trust import run_validity
+from eval.tournament import Tournament, count_comparisons, play
+from eval.trust import validate_run
 from eval.types import NO_CONTROLS, UNSCORED_REASONS, ControlCounts, Report, Sample
 from eval.types import Progress as Asked
 from flows.progress import SECONDS_LEFT
@@ -102,16 +102,16 @@ def judge_models(
     texts = {name: responses[name] for name in names}
     specs = judge_specs(config, context.ollama_host)
     side_by_side = config.pairwise and len(names) > 1
-    total = len(specs) * (n_questions(samples, texts[MAIN]) + (len(names) - 1) * len(samples))
-    total += n_comparisons(samples, len(names)) if side_by_side else 0
-    tell = Together(told(context.on_progress), total=total)
+    total = len(specs) * (count_questions(samples, texts[MAIN]) + (len(names) - 1) * len(samples))
+    total += count_comparisons(samples, len(names)) if side_by_side else 0
+    tell = RoundsProgress(told(context.on_progress), total=total)
     with open_panel(specs, store=context.places.cache.joinpath(*STORE)) as opened:
         judges = {one.model.model: _scored(one, config, samples, texts, context=context, tell=tell) for one in opened}
         # the others are candidates against the first named, as where scores are compared
         ordered = dict(sorted(texts.items(), key=lambda one: one[0] != _baseline(names)))
         pairs = None
         if side_by_side:
-            judge = opened[0].pairwise(shortcut=config.shortcut)
+            judge = opened[0].build_pairwise(shortcut=config.shortcut)
             pairs = play(samples, ordered, judge=judge, on_progress=tell, concurrency=config.concurrency)
     return Sitting(judges, _agreement(judges, seed=context.seed), pairs)
 
@@ -127,7 +127,7 @@ def told(on_progress: Callable[[Progress], None]) -> OnProgress:
 
 
 def _scored(
-    opened: Opened,
+    opened: JudgeSession,
     config: EvaluateStage,
     samples: Sequence[Sample],
     responses: Mapping[str, Sequence[str]],
@@ -136,7 +136,7 @@ def _scored(
     tell: OnProgress,
 ) -> Judged:
     """What one judge says of each model."""
-    judge = opened.pointwise(shortcut=config.shortcut)
+    judge = opened.build_pointwise(shortcut=config.shortcut)
     reports = {
         name: judge_responses(
             samples,
@@ -149,7 +149,7 @@ def _scored(
         for name, texts in responses.items()
     }
     controls = reports[MAIN].controls
-    validity = {name: run_validity(report, controls=controls) for name, report in reports.items()}
+    validity = {name: validate_run(report, controls=controls) for name, report in reports.items()}
     return _compared(reports, validity, seed=context.seed)
 
 
@@ -178,7 +178,7 @@ def _agreement(judges: Mapping[str, Judged], *, seed: int) -> dict[str, PanelAgr
     for name in next(iter(judges.values())).reports:
         panel = {tag: ItemScores.from_rows(one.reports[name].rows) for tag, one in judges.items()}
         try:
-            found[name] = panel_agreement(panel, seed=seed)
+            found[name] = measure_panel_agreement(panel, seed=seed)
         except UnpairableError:  # two of them scored no item in common; each one's counts say why
             continue
     return found
@@ -193,7 +193,7 @@ def at_equal_length(
     """
     before = {str(row["id"]): len(row["response"]) for row in baseline}
     longer = {str(row["id"]): float(len(row["response"]) - before[str(row["id"])]) for row in candidate}
-    return length_controlled_difference(
+    return fit_length_controlled_difference(
         ItemScores.from_rows(baseline), ItemScores.from_rows(candidate), longer, seed=seed
     )
 

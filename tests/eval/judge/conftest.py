@@ -10,7 +10,7 @@ import pytest
 from eval.judge.client import Deadlines, Options, Retry
 from eval.judge.ollama import OllamaClient
 from eval.judge.openai import OpenAIClient
-from eval.judge.preflight import openai_preflight, preflight
+from eval.judge.preflight import preflight_ollama, preflight_openai
 from eval.testing.fake_ollama import FakeOllama
 
 Connect = Callable[..., OllamaClient]
@@ -27,7 +27,7 @@ def connect() -> Iterator[Connect]:
             fake: FakeOllama, *, options: Options | None = None, deadlines: Deadlines | None = None
         ) -> OllamaClient:
             client = OllamaClient(
-                preflight(fake.url, "llama3", options=options),
+                preflight_ollama(fake.url, "llama3", options=options),
                 options=options,
                 deadlines=deadlines or _DEADLINES,
                 retry=_RETRY,
@@ -47,7 +47,7 @@ def connect_openai() -> Iterator[Callable[..., OpenAIClient]]:
             fake: FakeOllama, *, options: Options | None = None, deadlines: Deadlines | None = None
         ) -> OpenAIClient:
             client = OpenAIClient(
-                openai_preflight(f"{fake.url}/v1", "llama3:latest", options=options),
+                preflight_openai(f"{fake.url}/v1", "llama3:latest", options=options),
                 options=options,
                 deadlines=deadlines or _DEADLINES,
                 retry=_RETRY,

@@ -14,10 +14,10 @@ import ollama
 import pytest
 
 from eval.errors import JudgeModelMissing
-from eval.judge.assemble import JudgeSpec, Opened, open_judge
+from eval.judge.assemble import JudgeSession, JudgeSpec, open_judge
 from eval.judge.client import CallFailed, Options
 from eval.judge.ollama import OllamaClient
-from eval.judge.preflight import preflight
+from eval.judge.preflight import preflight_ollama
 from eval.judge.schema import POINTWISE
 from eval.testing.fake_ollama import FakeOllama
 from eval.types import Sample
@@ -52,7 +52,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         return
     found = Server(None, os.environ.get("GPTWORKS_JUDGE_MODEL", "llama3"))
     try:
-        preflight(None, found.model, options=OPTIONS)
+        preflight_ollama(None, found.model, options=OPTIONS)
     except JudgeModelMissing as error:
         pytest.skip(str(error))
     yield found
@@ -60,7 +60,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def judge(server: Server) -> Iterator[Opened]:
+def judge(server: Server) -> Iterator[JudgeSession]:
     with open_judge(JudgeSpec(server.model, server.url, options=OPTIONS)) as opened:
         yield opened
 
@@ -125,7 +125,7 @@ def test_an_unknown_model_is_refused_with_the_words_that_mend_it(server: Server)
         server.client.chat("no-such-model", HELLO)
     assert error.value.status_code == 404
     with pytest.raises(JudgeModelMissing, match="ollama pull no-such-model"):
-        preflight(server.url, "no-such-model")
+        preflight_ollama(server.url, "no-such-model")
 
 
 def test_thinking_is_refused_by_a_model_that_cannot(server: Server) -> None:
@@ -141,12 +141,12 @@ def test_the_openai_interface_gives_the_same_model(server: Server) -> None:
     assert tag in {one["id"] for one in server.http.get("/v1/models").json()["data"]}
     url = f"{server.http.base_url}".rstrip("/") + "/v1"
     with open_judge(JudgeSpec(tag, url, "openai", options=Options(num_ctx=8192))) as opened:
-        verdict = opened.pointwise()(SAMPLE, "It is Paris.")
+        verdict = opened.build_pointwise()(SAMPLE, "It is Paris.")
     assert verdict.reason is None, verdict.detail
 
 
-def test_the_judge_scores_in_the_wanted_form_and_order(judge: Opened) -> None:
-    verdict = judge.pointwise()(SAMPLE, "It is Paris.")
+def test_the_judge_scores_in_the_wanted_form_and_order(judge: JudgeSession) -> None:
+    verdict = judge.build_pointwise()(SAMPLE, "It is Paris.")
     assert verdict.reason is None, verdict.detail
     assert verdict.rationale
     assert "score_first" not in verdict.flags
@@ -154,18 +154,18 @@ def test_the_judge_scores_in_the_wanted_form_and_order(judge: Opened) -> None:
     assert verdict.weighted is None or 0 <= verdict.weighted <= 100
 
 
-def test_the_judge_prefers_a_right_answer_to_gibberish(judge: Opened) -> None:
-    right, wrong = (judge.pointwise()(SAMPLE, answer) for answer in ("It is Paris, the capital.", "qwx zzt plm"))
+def test_the_judge_prefers_a_right_answer_to_gibberish(judge: JudgeSession) -> None:
+    right, wrong = (judge.build_pointwise()(SAMPLE, answer) for answer in ("It is Paris, the capital.", "qwx zzt plm"))
     assert right.score is not None
     assert wrong.score is not None
     assert right.score > wrong.score
-    compared = judge.pairwise()(SAMPLE, "It is Paris, the capital.", "qwx zzt plm")
+    compared = judge.build_pairwise()(SAMPLE, "It is Paris, the capital.", "qwx zzt plm")
     assert compared.reason is None, compared.detail
 
 
 def test_a_prompt_is_not_cut_unnoticed(server: Server) -> None:
     small = Options(num_ctx=512, num_predict=16)
-    client = OllamaClient(preflight(server.url, server.model, options=small), options=small)
+    client = OllamaClient(preflight_ollama(server.url, server.model, options=small), options=small)
     with pytest.raises(CallFailed) as failure:
         client.chat([{"role": "user", "content": "word " * 800}], schema=POINTWISE.schema)
     client.close()

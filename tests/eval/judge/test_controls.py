@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eval.errors import EvalConfigError
 from eval.exact import is_exact
 from eval.judge.assemble import JudgeSpec, open_judge
-from eval.judge.controls import FILLER, INJECTIONS, draw_controls, mixed_order
+from eval.judge.controls import FILLER, INJECTIONS, draw_controls, mix_order
 from eval.judge.ollama import OllamaClient
 from eval.judge.pointwise import PointwiseJudge
 from eval.judge.prompt import neutralise
@@ -84,14 +84,14 @@ def test_whatever_the_items_no_more_is_drawn_than_they_give(
     assert drawn["identity"] == drawn["empty"] == min(count, len(texts))
     assert all(drawn[kind] <= count for kind in CONTROL_KINDS)
     assert drawn["injection"] <= drawn["mismatch"]
-    order = mixed_order(len(texts), controls, seed=seed)
+    order = mix_order(len(texts), controls, seed=seed)
     assert sorted(order) == list(range(len(texts) + len(controls)))
     assert [i for i in order if i < len(texts)] == list(range(len(texts)))
 
 
 def test_what_is_repeated_near_the_end_was_asked_near_the_start() -> None:
     drawn = draw_controls(SAMPLES, RESPONSES, counts=DEFAULT, seed=1)
-    order = mixed_order(len(SAMPLES), drawn, seed=1)
+    order = mix_order(len(SAMPLES), drawn, seed=1)
     repeats = [i for i, one in enumerate(drawn) if one.kind == "repeat"]
     for i in repeats:
         asked, again = order.index(drawn[i].base), order.index(len(SAMPLES) + i)
@@ -110,15 +110,15 @@ def test_one_item_alone_gives_no_wrong_answer() -> None:
 
 
 def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(EvalConfigError, match="the number of padded controls is -1; it is 0 or more"):
+    with pytest.raises(EvalConfigError, match="expected 0 or more padded controls, got -1"):
         ControlCounts(padded=-1)
 
 
 def test_controls_are_told_by_kind_and_leave_the_items_as_they_were() -> None:
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        mixed = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=DEFAULT)
+        mixed = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=DEFAULT)
         n_mixed = len(fake.questions)
-        alone = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+        alone = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=NO_CONTROLS)
     assert mixed.controls is not None
     assert n_mixed == 30 + 40
     assert [row["score"] for row in mixed.rows] == [row["score"] for row in alone.rows]
@@ -145,7 +145,7 @@ def test_controls_are_told_by_kind_and_leave_the_items_as_they_were() -> None:
 
 def test_nothing_that_is_sent_tells_a_control_from_an_item() -> None:
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=DEFAULT)
+        report = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=DEFAULT)
     assert report.controls is not None
     bodies = [call.body for call in fake.questions]
     assert all(body.keys() == bodies[0].keys() for body in bodies)
@@ -164,7 +164,7 @@ def test_nothing_that_is_sent_tells_a_control_from_an_item() -> None:
 
 def test_a_repeat_is_asked_again_and_shows_a_judge_that_is_not_steady() -> None:
     with FakeOllama(scenario="drifting") as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=DEFAULT)
+        report = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=DEFAULT)
     assert report.controls is not None
     assert [abs(difference) for difference in report.controls.differences["repeat"]] == [7] * 5
 

@@ -37,7 +37,7 @@ n = 30
 samples = [Sample(f"item-{n}", f"Count to {n}", "", " ".join(map(str, range(n + 3)))) for n in range(n)]
 responses = [f"0 1 and {n}" for n in range(n)]
 with open_judge(JudgeSpec(host=url), store=Path(store)) as opened:
-    judge, counts = opened.pointwise(), ControlCounts(3, 3, 2, 2, 2, 2)
+    judge, counts = opened.build_pointwise(), ControlCounts(3, 3, 2, 2, 2, 2)
     report = judge_responses(samples, responses, judge=judge, controls=counts, concurrency=int(concurrency))
 found = {"metrics": report.metrics, "rows": report.rows, "controls": report.controls.rows}
 Path(out).write_text(json.dumps({**found, "provenance": report.provenance}))
@@ -89,7 +89,7 @@ def test_a_run_killed_at_random_calls_asks_nothing_twice_and_ends_with_the_same_
     n_kills: int, tmp_path: Path
 ) -> None:
     with FakeOllama() as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        expected = as_written(judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=COUNTS))
+        expected = as_written(judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=COUNTS))
     questions = Counter(json.dumps(call.body["messages"]) for call in fake.calls)
     # A repeat asks the same in the same words; every other question is asked once.
     assert sum(questions.values()) == N_ITEMS + 14 + 1

@@ -10,9 +10,9 @@ from contextlib import closing
 import pytest
 
 from eval.errors import EvalConfigError, JudgeChanged, JudgeUnavailable
-from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, retried
+from eval.judge.client import CallFailed, Deadlines, JudgeModel, Message, Options, Reply, Retry, call_with_retry
 from eval.judge.ollama import OllamaClient
-from eval.judge.preflight import preflight
+from eval.judge.preflight import preflight_ollama
 from eval.judge.schema import POINTWISE
 from eval.testing.fake_ollama import FakeOllama, Scenario
 
@@ -108,7 +108,7 @@ def test_a_window_smaller_than_the_one_asked_for_is_refused(connect: Connect) ->
     with FakeOllama(scenario="small_window") as fake:
         client = connect(fake)
         with pytest.raises(
-            EvalConfigError, match=r"a window of 4096 tokens instead of num_ctx 8192 .* set num_ctx to 4096"
+            EvalConfigError, match=r"expected a window of num_ctx 8192 tokens .*, got 4096 .* set num_ctx to 4096"
         ):
             client.chat(ask("hello"), schema=POINTWISE.schema)
 
@@ -120,10 +120,12 @@ def test_a_tag_or_a_server_that_moves_in_the_middle_of_a_run_is_noticed(connect:
         client.verify()
         before = time.monotonic()
         setattr(fake, moved, "f" * 12)
-        with pytest.raises(JudgeChanged, match=r"was 365c0bd3c000 on server 0\.33\.0 .* run again") as change:
+        with pytest.raises(
+            JudgeChanged, match=r"with the digest 365c0bd3c000 on server 0\.33\.0, .* run again"
+        ) as change:
             client.verify()
         assert change.value.since < before
-    with FakeOllama() as fake, closing(OllamaClient(preflight(fake.url, "llama3"), verify_every=0.0)) as client:
+    with FakeOllama() as fake, closing(OllamaClient(preflight_ollama(fake.url, "llama3"), verify_every=0.0)) as client:
         client.chat(ask("hello"), schema=POINTWISE.schema)
         setattr(fake, moved, "f" * 12)
         with pytest.raises(JudgeChanged):
@@ -219,7 +221,7 @@ def test_only_passing_faults_are_retried_and_the_wait_doubles(transient: bool, n
         raise CallFailed("http_5xx", "busy", transient=transient)
 
     with pytest.raises(CallFailed, match="http_5xx: busy"):
-        retried(call, retry=Retry(attempts=3, first_wait=0.05))
+        call_with_retry(call, retry=Retry(attempts=3, first_wait=0.05))
     assert len(instants) == n_calls
     if transient:
         first, second = instants[1] - instants[0], instants[2] - instants[1]
@@ -230,5 +232,5 @@ def test_only_passing_faults_are_retried_and_the_wait_doubles(transient: bool, n
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(EvalConfigError, match="num_ctx 256 leaves no room for a prompt beside num_predict 256"):
         Options(num_ctx=256)
-    with pytest.raises(EvalConfigError, match="deadline read is 0 seconds; it must be above 0"):
+    with pytest.raises(EvalConfigError, match="expected a deadline 'read' above 0 seconds, got 0"):
         Deadlines(read=0)

@@ -11,9 +11,9 @@ import pytest
 from eval.errors import EvalConfigError, JudgeChanged, JudgeModelMissing, JudgeUnavailable
 from eval.judge.client import CallFailed, Deadlines, Message, Options
 from eval.judge.openai import OpenAIClient
-from eval.judge.preflight import openai_preflight
+from eval.judge.preflight import preflight_openai
 from eval.judge.schema import POINTWISE
-from eval.judge.transport import Received, refusal
+from eval.judge.transport import HttpResponse, make_refusal
 from eval.testing.fake_ollama import FakeOllama, Scenario
 
 Connect = Callable[..., OpenAIClient]
@@ -61,10 +61,10 @@ def test_a_model_that_changes_in_the_middle_of_a_run_is_noticed(connect_openai: 
         client = connect_openai(fake)
         client.verify()
         fake.model_digest = "f" * 64
-        with pytest.raises(JudgeChanged, match="said something else of llama3:latest when the run began"):
+        with pytest.raises(JudgeChanged, match=r"expected llama3:latest at .* of the run's start, got"):
             client.verify()
         fake.model = "phi3:mini"
-        with pytest.raises(JudgeChanged, match="now it is gone"):
+        with pytest.raises(JudgeChanged, match="got gone"):
             client.verify()
     client.verify()
 
@@ -114,7 +114,7 @@ def test_each_deadline_ends_the_wait_that_it_is_for(
     ],
 )
 def test_refusals_of_every_shape_are_typed(status: int, content: bytes, reason: str, transient: bool) -> None:
-    failure = refusal(Received(status, content))
+    failure = make_refusal(HttpResponse(status, content))
     assert (failure.reason, failure.transient) == (reason, transient)
     assert len(failure.detail) < 600
 
@@ -122,20 +122,20 @@ def test_refusals_of_every_shape_are_typed(status: int, content: bytes, reason: 
 def test_preflight_tells_what_is_wrong_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeOllama() as fake:
         with pytest.raises(JudgeModelMissing, match=r"no model 'gpt-9' \(it has: llama3:latest\); name one of them"):
-            openai_preflight(f"{fake.url}/v1", "gpt-9")
+            preflight_openai(f"{fake.url}/v1", "gpt-9")
         with pytest.raises(JudgeUnavailable, match=r"it mostly ends in /v1"):
-            openai_preflight(fake.url, "llama3:latest")
-        pinned = openai_preflight(f"{fake.url}/v1", "llama3:latest")
-        assert openai_preflight(f"{fake.url}/v1", f"llama3:latest@{pinned.digest[:12]}") == pinned
-        with pytest.raises(JudgeChanged, match="not the wanted 0123456789ab"):
-            openai_preflight(f"{fake.url}/v1", "llama3:latest@0123456789ab")
+            preflight_openai(fake.url, "llama3:latest")
+        pinned = preflight_openai(f"{fake.url}/v1", "llama3:latest")
+        assert preflight_openai(f"{fake.url}/v1", f"llama3:latest@{pinned.digest[:12]}") == pinned
+        with pytest.raises(JudgeChanged, match="with the digest 0123456789ab, got"):
+            preflight_openai(f"{fake.url}/v1", "llama3:latest@0123456789ab")
         monkeypatch.setenv("OPENAI_BASE_URL", f"{fake.url}/v1")
-        assert openai_preflight(None, "llama3:latest").url == f"{fake.url}/v1"
+        assert preflight_openai(None, "llama3:latest").url == f"{fake.url}/v1"
     with pytest.raises(JudgeUnavailable, match="does not answer as an OpenAI-compatible server does"):
-        openai_preflight(f"{fake.url}/v1", "llama3:latest")
+        preflight_openai(f"{fake.url}/v1", "llama3:latest")
     for address in ("ftp://a", "http://", "http://a:b:c"):
-        with pytest.raises(EvalConfigError, match="is no server address"):
-            openai_preflight(address, "llama3:latest")
+        with pytest.raises(EvalConfigError, match="expected a server address"):
+            preflight_openai(address, "llama3:latest")
 
 
 @pytest.mark.parametrize(
@@ -154,16 +154,16 @@ def test_preflight_tells_what_is_wrong_and_what_to_do(monkeypatch: pytest.Monkey
     ],
 )
 def test_an_answer_that_is_not_whole_is_no_answer(content: bytes) -> None:
-    from eval.judge.openai import _reply
+    from eval.judge.openai import _read_reply
 
     with pytest.raises(CallFailed) as failure:
-        _reply(Received(200, content), seconds=0.1)
+        _read_reply(HttpResponse(200, content), seconds=0.1)
     assert failure.value.reason == "not_done"
 
 
 def test_events_of_other_kinds_are_passed_over() -> None:
-    from eval.judge.openai import _reply
+    from eval.judge.openai import _read_reply
 
     event: dict[str, Any] = {"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}
     content = b": keep-alive\n\nevent: message\nid: 1\n" + f"data:{json.dumps(event)}\n\ndata: [DONE]\n\n".encode()
-    assert _reply(Received(200, content), seconds=0.1).content == "x"
+    assert _read_reply(HttpResponse(200, content), seconds=0.1).content == "x"

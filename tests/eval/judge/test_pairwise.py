@@ -127,7 +127,7 @@ def test_one_repair_request_may_save_an_unreadable_comparison(connect: Connect) 
 
 @pytest.mark.parametrize(("value", "reason"), [(None, None), ("tie", "timeout")])
 def test_a_verdict_is_either_a_preference_or_a_reason(value: str | None, reason: UnscoredReason | None) -> None:
-    with pytest.raises(ValueError, match="a verdict has a preference or a reason"):
+    with pytest.raises(ValueError, match="expected a verdict with a preference or a reason"):
         PairVerdict(value, reason)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a verdict has a choice or a reason"):
+    with pytest.raises(ValueError, match="expected a verdict with a choice or a reason"):
         OrderVerdict("A", value and "TIE", "", reason, "", 0.0)

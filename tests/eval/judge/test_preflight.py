@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from eval.errors import EvalConfigError, JudgeChanged, JudgeModelMissing, JudgeUnavailable
-from eval.judge.assemble import ollama_judge
+from eval.judge.assemble import open_ollama_judge
 from eval.judge.client import Options
-from eval.judge.preflight import preflight
+from eval.judge.preflight import preflight_ollama
 from eval.testing.fake_ollama import FakeOllama
 from eval.types import Sample
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 @pytest.mark.parametrize("model", ["llama3", "llama3:latest"])
 def test_the_judge_is_found_with_what_identifies_it(model: str) -> None:
     with FakeOllama() as fake:
-        judge = preflight(fake.url, model)
+        judge = preflight_ollama(fake.url, model)
     assert (judge.model, judge.digest, judge.server_version) == ("llama3:latest", fake.model_digest, "0.33.0")
     assert (judge.quantization, judge.parameter_size, judge.context_length) == ("Q4_0", "8.0B", 8192)
     assert judge.capabilities == ("completion",)
@@ -37,7 +37,7 @@ def test_the_judge_is_found_with_what_identifies_it(model: str) -> None:
 def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeOllama() as fake:
         monkeypatch.setenv("OLLAMA_HOST", fake.url.removeprefix("http://"))
-        assert preflight(None, "llama3").url == fake.url
+        assert preflight_ollama(None, "llama3").url == fake.url
 
 
 def test_a_proxy_in_the_environment_does_not_hide_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,21 +46,21 @@ def test_a_proxy_in_the_environment_does_not_hide_this_machine(monkeypatch: pyte
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     with FakeOllama() as fake:
-        assert preflight(fake.url, "llama3").model == "llama3:latest"
+        assert preflight_ollama(fake.url, "llama3").model == "llama3:latest"
 
 
 def test_a_server_that_is_down_is_told_at_once_with_the_command_that_starts_it() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     started = time.monotonic()
     with pytest.raises(JudgeUnavailable, match=rf"no Ollama at {url} .*; start it: ollama serve") as error:
-        preflight(url, "llama3")
+        preflight_ollama(url, "llama3")
     assert time.monotonic() - started < 10
     assert error.value.exit_code == 6
 
 
 def test_a_missing_model_is_told_with_the_command_that_gets_it() -> None:
     with FakeOllama(model="phi3:mini") as fake, pytest.raises(JudgeModelMissing) as error:
-        preflight(fake.url, "llama3")
+        preflight_ollama(fake.url, "llama3")
     assert "has no model 'llama3' (it has: phi3:mini); get it: ollama pull llama3" in str(error.value)
     assert fake.url in str(error.value)
     assert error.value.exit_code == 6
@@ -80,7 +80,7 @@ def test_something_else_on_the_port_is_told_apart() -> None:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         with pytest.raises(JudgeUnavailable, match="answers, but not as Ollama does"):
-            preflight(f"http://127.0.0.1:{server.server_address[1]}", "llama3")
+            preflight_ollama(f"http://127.0.0.1:{server.server_address[1]}", "llama3")
         server.shutdown()
         thread.join()
 
@@ -89,10 +89,10 @@ def test_a_window_larger_than_the_model_reads_is_refused() -> None:
     with (
         FakeOllama(context_length=2048) as fake,
         pytest.raises(
-            EvalConfigError, match=r"num_ctx 8192 is more than the 2048 tokens .* set num_ctx to 2048 or less"
+            EvalConfigError, match=r"expected num_ctx of at most 2048, .* got 8192, .* set num_ctx to 2048 or less"
         ),
     ):
-        preflight(fake.url, "llama3", options=Options())
+        preflight_ollama(fake.url, "llama3", options=Options())
 
 
 def test_a_model_that_cannot_chat_is_refused() -> None:
@@ -100,16 +100,16 @@ def test_a_model_that_cannot_chat_is_refused() -> None:
         FakeOllama(capabilities=("embedding",)) as fake,
         pytest.raises(EvalConfigError, match=r"cannot chat \(it can: embedding\); choose a chat model"),
     ):
-        preflight(fake.url, "llama3")
+        preflight_ollama(fake.url, "llama3")
 
 
 def test_no_address_is_refused() -> None:
-    with pytest.raises(EvalConfigError, match="'http://a:b:c' is no server address"):
-        preflight("http://a:b:c", "llama3")
+    with pytest.raises(EvalConfigError, match=r"expected a server address .*, got 'http://a:b:c'"):
+        preflight_ollama("http://a:b:c", "llama3")
 
 
 def test_the_whole_judge_is_put_together_and_closed() -> None:
-    with FakeOllama() as fake, ollama_judge(fake.url, "llama3") as (judge, model):
+    with FakeOllama() as fake, open_ollama_judge(fake.url, "llama3") as (judge, model):
         assert judge(Sample("x", "Say", "", "one two"), "one").score == 67
         assert judge.describe()["client"]["model_digest"] == model.digest
 
@@ -117,10 +117,10 @@ def test_the_whole_judge_is_put_together_and_closed() -> None:
 def test_a_digest_may_be_wanted_and_another_is_refused_with_what_to_do() -> None:
     with FakeOllama() as fake:
         for pin in (fake.model_digest[:12], f"sha256:{fake.model_digest}"):
-            assert preflight(fake.url, f"llama3@{pin}").digest == fake.model_digest
+            assert preflight_ollama(fake.url, f"llama3@{pin}").digest == fake.model_digest
         with pytest.raises(JudgeChanged) as error:
-            preflight(fake.url, "llama3@0123456789ab")
+            preflight_ollama(fake.url, "llama3@0123456789ab")
     assert "llama3:latest" in str(error.value)
-    assert "is 365c0bd3c000, not the wanted 0123456789ab" in str(error.value)
+    assert "with the digest 0123456789ab, got 365c0bd3c000" in str(error.value)
     assert "ollama pull llama3, or accept the new judge: --judge-model llama3:latest@365c0bd3c000" in str(error.value)
     assert error.value.exit_code == 6

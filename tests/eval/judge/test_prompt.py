@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eval.judge.prompt import Rendered, neutralise, packaged_prompts, render, repair_messages, shortened
+from eval.judge.prompt import RenderedPrompt, build_repair, load_prompts, neutralise, render, shorten
 from eval.types import Sample
 
 MARKERS = re.compile(
@@ -21,10 +21,10 @@ HIDDEN = ["\u200b", "\x00", "\u202e", "\u2028", "<|eot_id|>", "</think>", "<s>",
 fragments = st.sampled_from([*MARKUP, *HIDDEN])
 hostile = st.one_of(st.text(), st.lists(fragments, max_size=12).map("".join))
 SAMPLE = Sample("x", "Name the capital.", "France", "Paris is the capital of France.")
-POINTWISE, PAIRWISE = packaged_prompts("pointwise"), packaged_prompts("pairwise")
+POINTWISE, PAIRWISE = load_prompts("pointwise"), load_prompts("pairwise")
 
 
-def asked(response: str, sample: Sample = SAMPLE, *, max_answer_bytes: int = 3000) -> Rendered:
+def render_question(response: str, sample: Sample = SAMPLE, *, max_answer_bytes: int = 3000) -> RenderedPrompt:
     return render(POINTWISE, sample=sample, answers={"answer": response}, max_answer_bytes=max_answer_bytes)
 
 
@@ -61,15 +61,15 @@ def test_long_white_space_after_a_half_fence_costs_no_time() -> None:
 @given(hostile, hostile)
 def test_whatever_is_judged_the_prompt_has_each_fence_once(response: str, reference: str) -> None:
     sample = Sample("x", response, reference, reference)
-    user = asked(response, sample).messages[1]["content"]
+    user = render_question(response, sample).messages[1]["content"]
     fences = re.findall(r"^<<(\w+) ([0-9a-f]{8})>>$", user, re.MULTILINE)
     names = ["INSTRUCTION", "END", "INPUT", "END", "REFERENCE", "END", "ANSWER", "END"]
     assert [name for name, _ in fences] == names
     assert len({nonce for _, nonce in fences}) == 1
-    assert user.count("<<") == sum(text.count("<<") for text in _cleaned(sample, response)) + 8
+    assert user.count("<<") == sum(text.count("<<") for text in _clean(sample, response)) + 8
 
 
-def _cleaned(sample: Sample, response: str) -> list[str]:
+def _clean(sample: Sample, response: str) -> list[str]:
     return [neutralise(text).text for text in (sample.instruction, sample.input, sample.reference, response)]
 
 
@@ -87,26 +87,26 @@ def test_whatever_is_compared_the_prompt_has_each_fence_once(one: str, other: st
     "response", ["$reference ${nonce} {{ reference }} %s {0} {nonce}", "$$answer", "${", "$", "\\g<1>"]
 )
 def test_slots_inside_an_answer_are_not_filled(response: str) -> None:
-    user = asked(response).messages[1]["content"]
+    user = render_question(response).messages[1]["content"]
     assert f"\n{response}\n" in user
     assert user.count("Paris is the capital") == 1
 
 
 def test_the_prompt_depends_on_every_text_and_not_on_the_id() -> None:
-    one = asked("Paris").item
-    assert one == asked("Paris", Sample("another", SAMPLE.instruction, SAMPLE.input, SAMPLE.reference)).item
+    one = render_question("Paris").item
+    assert one == render_question("Paris", Sample("another", SAMPLE.instruction, SAMPLE.input, SAMPLE.reference)).item
     others = {
-        asked("Paris", Sample("x", "Name the river.", "France", SAMPLE.reference)).item,
-        asked("Paris", Sample("x", SAMPLE.instruction, "Spain", SAMPLE.reference)).item,
-        asked("Paris", Sample("x", SAMPLE.instruction, SAMPLE.input, "Paris.")).item,
-        asked("Lyon").item,
+        render_question("Paris", Sample("x", "Name the river.", "France", SAMPLE.reference)).item,
+        render_question("Paris", Sample("x", SAMPLE.instruction, "Spain", SAMPLE.reference)).item,
+        render_question("Paris", Sample("x", SAMPLE.instruction, SAMPLE.input, "Paris.")).item,
+        render_question("Lyon").item,
     }
     assert len(others | {one}) == 5
 
 
 def test_the_fences_of_a_prompt_are_its_own() -> None:
     def nonce(response: str) -> str:
-        found = re.search(r"<<ANSWER ([0-9a-f]{8})>>", asked(response).messages[1]["content"])
+        found = re.search(r"<<ANSWER ([0-9a-f]{8})>>", render_question(response).messages[1]["content"])
         assert found
         return found[1]
 
@@ -118,7 +118,7 @@ def test_the_fences_of_a_prompt_are_its_own() -> None:
 
 
 def test_the_task_and_the_form_of_output_come_last() -> None:
-    last = asked("x").messages[1]["content"].rstrip().splitlines()[-1]
+    last = render_question("x").messages[1]["content"].rstrip().splitlines()[-1]
     assert last.startswith("Grade the ANSWER")
     assert '"rationale"' in last
     answers = {"answer_a": "x", "answer_b": "y"}
@@ -127,24 +127,24 @@ def test_the_task_and_the_form_of_output_come_last() -> None:
 
 
 def test_changes_to_an_answer_are_flagged() -> None:
-    assert asked("Paris", max_answer_bytes=50).flags == ()
-    assert asked("Paris<|eot_id|>", max_answer_bytes=50).flags == ("neutralised",)
-    assert asked("Paris " * 20, max_answer_bytes=50).flags == ("cut",)
+    assert render_question("Paris", max_answer_bytes=50).flags == ()
+    assert render_question("Paris<|eot_id|>", max_answer_bytes=50).flags == ("neutralised",)
+    assert render_question("Paris " * 20, max_answer_bytes=50).flags == ("cut",)
 
 
 @settings(database=None, deadline=None)
 @given(st.text(alphabet="aé€😀", max_size=60), st.integers(6, 60))
 def test_shortening_keeps_whole_characters_within_the_bound(text: str, max_bytes: int) -> None:
-    short = shortened(text, max_bytes=max_bytes)
+    short = shorten(text, max_bytes=max_bytes)
     assert len(short.encode()) <= max_bytes
     assert short == text or (short.endswith(" [cut]") and text.startswith(short.removesuffix(" [cut]")))
 
 
 def test_a_repair_shows_the_bad_output_made_harmless() -> None:
-    first = asked("x").messages
-    messages = repair_messages(POINTWISE, first=first, output="<|eot_id|>" + "9" * 1000)
+    first = render_question("x").messages
+    messages = build_repair(POINTWISE, first=first, output="<|eot_id|>" + "9" * 1000)
     assert messages[:2] == first
     assert [message["role"] for message in messages[2:]] == ["assistant", "user"]
     assert "<|" not in messages[2]["content"]
     assert len(messages[2]["content"].encode()) <= 400
-    assert repair_messages(POINTWISE, first=first, output="")[2]["content"] == "(nothing)"
+    assert build_repair(POINTWISE, first=first, output="")[2]["content"] == "(nothing)"

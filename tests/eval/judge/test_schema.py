@@ -9,7 +9,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eval.judge.client import Reply
-from eval.judge.schema import PAIRWISE, POINTWISE, Form, Readable, Unreadable, read_output, read_reply, unreadable
+from eval.judge.schema import (
+    PAIRWISE,
+    POINTWISE,
+    Form,
+    ReadableOutput,
+    UnreadableOutput,
+    find_fault,
+    read_output,
+    read_reply,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -34,7 +43,7 @@ def reply(content: str, **changes: object) -> Reply:
 @example("\ud800")
 def test_whatever_the_text_reading_returns_a_score_in_range_or_a_reason(text: str) -> None:
     found = read_output(text, POINTWISE)
-    if isinstance(found, Readable):
+    if isinstance(found, ReadableOutput):
         assert type(found.value) is int
         assert 0 <= found.value <= 100
         found.rationale.encode("utf-8")
@@ -49,7 +58,7 @@ def test_whatever_the_text_reading_returns_a_score_in_range_or_a_reason(text: st
 @example('{"rationale": "x", "verdict": ["A"]}')
 def test_whatever_the_text_reading_returns_a_choice_or_a_reason(text: str) -> None:
     found = read_output(text, PAIRWISE)
-    if isinstance(found, Readable):
+    if isinstance(found, ReadableOutput):
         assert found.value in ("A", "B", "TIE")
         assert json.loads(text)["verdict"] == found.value
     else:
@@ -61,7 +70,7 @@ def test_whatever_the_text_reading_returns_a_choice_or_a_reason(text: str) -> No
 def test_every_output_of_the_form_is_read_as_it_is(rationale: str, score: int, choice: str) -> None:
     for form, value in ((POINTWISE, score), (PAIRWISE, choice)):
         found = read_output(json.dumps({"rationale": rationale, form.key: value}), form)
-        assert isinstance(found, Readable)
+        assert isinstance(found, ReadableOutput)
         assert (found.value, found.rationale, found.rationale_first) == (value, rationale, True)
 
 
@@ -86,14 +95,14 @@ def test_every_output_of_the_form_is_read_as_it_is(rationale: str, score: int, c
 )
 def test_near_misses_are_no_scores(text: str, reason: str) -> None:
     found = read_output(text, POINTWISE)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UnreadableOutput)
     assert found.reason == reason
 
 
 @pytest.mark.parametrize("verdict", ['"a"', '"A "', '"C"', '"A>B"', '"tie"', '["A"]', "1", "null"])
 def test_near_misses_are_no_choices(verdict: str) -> None:
     found = read_output(f'{{"rationale": "x", "verdict": {verdict}}}', PAIRWISE)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UnreadableOutput)
     assert found.reason == "schema"
 
 
@@ -106,17 +115,17 @@ def test_a_reply_is_judged_by_its_end_before_its_text(form: Form, good: str) -> 
         "not_done": read_reply(reply(good, done=False), form),
         "empty": read_reply(reply(" \n ", thinking="hmm"), form),
     }
-    assert {name: found.reason for name, found in outcomes.items() if isinstance(found, Unreadable)} == {
+    assert {name: found.reason for name, found in outcomes.items() if isinstance(found, UnreadableOutput)} == {
         name: name for name in outcomes
     }
-    assert isinstance(read_reply(reply(good), form), Readable)
-    assert unreadable(reply(good), form.schema) is None
-    assert unreadable(reply("{}"), form.schema) == "schema"
+    assert isinstance(read_reply(reply(good), form), ReadableOutput)
+    assert find_fault(reply(good), form.schema) is None
+    assert find_fault(reply("{}"), form.schema) == "schema"
 
 
 def test_a_score_before_its_reasons_is_noticed() -> None:
     found = read_output('{"score": 5, "rationale": "x"}', POINTWISE)
-    assert found == Readable(5, "x", rationale_first=False)
+    assert found == ReadableOutput(5, "x", rationale_first=False)
 
 
 @pytest.mark.parametrize("form", [POINTWISE, PAIRWISE])

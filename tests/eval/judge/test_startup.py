@@ -49,7 +49,7 @@ def test_a_server_that_refuses_or_is_caught_cutting_may_judge(backend: str, scen
         spec = JudgeSpec("llama3:latest", host, backend)  # type: ignore[arg-type]
         for _ in range(2):
             with open_judge(spec, store=tmp_path / "a.jsonl") as opened:
-                assert opened.pointwise()(SAMPLE, "one").score == 67
+                assert opened.build_pointwise()(SAMPLE, "one").score == 67
     assert [bool(call.texts) for call in fake.calls] == [False, True]
 
 
@@ -81,7 +81,7 @@ def test_a_judge_that_cannot_be_asked_ends_the_run_before_it_begins() -> None:
 def test_a_thinking_model_has_to_show_that_it_keeps_to_the_form() -> None:
     capable = ("completion", "thinking")
     with FakeOllama(capabilities=capable) as fake, open_judge(JudgeSpec(host=fake.url)) as opened:
-        assert opened.pointwise()(SAMPLE, "one").score == 67
+        assert opened.build_pointwise()(SAMPLE, "one").score == 67
         assert all(call.body["think"] is False for call in fake.calls)
     with (
         FakeOllama(capabilities=capable, scenario="thinking_only") as fake,
@@ -96,7 +96,7 @@ def test_a_panel_shares_one_store_and_refuses_a_judge_named_twice(tmp_path: Path
         specs = [JudgeSpec(host=one.url), JudgeSpec("phi3:mini", other.url)]
         for _ in range(2):
             with open_panel(specs, store=tmp_path / "a.jsonl") as judges:
-                assert [judge.pointwise()(SAMPLE, "one").score for judge in judges] == [67, 12]
+                assert [judge.build_pointwise()(SAMPLE, "one").score for judge in judges] == [67, 12]
                 with pytest.raises(StoreError, match="another process is writing"):
                     AnswerStore(tmp_path / "a.jsonl")
         assert (len(one.questions), len(other.questions)) == (1, 1)
@@ -111,5 +111,5 @@ def test_the_deadlines_of_a_judge_are_those_of_its_spec() -> None:
         FakeOllama(scenario=lambda call: "slow" if call.texts else "score") as fake,
         open_judge(JudgeSpec(host=fake.url, deadlines=deadlines)) as opened,
     ):
-        verdict = opened.pointwise()(SAMPLE, "one")
+        verdict = opened.build_pointwise()(SAMPLE, "one")
     assert verdict.reason == "timeout"

@@ -23,7 +23,7 @@ from eval.judge.ollama import OllamaClient
 from eval.judge.pairwise import PairwiseJudge
 from eval.judge.pointwise import PointwiseJudge
 from eval.judge.schema import POINTWISE
-from eval.judge.store import AnswerStore, CachedClient, request_key
+from eval.judge.store import AnswerStore, CachedClient, compute_request_key
 from eval.run import compare_responses, judge_responses
 from eval.testing.fake_ollama import ChatCall, FakeOllama, Scenario
 from eval.types import NO_CONTROLS, Report, Sample
@@ -68,7 +68,7 @@ class Counting:
         """Always the same."""
 
 
-def judged(client: Any, path: Path, *, concurrency: int = 1, repeat: int = 0) -> Report:
+def judge_through(client: Any, path: Path, *, concurrency: int = 1, repeat: int = 0) -> Report:
     with AnswerStore(path) as store:
         judge = PointwiseJudge(CachedClient(client, store), repeat=repeat)
         return judge_responses(SAMPLES, RESPONSES, judge=judge, controls=NO_CONTROLS, concurrency=concurrency)
@@ -80,7 +80,7 @@ def scores(report: Report) -> list[int | None]:
 
 def test_a_second_run_asks_nothing_and_finds_the_same(tmp_path: Path) -> None:
     first, second = Counting(), Counting()
-    before, after = judged(first, tmp_path / "a.jsonl"), judged(second, tmp_path / "a.jsonl")
+    before, after = judge_through(first, tmp_path / "a.jsonl"), judge_through(second, tmp_path / "a.jsonl")
     assert (len(first.asked), len(second.asked)) == (8, 0)
     assert before.rows == after.rows
     assert {**before.metrics, "judge/cached": 8} == after.metrics
@@ -90,18 +90,18 @@ def test_a_second_run_asks_nothing_and_finds_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad_at", [(), (0, 3, 6)])
 def test_a_run_that_dies_at_any_call_goes_on_where_it_stopped(tmp_path: Path, bad_at: tuple[int, ...]) -> None:
     whole = Counting(bad_at=bad_at)
-    expected = scores(judged(whole, tmp_path / "whole.jsonl"))
+    expected = scores(judge_through(whole, tmp_path / "whole.jsonl"))
     assert None not in expected
     for die_at in range(whole.n_calls):
         path = tmp_path / f"{die_at}.jsonl"
         dying = Counting(die_at=die_at, bad_at=bad_at)
         with pytest.raises(Interrupted):
-            judged(dying, path)
+            judge_through(dying, path)
         going_on = Counting()
-        assert scores(judged(going_on, path)) == expected
+        assert scores(judge_through(going_on, path)) == expected
         answered = [question for number, question in enumerate(dying.asked) if number not in bad_at]
         assert not Counter(answered) & Counter(going_on.asked)
-        assert judged(Counting(die_at=0), path).metrics["judge/scored"] == 8
+        assert judge_through(Counting(die_at=0), path).metrics["judge/scored"] == 8
 
 
 class Sloppy(Counting):
@@ -128,12 +128,12 @@ class Sloppy(Counting):
 def test_however_often_a_run_dies_it_ends_as_one_that_did_not(deaths: list[int], items: frozenset[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = Sloppy(items=items)
-        expected = judged(whole, Path(folder) / "whole.jsonl").rows
+        expected = judge_through(whole, Path(folder) / "whole.jsonl").rows
         asked: Counter[str] = Counter()
         for die_at in [*deaths, None]:
             client = Sloppy(items=items, die_at=die_at)
             try:
-                found = judged(client, Path(folder) / "killed.jsonl").rows
+                found = judge_through(client, Path(folder) / "killed.jsonl").rows
             except Interrupted:
                 found = []
             asked.update(client.asked)
@@ -147,9 +147,9 @@ def test_however_often_a_run_dies_it_ends_as_one_that_did_not(deaths: list[int],
 
 
 def test_a_repaired_answer_is_reached_again_without_asking(tmp_path: Path) -> None:
-    first = judged(Counting(bad_at=(0,)), tmp_path / "a.jsonl")
+    first = judge_through(Counting(bad_at=(0,)), tmp_path / "a.jsonl")
     again = Counting()
-    second = judged(again, tmp_path / "a.jsonl")
+    second = judge_through(again, tmp_path / "a.jsonl")
     assert again.asked == []
     assert scores(first) == scores(second)
     assert second.rows[0]["flags"] == ["repaired"]
@@ -160,20 +160,20 @@ def test_a_repaired_answer_is_reached_again_without_asking(tmp_path: Path) -> No
 def test_failures_are_written_down_and_never_served(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     failing = Counting(fail_at=(2,), bad_at=(5, 6))
-    report = judged(failing, path)
+    report = judge_through(failing, path)
     assert report.metrics["judge/unscored_http_5xx"] == report.metrics["judge/unscored_bad_json"] == 1
     outcomes = Counter(json.loads(line)["outcome"] for line in path.read_text("utf-8").splitlines())
     assert outcomes == {"ok": 6, "http_5xx": 1, "bad_json": 2}
     again = Counting()
-    healed = judged(again, path)
+    healed = judge_through(again, path)
     assert len(again.asked) == 2
     assert healed.metrics["judge/unscored"] == 0
 
 
 def test_a_repeat_is_a_new_question(tmp_path: Path) -> None:
-    judged(Counting(), tmp_path / "a.jsonl")
+    judge_through(Counting(), tmp_path / "a.jsonl")
     again = Counting()
-    judged(again, tmp_path / "a.jsonl", repeat=1)
+    judge_through(again, tmp_path / "a.jsonl", repeat=1)
     assert len(again.asked) == 8
 
 
@@ -181,7 +181,7 @@ def test_a_repeat_is_a_new_question(tmp_path: Path) -> None:
 def test_another_model_or_server_is_asked_anew(connect: Connect, tmp_path: Path, change: dict[str, str]) -> None:
     for fake in (FakeOllama(), FakeOllama(**change)):  # type: ignore[arg-type]
         with fake:
-            judged(connect(fake), tmp_path / "a.jsonl")
+            judge_through(connect(fake), tmp_path / "a.jsonl")
         assert len(fake.calls) == 8
 
 
@@ -196,7 +196,7 @@ def test_equal_items_judged_at_once_are_one_question(tmp_path: Path) -> None:
 
 
 def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
-    judged(Counting(), tmp_path / "a.jsonl", concurrency=8)
+    judge_through(Counting(), tmp_path / "a.jsonl", concurrency=8)
     lines = (tmp_path / "a.jsonl").read_text("utf-8").splitlines()
     assert len({json.loads(line)["key"] for line in lines}) == 8
 
@@ -205,11 +205,11 @@ def test_a_torn_last_line_is_removed_and_its_question_asked_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.jsonl"
-    judged(Counting(), path)
+    judge_through(Counting(), path)
     content = path.read_bytes()
     path.write_bytes(content[:-20])
     again = Counting()
-    judged(again, path)
+    judge_through(again, path)
     assert len(again.asked) == 1
     assert "removed a last line of" in caplog.text
     assert len(path.read_text("utf-8").splitlines()) == 8
@@ -218,7 +218,7 @@ def test_a_torn_last_line_is_removed_and_its_question_asked_again(
 
 def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    judged(Counting(), path)
+    judge_through(Counting(), path)
     lines = path.read_text("utf-8").splitlines(keepends=True)
     for damaged in ("{]\n", '{"format": 2}\n', '{"format": 9}\n', "[]\n", lines[3].replace('"done":', '"dune":')):
         path.write_text("".join([*lines[:3], damaged, *lines[4:]]), "utf-8")
@@ -229,8 +229,8 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path
 def test_answers_of_an_older_form_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"format": 1, "key": "k", "reply": {"content": "x"}}\n', "utf-8")
-    assert judged(Counting(), path).metrics["judge/scored"] == 8
-    assert judged(Counting(die_at=0), path).metrics["judge/cached"] == 8
+    assert judge_through(Counting(), path).metrics["judge/scored"] == 8
+    assert judge_through(Counting(die_at=0), path).metrics["judge/cached"] == 8
 
 
 def test_comparisons_and_controls_are_kept_too(tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_comparisons_and_controls_are_kept_too(tmp_path: Path) -> None:
         reports = []
         for _ in range(2):
             with open_judge(JudgeSpec(host=fake.url), store=tmp_path / "a.jsonl") as opened:
-                scored = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise())
-                compared = compare_responses(SAMPLES, RESPONSES, RESPONSES[::-1], judge=opened.pairwise())
+                scored = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise())
+                compared = compare_responses(SAMPLES, RESPONSES, RESPONSES[::-1], judge=opened.build_pairwise())
             reports.append((scored.rows, scored.controls, compared.rows))
             n_asked = len(fake.calls)
     assert reports[0] == reports[1]
@@ -273,11 +273,11 @@ class Moving(Counting):
 def test_what_another_model_answered_before_it_was_noticed_is_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with pytest.raises(JudgeChanged, match="it moved"):
-        judged(Moving(moves_at=3, noticed_at=6), path)
+        judge_through(Moving(moves_at=3, noticed_at=6), path)
     outcomes = [json.loads(line)["outcome"] for line in path.read_text("utf-8").splitlines()]
     assert outcomes == ["ok"] * 6 + ["taken_back"] * 3
     again = Counting()
-    assert judged(again, path).metrics["judge/cached"] == 3
+    assert judge_through(again, path).metrics["judge/cached"] == 3
     assert len(again.asked) == 5
 
 
@@ -288,15 +288,15 @@ def test_a_digest_that_moves_in_the_middle_of_a_run_ends_it_and_nothing_of_it_is
     with FakeOllama(scenario=choose, seconds=0.01) as fake:
         spec, path = JudgeSpec(host=fake.url), tmp_path / "a.jsonl"
         with (
-            pytest.raises(JudgeChanged, match=r"was 365c0bd3c000 .* run again"),
+            pytest.raises(JudgeChanged, match=r"with the digest 365c0bd3c000 .* run again"),
             open_judge(spec, store=path) as opened,
         ):
-            judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+            judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=NO_CONTROLS)
         lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         taken_back = {line["key"] for line in lines if line["outcome"] == "taken_back"}
         assert {line["key"] for line in lines[4:] if line["outcome"] == "ok"} <= taken_back
         with open_judge(spec, store=path) as opened:
-            report = judge_responses(SAMPLES, RESPONSES, judge=opened.pointwise(), controls=NO_CONTROLS)
+            report = judge_responses(SAMPLES, RESPONSES, judge=opened.build_pointwise(), controls=NO_CONTROLS)
     assert (report.metrics["judge/scored"], report.metrics["judge/cached"]) == (8, 0)
 
 
@@ -348,25 +348,25 @@ requests = st.fixed_dictionaries(
 def test_a_change_of_any_one_field_is_another_key(one: dict[str, Any], other: dict[str, Any], field: str) -> None:
     changed = {**one, field: other[field]}
     same = json.dumps(one[field], sort_keys=field != "schema") == json.dumps(other[field], sort_keys=field != "schema")
-    assert (request_key(**one) == request_key(**changed)) is same
+    assert (compute_request_key(**one) == compute_request_key(**changed)) is same
 
 
-def turned(value: Any) -> Any:
+def turn_keys(value: Any) -> Any:
     """The same JSON value with the keys of every object in the other order."""
     if isinstance(value, dict):
-        return {name: turned(one) for name, one in reversed(value.items())}
-    return [turned(one) for one in value] if isinstance(value, list) else value
+        return {name: turn_keys(one) for name, one in reversed(value.items())}
+    return [turn_keys(one) for one in value] if isinstance(value, list) else value
 
 
 @settings(database=None, deadline=None, max_examples=80)
 @given(requests)
 def test_the_order_in_which_settings_are_named_makes_no_other_key(request: dict[str, Any]) -> None:
-    assert request_key(**request) == request_key(**{**turned(request), "schema": request["schema"]})
+    assert compute_request_key(**request) == compute_request_key(**{**turn_keys(request), "schema": request["schema"]})
 
 
 def test_keys_do_not_depend_on_the_order_of_settings_but_on_that_of_the_schema() -> None:
     def key(describe: dict[str, Any], schema: dict[str, Any]) -> str:
-        return request_key(describe=describe, schema=schema, messages=(), identity={})
+        return compute_request_key(describe=describe, schema=schema, messages=(), identity={})
 
     other = {**POINTWISE.schema, "properties": dict(reversed(POINTWISE.schema["properties"].items()))}
     assert key({"a": 1, "b": 2}, POINTWISE.schema) == key({"b": 2, "a": 1}, POINTWISE.schema)
@@ -389,7 +389,7 @@ def test_pointwise_and_pairwise_questions_never_meet(tmp_path: Path) -> None:
 def test_every_option_of_the_model_is_in_the_key(connect: Connect, options: Options) -> None:
     with FakeOllama() as fake:
         keys = {
-            request_key(describe=client.describe(), schema={}, messages=(), identity={})
+            compute_request_key(describe=client.describe(), schema={}, messages=(), identity={})
             for client in (connect(fake), connect(fake, options=options))
         }
     assert len(keys) == 2

@@ -12,15 +12,15 @@ from eval.stats import (
     Interval,
     ItemScores,
     SwappedGames,
-    bradley_terry,
-    length_controlled_difference,
-    length_controlled_mean,
-    length_controlled_win_rate,
-    mean_interval,
-    win_rate,
+    bootstrap_mean,
+    fit_bradley_terry,
+    fit_length_controlled_difference,
+    fit_length_controlled_mean,
+    fit_length_controlled_win_rate,
+    measure_win_rate,
 )
-from eval.stats.bradley_terry import fit
-from eval.testing.simulated import USUAL_WORDS, Answers, SimulatedJudge, model_answers
+from eval.stats.bradley_terry import fit_strengths
+from eval.testing.simulated import USUAL_WORDS, Answers, SimulatedJudge, draw_model_answers
 
 RESAMPLES = 500
 MANY = 100_000
@@ -38,8 +38,8 @@ def ids(n: int) -> tuple[str, ...]:
 
 def two_models(seed: int, n: int) -> tuple[Answers, Answers]:
     """Where one is right the other may be wrong, so that most items are clear to the judge."""
-    a = model_answers(n, seed=seed, number=0, skill=1.0)
-    return a, model_answers(n, seed=2 * UNSEEN + seed, number=1, skill=0.85)
+    a = draw_model_answers(n, seed=seed, number=0, skill=1.0)
+    return a, draw_model_answers(n, seed=2 * UNSEEN + seed, number=1, skill=0.85)
 
 
 def games(seed: int, n: int) -> SwappedGames:
@@ -48,7 +48,7 @@ def games(seed: int, n: int) -> SwappedGames:
 
 
 def pairs(seed: int, n: int) -> dict[str, Interval]:
-    found = win_rate(games(seed, n), seed=seed, n_resamples=RESAMPLES)
+    found = measure_win_rate(games(seed, n), seed=seed, n_resamples=RESAMPLES)
     return {
         "rate": found.rate,
         "place free": found.place_free,
@@ -59,12 +59,12 @@ def pairs(seed: int, n: int) -> dict[str, Interval]:
 
 
 def true_pairs() -> dict[str, float]:
-    played = games(UNSEEN, MANY).both_scored()
+    played = games(UNSEEN, MANY).drop_unscored()
     first, second = played[:, 0], played[:, 1]
     differ = first != second
     return {
         "rate": float(played.mean()),
-        "place free": SimulatedJudge(UNSEEN).true_win_rate(*two_models(UNSEEN, MANY)),
+        "place free": SimulatedJudge(UNSEEN).compute_true_win_rate(*two_models(UNSEEN, MANY)),
         "consistency": float(1 - differ.mean()),
         "first slot": float((first + 1 - second).mean() / 2),
         EXACT: float((first > second)[differ].mean()),
@@ -80,7 +80,7 @@ def test_intervals_of_pairs_hold(n_items: int, not_covered: NotCovered) -> None:
 
 def tournament(seed: int, n: int) -> list[Game]:
     skills = {"x": 1.0, "y": 0.9, "z": 0.7}
-    models = {name: model_answers(n, seed=seed, number=i, skill=skills[name]) for i, name in enumerate(skills)}
+    models = {name: draw_model_answers(n, seed=seed, number=i, skill=skills[name]) for i, name in enumerate(skills)}
     played = []
     for a, b in (("x", "y"), ("x", "z"), ("y", "z")):
         for results in SimulatedJudge(seed, position_bias=0.5).play(models[a], models[b]):
@@ -89,7 +89,7 @@ def tournament(seed: int, n: int) -> list[Game]:
 
 
 def strengths_of(played: list[Game], seed: int) -> dict[str, Interval]:
-    found = bradley_terry(played, seed=seed, n_resamples=RESAMPLES)
+    found = fit_bradley_terry(played, seed=seed, n_resamples=RESAMPLES)
     intervals = dict(found.strengths)
     for one in found.differences:
         difference = one.difference
@@ -111,7 +111,7 @@ def true_strengths() -> dict[str, float]:
         assert game.result is not None
         totals[0, row[game.a, game.b], round(2 * (1 - game.result))] += 1
     contrast = np.array([[1.0, -1, 0], [1, 0, -1], [0, 1, -1]])
-    x, y, z, _ = (float(value) for value in fit(totals, contrast, has_ties=True)[0])
+    x, y, z, _ = (float(value) for value in fit_strengths(totals, contrast, has_ties=True)[0])
     return {"x": x, "y": y, "z": z, "x-y": x - y, "x-z": x - z, "y-z": y - z}
 
 
@@ -121,8 +121,8 @@ def test_intervals_of_strengths_hold(not_covered: NotCovered) -> None:
 
 def pairs_by_row(seed: int, n: int) -> dict[str, Interval]:
     """The mistake: the two games of an item resampled as if they were two items."""
-    played = games(seed, n).both_scored()
-    return {"rate": mean_interval(list(played.ravel()), seed=seed, n_resamples=RESAMPLES)}
+    played = games(seed, n).drop_unscored()
+    return {"rate": bootstrap_mean(list(played.ravel()), seed=seed, n_resamples=RESAMPLES)}
 
 
 def strengths_by_row(seed: int, n: int) -> dict[str, Interval]:
@@ -141,8 +141,8 @@ def test_with_games_as_the_unit_the_intervals_do_not_hold(n_seeds: int, not_cove
 
 
 def unequal(seed: int, n: int) -> tuple[Answers, Answers]:
-    a = model_answers(n, seed=seed, number=0, skill=0.95, words=(30, 150))
-    return a, model_answers(n, seed=seed, number=1, skill=0.9, words=(10, 110))
+    a = draw_model_answers(n, seed=seed, number=0, skill=0.95, words=(30, 150))
+    return a, draw_model_answers(n, seed=seed, number=1, skill=0.9, words=(10, 110))
 
 
 def lengths(seed: int, n: int) -> dict[str, Interval]:
@@ -154,9 +154,9 @@ def lengths(seed: int, n: int) -> dict[str, Interval]:
     beyond = dict(zip(ids(n), a.words - USUAL_WORDS, strict=True))
     played = SwappedGames(ids(n), tuple(first), tuple(second))
     return {
-        "win rate": length_controlled_win_rate(played, longer, seed=seed, n_resamples=RESAMPLES).controlled,
-        "mean": length_controlled_mean(of_a, beyond, seed=seed, n_resamples=RESAMPLES).controlled,
-        "difference": length_controlled_difference(of_b, of_a, longer, seed=seed, n_resamples=RESAMPLES).controlled,
+        "win rate": fit_length_controlled_win_rate(played, longer, seed=seed, n_resamples=RESAMPLES).controlled,
+        "mean": fit_length_controlled_mean(of_a, beyond, seed=seed, n_resamples=RESAMPLES).controlled,
+        "difference": fit_length_controlled_difference(of_b, of_a, longer, seed=seed, n_resamples=RESAMPLES).controlled,
     }
 
 
@@ -165,7 +165,7 @@ def true_without_length() -> dict[str, float]:
     a, b = unequal(UNSEEN, MANY)
     blind = SimulatedJudge(UNSEEN)
     of_a, of_b = float(blind.score(a).mean()), float(blind.score(b).mean())
-    return {"win rate": blind.true_win_rate(a, b), "mean": of_a, "difference": of_a - of_b}
+    return {"win rate": blind.compute_true_win_rate(a, b), "mean": of_a, "difference": of_a - of_b}
 
 
 def test_intervals_at_equal_length_hold(not_covered: NotCovered) -> None:

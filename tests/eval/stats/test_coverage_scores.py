@@ -11,18 +11,18 @@ from scipy import stats as scipy_stats
 from eval.stats import (
     Interval,
     ItemScores,
-    agreement_report,
+    bootstrap_mean,
     compare_family,
     compare_runs,
-    mean_interval,
-    pair_agreement,
-    paired_difference,
-    panel_agreement,
-    prediction_powered_mean,
-    student_interval,
+    compute_student_interval,
+    correct_mean,
+    measure_pair_agreement,
+    measure_paired_difference,
+    measure_panel_agreement,
+    report_agreement,
 )
-from eval.stats.permutation import sign_flip_p
-from eval.testing.simulated import SimulatedJudge, answers, model_answers, realistic_truth
+from eval.stats.permutation import compute_sign_flip_p
+from eval.testing.simulated import SimulatedJudge, build_answers, draw_model_answers, draw_truth
 
 RESAMPLES = 500
 MANY = 100_000
@@ -42,53 +42,55 @@ def judge(seed: int) -> SimulatedJudge:
 
 
 def one_run(seed: int, n: int) -> dict[str, Interval]:
-    scores = list(judge(seed).score(answers(realistic_truth(n, seed=seed))))
-    bootstrap = mean_interval(scores, seed=seed, n_resamples=RESAMPLES)
-    return {"bootstrap": bootstrap, "student": student_interval(scores)}
+    scores = list(judge(seed).score(build_answers(draw_truth(n, seed=seed))))
+    bootstrap = bootstrap_mean(scores, seed=seed, n_resamples=RESAMPLES)
+    return {"bootstrap": bootstrap, "student": compute_student_interval(scores)}
 
 
 @pytest.mark.parametrize("n_items", [30, 110])
 def test_intervals_of_a_mean_hold(n_items: int, not_covered: NotCovered) -> None:
-    mean = float(judge(UNSEEN).score(answers(realistic_truth(MANY, seed=UNSEEN))).mean())
+    mean = float(judge(UNSEEN).score(build_answers(draw_truth(MANY, seed=UNSEEN))).mean())
     assert not_covered(one_run, {"bootstrap": mean, "student": mean}, n_items=n_items) == {}
 
 
 def two_runs(seed: int, n: int) -> dict[str, Interval]:
-    a, b = (judge(seed).score(model_answers(n, seed=seed, number=i, skill=s)) for i, s in enumerate((0.8, 0.95)))
-    found = paired_difference(list(a), list(b), seed=seed, n_resamples=RESAMPLES)
+    a, b = (judge(seed).score(draw_model_answers(n, seed=seed, number=i, skill=s)) for i, s in enumerate((0.8, 0.95)))
+    found = measure_paired_difference(list(a), list(b), seed=seed, n_resamples=RESAMPLES)
     return {"difference": Interval(found.difference, found.low, found.high, found.n)}
 
 
 @pytest.mark.parametrize("n_items", [30, 110])
 def test_intervals_of_a_paired_difference_hold(n_items: int, not_covered: NotCovered) -> None:
-    a, b = (judge(UNSEEN).score(model_answers(MANY, seed=UNSEEN, number=i, skill=s)) for i, s in enumerate((0.8, 0.95)))
+    a, b = (
+        judge(UNSEEN).score(draw_model_answers(MANY, seed=UNSEEN, number=i, skill=s)) for i, s in enumerate((0.8, 0.95))
+    )
     assert not_covered(two_runs, {"difference": float((b - a).mean())}, n_items=n_items) == {}
 
 
 def labels(seed: int, n: int) -> dict[str, Interval]:
-    truth = realistic_truth(n, seed=seed)
+    truth = draw_truth(n, seed=seed)
     labelled = np.random.default_rng([seed, 3]).choice(n, 30, replace=False)
-    scores = ItemScores(ids(n), tuple(judge(seed).score(answers(truth))))
-    found = prediction_powered_mean(scores, {ids(n)[i]: float(truth[i]) for i in labelled})
+    scores = ItemScores(ids(n), tuple(judge(seed).score(build_answers(truth))))
+    found = correct_mean(scores, {ids(n)[i]: float(truth[i]) for i in labelled})
     return {"corrected": found.corrected, "labels only": found.labels_only}
 
 
 def test_intervals_of_a_corrected_mean_hold(not_covered: NotCovered) -> None:
-    mean = float(realistic_truth(MANY, seed=UNSEEN).mean())
+    mean = float(draw_truth(MANY, seed=UNSEEN).mean())
     assert not_covered(labels, {"corrected": mean, "labels only": mean}, n_items=110) == {}
 
 
 def raters(seed: int, n: int) -> dict[str, Interval]:
-    truth = realistic_truth(n, seed=seed)
-    scores = judge(seed).score(answers(truth))
-    found = vars(agreement_report(list(scores), list(truth), seed=seed, n_resamples=RESAMPLES))
+    truth = draw_truth(n, seed=seed)
+    scores = judge(seed).score(build_answers(truth))
+    found = vars(report_agreement(list(scores), list(truth), seed=seed, n_resamples=RESAMPLES))
     return {name: interval for name, interval in found.items() if name != "n"}
 
 
 def true_agreement() -> dict[str, float]:
     """By scipy, and by the definition of kappa: disagreement over that of independent raters."""
-    truth = realistic_truth(MANY, seed=UNSEEN)
-    scores = judge(UNSEEN).score(answers(truth))
+    truth = draw_truth(MANY, seed=UNSEEN)
+    scores = judge(UNSEEN).score(build_answers(truth))
     found = {
         "pearson": scipy_stats.pearsonr(scores, truth).statistic,
         "spearman": scipy_stats.spearmanr(scores, truth).statistic,
@@ -109,13 +111,13 @@ def test_intervals_of_agreement_hold(n_items: int, not_covered: NotCovered) -> N
 
 
 def panel(seed: int, n: int) -> dict[str, Interval]:
-    given = answers(realistic_truth(n, seed=seed))
+    given = build_answers(draw_truth(n, seed=seed))
     judges = {f"{i}": ItemScores(ids(n), tuple(judge(3 * seed + i).score(given))) for i in range(3)}
-    return {"alpha": panel_agreement(judges, seed=seed, n_resamples=RESAMPLES if n < MANY else 1).alpha}
+    return {"alpha": measure_panel_agreement(judges, seed=seed, n_resamples=RESAMPLES if n < MANY else 1).alpha}
 
 
 def test_intervals_of_a_panels_alpha_hold(not_covered: NotCovered) -> None:
-    given = answers(realistic_truth(MANY, seed=UNSEEN))
+    given = build_answers(draw_truth(MANY, seed=UNSEEN))
     scores = np.stack([judge(UNSEEN + i).score(given) for i in range(3)])
     # With no value missing and many items, alpha is one less the share of the variance that lies within items.
     alpha = 1 - float(scores.var(axis=0, ddof=1).mean() / scores.var())
@@ -123,12 +125,14 @@ def test_intervals_of_a_panels_alpha_hold(not_covered: NotCovered) -> None:
 
 
 def preferences(seed: int, n: int) -> dict[str, Interval]:
-    a, b = (model_answers(n, seed=seed, number=i, skill=0.9) for i in (0, 1))
+    a, b = (draw_model_answers(n, seed=seed, number=i, skill=0.9) for i in (0, 1))
     people = np.where(a.truth > b.truth + 5, 1.0, np.where(b.truth > a.truth + 5, 0.0, 0.5))
     by_judge = np.mean(SimulatedJudge(seed, length_bias=10).play(a, b), axis=0)
     weights = (dict(zip(ids(n), (float(x) for x in values), strict=True)) for values in (by_judge, people))
     longer = dict(zip(ids(n), a.words - b.words, strict=True))
-    found = pair_agreement(*weights, length_differences=longer, seed=seed, n_resamples=RESAMPLES if n < MANY else 1)
+    found = measure_pair_agreement(
+        *weights, length_differences=longer, seed=seed, n_resamples=RESAMPLES if n < MANY else 1
+    )
     return {"judge": found.judge, "longest": found.longest, "advantage": found.advantage}
 
 
@@ -143,8 +147,8 @@ def test_the_permutation_test_errs_as_often_as_its_level() -> None:
     n_draws = 6000
     rejected = 0
     for seed in range(n_draws):
-        a, b = (judge(seed).score(model_answers(40, seed=seed, number=i, skill=0.9)) for i in (0, 1))
-        rejected += sign_flip_p(b - a, seed=seed, n_resamples=999) <= 0.05
+        a, b = (judge(seed).score(draw_model_answers(40, seed=seed, number=i, skill=0.9)) for i in (0, 1))
+        rejected += compute_sign_flip_p(b - a, seed=seed, n_resamples=999) <= 0.05
     assert 0.04 <= rejected / n_draws <= 0.06
 
 
@@ -154,7 +158,7 @@ def test_verdicts_on_equal_models_err_at_most_as_often_as_their_level_alone_and_
     alone, family = 0, 0
     for seed in range(n_draws):
         runs = [
-            ItemScores(ids(40), tuple(judge(seed).score(model_answers(40, seed=seed, number=i, skill=0.9))))
+            ItemScores(ids(40), tuple(judge(seed).score(draw_model_answers(40, seed=seed, number=i, skill=0.9))))
             for i in range(5)
         ]
         found = compare_family(runs[0], dict(zip("abcd", runs[1:], strict=True)), seed=seed, n_resamples=499)

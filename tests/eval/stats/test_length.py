@@ -10,9 +10,9 @@ from eval.errors import EvalDataError, UnpairableError
 from eval.stats import (
     ItemScores,
     SwappedGames,
-    length_controlled_difference,
-    length_controlled_mean,
-    length_controlled_win_rate,
+    fit_length_controlled_difference,
+    fit_length_controlled_mean,
+    fit_length_controlled_win_rate,
 )
 from eval.stats.bootstrap import Floats
 
@@ -35,14 +35,14 @@ def random_pairs(n: int = 80) -> tuple[SwappedGames, Floats]:
 
 def test_the_win_rate_at_equal_length_is_that_of_an_optimiser_that_knows_only_the_formula() -> None:
     games, longer = random_pairs()
-    weight, x = games.both_scored().mean(axis=1), np.tanh(longer / longer.std())
+    weight, x = games.drop_unscored().mean(axis=1), np.tanh(longer / longer.std())
 
     def minus_log_likelihood(b: Floats) -> float:
         utility = b[0] + b[1] * x
         return float((np.logaddexp(0, utility) - weight * utility).sum())
 
     optimum = minimize(minus_log_likelihood, np.zeros(2)).x
-    found = length_controlled_win_rate(games, lengths(longer), seed=0, n_resamples=200)
+    found = fit_length_controlled_win_rate(games, lengths(longer), seed=0, n_resamples=200)
     assert found.controlled.mean == pytest.approx(1 / (1 + np.exp(-optimum[0])), abs=1e-5)
     assert found.slope.mean == pytest.approx(optimum[1], abs=1e-4)
     assert found.raw.mean == pytest.approx(weight.mean())
@@ -54,7 +54,7 @@ def test_the_mean_at_equal_length_is_that_of_least_squares() -> None:
     longer = rng.normal(0, 40, 60)
     scores = np.clip(50 + 10 * np.tanh(longer / 40) + rng.normal(0, 5, 60), 0, 100)
     slope, constant = np.polyfit(np.tanh(longer / longer.std()), scores, 1)
-    found = length_controlled_mean(ItemScores(ids(60), tuple(scores)), lengths(longer), seed=0, n_resamples=200)
+    found = fit_length_controlled_mean(ItemScores(ids(60), tuple(scores)), lengths(longer), seed=0, n_resamples=200)
     assert (found.controlled.mean, found.slope.mean) == (pytest.approx(constant), pytest.approx(slope))
     assert found.slope.low > 0
 
@@ -64,7 +64,7 @@ def test_a_difference_of_runs_that_is_all_length_goes_away() -> None:
     baseline = rng.uniform(20, 60, 80)
     longer = rng.normal(25, 40, 80)
     candidate = baseline + 12 * np.tanh(longer / longer.std()) + rng.normal(0, 3, 80)
-    found = length_controlled_difference(
+    found = fit_length_controlled_difference(
         ItemScores(ids(80), tuple(baseline)),
         ItemScores(ids(80), tuple(candidate)),
         lengths(longer),
@@ -77,7 +77,7 @@ def test_a_difference_of_runs_that_is_all_length_goes_away() -> None:
 
 def test_without_length_to_speak_of_nothing_is_taken_away() -> None:
     games, _ = random_pairs()
-    same = length_controlled_win_rate(games, lengths([0] * 80), seed=0, n_resamples=50)
+    same = fit_length_controlled_win_rate(games, lengths([0] * 80), seed=0, n_resamples=50)
     assert same.controlled.mean == pytest.approx(same.raw.mean, abs=1e-6)
     assert same.slope.mean == pytest.approx(0, abs=1e-9)
     assert not same.is_extrapolated
@@ -85,22 +85,22 @@ def test_without_length_to_speak_of_nothing_is_taken_away() -> None:
 
 def test_lengths_that_all_differ_one_way_are_called_an_extrapolation() -> None:
     games, longer = random_pairs()
-    found = length_controlled_win_rate(games, lengths(np.abs(longer) + 1), seed=0, n_resamples=50)
+    found = fit_length_controlled_win_rate(games, lengths(np.abs(longer) + 1), seed=0, n_resamples=50)
     assert found.is_extrapolated
-    assert length_controlled_win_rate(games, lengths([5] * 80), seed=0, n_resamples=50).is_extrapolated
+    assert fit_length_controlled_win_rate(games, lengths([5] * 80), seed=0, n_resamples=50).is_extrapolated
 
 
 def test_items_without_a_score_stay_out_and_other_items_are_refused() -> None:
     scores = ItemScores(ids(4), (10, None, 30, 20))
-    found = length_controlled_mean(scores, lengths([1, 2, -3, 4]), seed=0, n_resamples=20)
+    found = fit_length_controlled_mean(scores, lengths([1, 2, -3, 4]), seed=0, n_resamples=20)
     assert (found.raw.mean, found.raw.n) == (20, 3)
     with pytest.raises(UnpairableError, match="only the first has 'item-003'"):
-        length_controlled_mean(scores, lengths([1, 2, 3]), seed=0)
+        fit_length_controlled_mean(scores, lengths([1, 2, 3]), seed=0)
     with pytest.raises(EvalDataError, match="no item is scored"):
-        length_controlled_mean(ItemScores(ids(2), (None, None)), lengths([1, 2]), seed=0)
+        fit_length_controlled_mean(ItemScores(ids(2), (None, None)), lengths([1, 2]), seed=0)
     with pytest.raises(UnpairableError, match="no item is scored in both runs"):
-        length_controlled_difference(
+        fit_length_controlled_difference(
             ItemScores(ids(2), (None, 1)), ItemScores(ids(2), (1, None)), lengths([1, 2]), seed=0
         )
-    with pytest.raises(EvalDataError, match=r"length_differences\[0\] is nan"):
-        length_controlled_mean(ItemScores(ids(1), (1,)), lengths([float("nan")]), seed=0)
+    with pytest.raises(EvalDataError, match=r"expected a finite number as length_differences\[0\], got nan"):
+        fit_length_controlled_mean(ItemScores(ids(1), (1,)), lengths([float("nan")]), seed=0)

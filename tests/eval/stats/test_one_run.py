@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from eval.errors import EvalConfigError, EvalDataError
-from eval.stats import ItemScores, mean_interval, noise_split, student_interval, summarise
+from eval.stats import ItemScores, bootstrap_mean, compute_student_interval, split_noise, summarise
 
 maybe_scores = st.lists(st.none() | st.integers(0, 100), min_size=1, max_size=30)
 
@@ -22,7 +22,7 @@ def run(scores: list[int | None]) -> ItemScores:
 
 def test_the_mean_lies_inside_an_interval_that_follows_the_seed() -> None:
     values = [0, 20, 40, 60, 80, 100] * 5
-    first, again, other = (mean_interval(values, seed=seed, n_resamples=500) for seed in (1, 1, 2))
+    first, again, other = (bootstrap_mean(values, seed=seed, n_resamples=500) for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert first.low < first.mean == 50 < first.high
@@ -31,7 +31,7 @@ def test_the_mean_lies_inside_an_interval_that_follows_the_seed() -> None:
 
 def test_the_bootstrap_interval_agrees_with_students_where_both_hold() -> None:
     values = np.random.default_rng(0).normal(50, 10, size=400)
-    found, student = mean_interval(list(values), seed=3, n_resamples=4000), student_interval(list(values))
+    found, student = bootstrap_mean(list(values), seed=3, n_resamples=4000), compute_student_interval(list(values))
     assert found.low == pytest.approx(student.low, abs=0.1)
     assert found.high == pytest.approx(student.high, abs=0.1)
 
@@ -39,15 +39,15 @@ def test_the_bootstrap_interval_agrees_with_students_where_both_hold() -> None:
 def test_students_interval_is_scipys() -> None:
     values = [0, 20, 95, 100, 100, 40]
     wanted = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.9)
-    found = student_interval(values, confidence=0.9)
+    found = compute_student_interval(values, confidence=0.9)
     assert (found.low, found.high) == (pytest.approx(wanted.low), pytest.approx(wanted.high))
 
 
 def test_no_value_gives_no_number_and_one_value_no_interval() -> None:
-    for interval in (mean_interval([], seed=0), student_interval([])):
+    for interval in (bootstrap_mean([], seed=0), compute_student_interval([])):
         assert math.isnan(interval.mean)
         assert interval.n == 0
-    for interval in (mean_interval([40], seed=0), student_interval([40])):
+    for interval in (bootstrap_mean([40], seed=0), compute_student_interval([40])):
         assert interval.mean == 40
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
@@ -92,32 +92,34 @@ def test_the_order_of_the_items_changes_nothing(scores: list[int | None], shuffl
 def test_noise_is_split_into_what_items_and_what_the_judge_bring() -> None:
     rng = np.random.default_rng(4)
     truth = rng.normal(50, 12, size=2000)
-    found = noise_split(
+    found = split_noise(
         {f"{i}": list(mean + rng.normal(0, 5, size=rng.integers(2, 5))) for i, mean in enumerate(truth)}
     )
     assert found.item_sd == pytest.approx(12, rel=0.05)
     assert found.judge_sd == pytest.approx(5, rel=0.05)
     assert found.judge_share == pytest.approx(25 / 169, rel=0.1)
-    assert found.standard_error(100) == pytest.approx(1.3, rel=0.05)
-    assert found.standard_error(100, repeats=5) == pytest.approx(math.sqrt((144 + 5) / 100), rel=0.05)
+    assert found.compute_standard_error(100) == pytest.approx(1.3, rel=0.05)
+    assert found.compute_standard_error(100, repeats=5) == pytest.approx(math.sqrt((144 + 5) / 100), rel=0.05)
 
 
 def test_a_judge_that_never_wavers_brings_no_noise_and_one_that_only_wavers_all_of_it() -> None:
-    assert noise_split({"a": [10, 10], "b": [90, 90, 90]}).judge_sd == 0
-    assert noise_split({"a": [0, 100], "b": [100, 0]}).judge_share == 1
-    assert math.isnan(noise_split({"a": [5, 5], "b": [5, 5]}).judge_share)
+    assert split_noise({"a": [10, 10], "b": [90, 90, 90]}).judge_sd == 0
+    assert split_noise({"a": [0, 100], "b": [100, 0]}).judge_share == 1
+    assert math.isnan(split_noise({"a": [5, 5], "b": [5, 5]}).judge_share)
 
 
 def test_impossible_requests_are_refused() -> None:
-    with pytest.raises(EvalDataError, match=r"values\[1\] is nan, not a finite number; keep unscored items out"):
-        mean_interval([1, math.nan], seed=0)
-    with pytest.raises(EvalConfigError, match="n_resamples is 0; it must be at least 1"):
-        mean_interval([1, 2], seed=0, n_resamples=0)
-    with pytest.raises(EvalConfigError, match=r"confidence is 95; it must lie between 0 and 1"):
-        mean_interval([], seed=0, confidence=95)
-    with pytest.raises(EvalDataError, match="no items to summarise"):
+    with pytest.raises(
+        EvalDataError, match=r"expected a finite number as values\[1\], got nan; keep unscored items out"
+    ):
+        bootstrap_mean([1, math.nan], seed=0)
+    with pytest.raises(EvalConfigError, match=r"expected n_resamples of at least 1 .*, got 0"):
+        bootstrap_mean([1, 2], seed=0, n_resamples=0)
+    with pytest.raises(EvalConfigError, match=r"expected a confidence between 0 and 1 .*, got 95"):
+        bootstrap_mean([], seed=0, confidence=95)
+    with pytest.raises(EvalDataError, match="expected at least one item to summarise, got none"):
         summarise(run([]), seed=0)
-    with pytest.raises(EvalDataError, match="item 'b' was judged 1 time"):
-        noise_split({"a": [1, 2], "b": [3]})
-    with pytest.raises(EvalDataError, match="1 items were judged more than once"):
-        noise_split({"a": [1, 2]})
+    with pytest.raises(EvalDataError, match="expected at least two scores of item 'b', got 1"):
+        split_noise({"a": [1, 2], "b": [3]})
+    with pytest.raises(EvalDataError, match="expected at least two items that were judged more than once, got 1"):
+        split_noise({"a": [1, 2]})

@@ -15,18 +15,18 @@ import pytest
 from eval.stats import (
     ItemScores,
     SwappedGames,
-    group_difference,
-    length_controlled_mean,
-    length_controlled_win_rate,
+    compare_groups,
+    fit_length_controlled_mean,
+    fit_length_controlled_win_rate,
+    measure_win_rate,
     validate,
-    win_rate,
 )
 from eval.testing.simulated import (
     USUAL_WORDS,
     SimulatedJudge,
-    answers,
-    model_answers,
-    realistic_truth,
+    build_answers,
+    draw_model_answers,
+    draw_truth,
     simulate_controls,
 )
 from eval.trust import KNOWN_PAIRS, MIN_KNOWN_WON
@@ -48,7 +48,7 @@ def failing(check: str, *, counts: ControlCounts | None = None) -> Probe:
 
     def probe(judge: SimulatedJudge, seed: int) -> bool:
         controls = simulate_controls(judge, seed=seed, **({"counts": counts} if counts else {}))
-        scores = judge.score(answers(realistic_truth(N_ITEMS, seed=seed)))
+        scores = judge.score(build_answers(draw_truth(N_ITEMS, seed=seed)))
         found = validate(controls, n_items=N_ITEMS, n_unscored=int(np.isnan(scores).sum()))
         return any(one.name == check and not one.passed for one in found.checks) if check else not found.valid
 
@@ -56,53 +56,53 @@ def failing(check: str, *, counts: ControlCounts | None = None) -> Probe:
 
 
 def place_decides(judge: SimulatedJudge, seed: int) -> bool:
-    a, b = (model_answers(N_ITEMS, seed=seed, number=i, skill=0.9) for i in (0, 1))
+    a, b = (draw_model_answers(N_ITEMS, seed=seed, number=i, skill=0.9) for i in (0, 1))
     first, second = judge.play(a, b)
     games = SwappedGames(ids(N_ITEMS), tuple(first), tuple(second))
-    return win_rate(games, seed=seed, n_resamples=100).slot_p <= 0.05
+    return measure_win_rate(games, seed=seed, n_resamples=100).slot_p <= 0.05
 
 
 def loses_known_pairs(judge: SimulatedJudge, seed: int) -> bool:
-    right = answers(np.full(KNOWN_PAIRS, 100.0), seed=seed)
-    wrong = answers(
+    right = build_answers(np.full(KNOWN_PAIRS, 100.0), seed=seed)
+    wrong = build_answers(
         np.random.default_rng(seed).uniform(0, 10, KNOWN_PAIRS), wording=np.ones(KNOWN_PAIRS, dtype=np.int64)
     )
     return float(np.mean(judge.play(right, wrong))) < MIN_KNOWN_WON
 
 
 def length_decides_pairs(judge: SimulatedJudge, seed: int) -> bool:
-    a, b = (model_answers(N_ITEMS, seed=seed, number=i, skill=0.9, words=(10, 150)) for i in (0, 1))
+    a, b = (draw_model_answers(N_ITEMS, seed=seed, number=i, skill=0.9, words=(10, 150)) for i in (0, 1))
     first, second = judge.play(a, b)
     games = SwappedGames(ids(N_ITEMS), tuple(first), tuple(second))
     longer = dict(zip(ids(N_ITEMS), a.words - b.words, strict=True))
-    return length_controlled_win_rate(games, longer, seed=seed, n_resamples=400).slope.low > 0
+    return fit_length_controlled_win_rate(games, longer, seed=seed, n_resamples=400).slope.low > 0
 
 
 def length_decides_scores(judge: SimulatedJudge, seed: int) -> bool:
     """Two answers to each item, so that what the items bring cancels."""
-    a, b = (model_answers(N_ITEMS, seed=seed, number=i, skill=0.9, words=(10, 150)) for i in (0, 1))
+    a, b = (draw_model_answers(N_ITEMS, seed=seed, number=i, skill=0.9, words=(10, 150)) for i in (0, 1))
     difference = judge.score(a) - judge.score(b)
     scores = ItemScores(ids(N_ITEMS), tuple(50 + difference / 2))
     longer = dict(zip(ids(N_ITEMS), a.words - b.words, strict=True))
-    return length_controlled_mean(scores, longer, seed=seed, n_resamples=400).slope.low > 0
+    return fit_length_controlled_mean(scores, longer, seed=seed, n_resamples=400).slope.low > 0
 
 
 def fails_on_some_kind_of_item(judge: SimulatedJudge, seed: int) -> bool:
     """Beside each item stands its overlap with the reference, which follows quality roughly."""
-    truth = realistic_truth(N_ITEMS, seed=seed)
+    truth = draw_truth(N_ITEMS, seed=seed)
     overlap = np.clip(truth + np.random.default_rng(seed).normal(0, 25, N_ITEMS), 0, 100)
-    silent = np.isnan(judge.score(answers(truth)))
+    silent = np.isnan(judge.score(build_answers(truth)))
     if not silent.any():
         return False
-    return group_difference(list(overlap[silent]), list(overlap[~silent]), seed=seed, n_resamples=499).p_value <= 0.05
+    return compare_groups(list(overlap[silent]), list(overlap[~silent]), seed=seed, n_resamples=499).p_value <= 0.05
 
 
 def prefers_its_own(judge: SimulatedJudge, seed: int) -> bool:
     """With people's labels of 100 answers, half of them by a model of the judge's family."""
     own = np.arange(100) % 2 == 0
-    truth = realistic_truth(100, seed=seed)
-    beyond = judge.score(answers(truth, own=own)) - truth
-    return group_difference(list(beyond[own]), list(beyond[~own]), seed=seed, n_resamples=499).p_value <= 0.05
+    truth = draw_truth(100, seed=seed)
+    beyond = judge.score(build_answers(truth, own=own)) - truth
+    return compare_groups(list(beyond[own]), list(beyond[~own]), seed=seed, n_resamples=499).p_value <= 0.05
 
 
 PROBES: dict[str, tuple[Probe, dict[str, object]]] = {
@@ -170,12 +170,12 @@ def test_fewer_controls_would_not_do() -> None:
 @pytest.mark.parametrize("bias", [0.5, 1.0, 2.0])
 def test_swapping_removes_position_bias(bias: float) -> None:
     """The mean of both orders up to a bias of 1, where the first answer wins two games of three; place-free beyond."""
-    a, b = (model_answers(MANY, seed=UNSEEN, number=i, skill=skill) for i, skill in enumerate((1.0, 0.7)))
+    a, b = (draw_model_answers(MANY, seed=UNSEEN, number=i, skill=skill) for i, skill in enumerate((1.0, 0.7)))
     judge = SimulatedJudge(UNSEEN, position_bias=bias)
     first, second = judge.play(a, b)
-    truth = judge.true_win_rate(a, b)
+    truth = judge.compute_true_win_rate(a, b)
     assert first.mean() > truth + 0.05
-    swapped = win_rate(SwappedGames(ids(MANY), tuple(first), tuple(second)), seed=0, n_resamples=1)
+    swapped = measure_win_rate(SwappedGames(ids(MANY), tuple(first), tuple(second)), seed=0, n_resamples=1)
     assert swapped.place_free.mean == pytest.approx(truth, abs=0.03)
     if bias <= 1:
         assert swapped.rate.mean == pytest.approx(truth, abs=0.03)
@@ -185,37 +185,37 @@ def test_swapping_removes_position_bias(bias: float) -> None:
 
 
 def test_dropping_the_disagreements_instead_inflates_the_win_rate() -> None:
-    a, b = (model_answers(MANY, seed=UNSEEN, number=i, skill=skill) for i, skill in enumerate((1.0, 0.7)))
+    a, b = (draw_model_answers(MANY, seed=UNSEEN, number=i, skill=skill) for i, skill in enumerate((1.0, 0.7)))
     judge = SimulatedJudge(UNSEEN, position_bias=1.0)
     first, second = judge.play(a, b)
     agreed = first == second
-    assert first[agreed].mean() > judge.true_win_rate(a, b) + 0.05
+    assert first[agreed].mean() > judge.compute_true_win_rate(a, b) + 0.05
 
 
 @pytest.mark.parametrize("bias", [10.0, 20.0])
 def test_length_control_removes_length_bias(bias: float) -> None:
     """A is longer than B by half on average, and no better for it."""
-    a = model_answers(MANY, seed=UNSEEN, number=0, skill=0.9, words=(30, 150))
-    b = model_answers(MANY, seed=UNSEEN, number=1, skill=0.9, words=(10, 110))
+    a = draw_model_answers(MANY, seed=UNSEEN, number=0, skill=0.9, words=(30, 150))
+    b = draw_model_answers(MANY, seed=UNSEEN, number=1, skill=0.9, words=(10, 110))
     judge = SimulatedJudge(UNSEEN, length_bias=bias)
     first, second = judge.play(a, b)
     games = SwappedGames(ids(MANY), tuple(first), tuple(second))
     longer = dict(zip(ids(MANY), a.words - b.words, strict=True))
-    found = length_controlled_win_rate(games, longer, seed=0, n_resamples=1)
-    truth = judge.true_win_rate(a, b)
+    found = fit_length_controlled_win_rate(games, longer, seed=0, n_resamples=1)
+    truth = judge.compute_true_win_rate(a, b)
     assert found.raw.mean > truth + 0.03
     assert found.controlled.mean == pytest.approx(truth, abs=0.01)
     scores = ItemScores(ids(MANY), tuple(judge.score(a)))
     beyond = dict(zip(ids(MANY), a.words - USUAL_WORDS, strict=True))
-    controlled = length_controlled_mean(scores, beyond, seed=0, n_resamples=1).controlled.mean
+    controlled = fit_length_controlled_mean(scores, beyond, seed=0, n_resamples=1).controlled.mean
     unbiased = float(replace(judge, length_bias=0.0).score(a).mean())
     assert abs(controlled - unbiased) < 0.2 * abs(float(judge.score(a).mean()) - unbiased)
 
 
 def test_dropped_failures_raise_the_mean_and_the_bounds_still_hold_the_truth() -> None:
-    truth = realistic_truth(MANY, seed=UNSEEN)
+    truth = draw_truth(MANY, seed=UNSEEN)
     judge = SimulatedJudge(UNSEEN, failure_rate=0.2)
-    scores = judge.score(answers(truth))
-    complete = float(replace(judge, failure_rate=0.0).score(answers(truth)).mean())
+    scores = judge.score(build_answers(truth))
+    complete = float(replace(judge, failure_rate=0.0).score(build_answers(truth)).mean())
     assert np.nanmean(scores) > complete + 2
     assert np.where(np.isnan(scores), 0, scores).mean() <= complete <= np.where(np.isnan(scores), 100, scores).mean()

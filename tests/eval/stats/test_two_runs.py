@@ -15,12 +15,12 @@ from eval.errors import EvalConfigError, UnpairableError
 from eval.stats import (
     Comparison,
     ItemScores,
+    adjust_holm,
     compare_family,
     compare_runs,
-    holm,
-    items_needed,
-    mcnemar,
-    paired_difference,
+    count_items_needed,
+    measure_paired_difference,
+    run_mcnemar,
 )
 
 scores = st.lists(st.integers(0, 100), min_size=2, max_size=30)
@@ -34,14 +34,14 @@ def run(values: object) -> ItemScores:
     return ItemScores(tuple(f"item-{i:03}" for i in range(len(scored))), tuple(scored))
 
 
-def compared(a: object, b: object, **chosen: object) -> Comparison:
+def compare(a: object, b: object, **chosen: object) -> Comparison:
     return compare_runs(run(a), run(b), **({"seed": 1, "n_resamples": 2000} | chosen))  # type: ignore[arg-type]
 
 
 def test_a_paired_difference_finds_what_the_means_of_noisy_items_hide() -> None:
     rng = np.random.default_rng(0)
     a = rng.uniform(0, 90, size=60)
-    found = compared(a, a + 5 + rng.normal(0, 1, size=60))
+    found = compare(a, a + 5 + rng.normal(0, 1, size=60))
     assert found.verdict == "better"
     assert 4 < found.paired.low < found.paired.difference < found.paired.high < 6
     assert found.paired.p_value < 0.01
@@ -50,34 +50,36 @@ def test_a_paired_difference_finds_what_the_means_of_noisy_items_hide() -> None:
 
 def test_the_permutation_p_value_is_exact_for_few_items() -> None:
     # Of all 2^5 sign patterns of 1..5 the sums 15 and -15 come once each.
-    assert paired_difference([0] * 5, [1, 2, 3, 4, 5], seed=0).p_value == 2 / 32
+    assert measure_paired_difference([0] * 5, [1, 2, 3, 4, 5], seed=0).p_value == 2 / 32
     # Drawn, it never is 0.
-    assert paired_difference([0] * 30, [50] * 30, seed=0, n_resamples=999).p_value == 1 / 1000
+    assert measure_paired_difference([0] * 30, [50] * 30, seed=0, n_resamples=999).p_value == 1 / 1000
 
 
 def test_drawn_and_exact_p_values_agree() -> None:
     delta = [3, -1, 4, 1, -5, 9, 2, 6, -5, 3]
-    exact = paired_difference([0] * 10, delta, seed=0, n_resamples=1024).p_value
-    assert paired_difference([0] * 10, delta, seed=0, n_resamples=1023).p_value == pytest.approx(exact, abs=0.04)
+    exact = measure_paired_difference([0] * 10, delta, seed=0, n_resamples=1024).p_value
+    assert measure_paired_difference([0] * 10, delta, seed=0, n_resamples=1023).p_value == pytest.approx(
+        exact, abs=0.04
+    )
 
 
 def test_the_minimum_detectable_difference_and_the_items_needed_are_the_textbook_ones() -> None:
     delta = [10, -10] * 55
-    found = paired_difference([0] * 110, delta, seed=0, n_resamples=100)
+    found = measure_paired_difference([0] * 110, delta, seed=0, n_resamples=100)
     sd = float(np.std(delta, ddof=1))
     assert found.minimum_detectable == pytest.approx(2.8016 * sd / math.sqrt(110), rel=1e-4)
-    assert items_needed(sd, found.minimum_detectable) == pytest.approx(110, abs=1)
+    assert count_items_needed(sd, found.minimum_detectable) == pytest.approx(110, abs=1)
     # A judge of 35 points' spread of paired differences shows 9.4 points on 110 items.
-    assert items_needed(35, 9.4) in {109, 110}
-    assert items_needed(35, 0) is None
-    with pytest.raises(EvalConfigError, match="sd is -1"):
-        items_needed(-1, 5)
+    assert count_items_needed(35, 9.4) in {109, 110}
+    assert count_items_needed(35, 0) is None
+    with pytest.raises(EvalConfigError, match="expected a standard deviation of at least 0, got -1"):
+        count_items_needed(-1, 5)
 
 
 def test_noise_is_not_distinguishable_and_says_how_many_items_would_tell() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.integers(0, 101, (2, 50))
-    found = compared(a, b)
+    found = compare(a, b)
     assert found.verdict == "not distinguishable"
     assert found.items_needed is not None
     assert found.items_needed > 50
@@ -86,21 +88,21 @@ def test_noise_is_not_distinguishable_and_says_how_many_items_would_tell() -> No
 
 def test_a_difference_that_the_unscored_items_could_turn_is_not_claimed() -> None:
     a, b = [50.0] * 20, [58.0] * 20
-    assert compared(a, b).verdict == "better"
-    assert compared(a, [None, *b[1:]]).verdict == "better"
-    unsure = compared(a, [None, None, None, *b[3:]])
+    assert compare(a, b).verdict == "better"
+    assert compare(a, [None, *b[1:]]).verdict == "better"
+    unsure = compare(a, [None, None, None, *b[3:]])
     assert unsure.paired.p_value < 0.01
     assert unsure.bound_low == pytest.approx((17 * 8 - 3 * 50) / 20)
     assert unsure.verdict == "not distinguishable"
     assert unsure.n_unscored == 3
-    assert compared([None, None, None, *b[3:]], a).verdict == "not distinguishable"
+    assert compare([None, None, None, *b[3:]], a).verdict == "not distinguishable"
 
 
 @settings(database=None, deadline=None, max_examples=30)
 @given(pairs_of_scores, st.integers(0, 3))
 def test_swapping_the_two_runs_turns_everything_round(rows: list[tuple[int | None, int | None]], seed: int) -> None:
     a, b = zip(*rows, strict=True)
-    there, back = (compared(*runs, seed=seed, n_resamples=200) for runs in ((a, b), (b, a)))
+    there, back = (compare(*runs, seed=seed, n_resamples=200) for runs in ((a, b), (b, a)))
     opposite = {"better": "worse", "worse": "better", "not distinguishable": "not distinguishable"}
     assert back.verdict == opposite[there.verdict]
     assert there.paired.difference == -back.paired.difference
@@ -130,24 +132,24 @@ def test_the_order_of_the_items_changes_nothing(rows: list[tuple[int | None, int
 def test_wilcoxon_and_mcnemar_are_scipys() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 101, (2, 40)).astype(float)
-    assert compared(a, b).wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(b - a).pvalue)
-    assert compared(a, a).wilcoxon_p == 1
-    found = mcnemar(list(a), list(b), pass_mark=50)
+    assert compare(a, b).wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(b - a).pvalue)
+    assert compare(a, a).wilcoxon_p == 1
+    found = run_mcnemar(list(a), list(b), pass_mark=50)
     gained, lost = int(((a < 50) & (b >= 50)).sum()), int(((a >= 50) & (b < 50)).sum())
     assert (found.gained, found.lost) == (gained, lost)
     assert found.p_value == pytest.approx(scipy_stats.binomtest(gained, gained + lost).pvalue)
-    assert mcnemar([0, 100], [10, 90]).p_value == 1
+    assert run_mcnemar([0, 100], [10, 90]).p_value == 1
 
 
 def test_the_pass_mark_is_passed_by_what_reaches_it() -> None:
-    found = mcnemar([59, 60, 61], [60, 59, 62])
+    found = run_mcnemar([59, 60, 61], [60, 59, 62])
     assert (found.gained, found.lost) == (1, 1)
 
 
 def test_holms_correction_is_the_textbook_one_and_keeps_the_order_given() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1, 1]
-    assert holm([0.2]) == [0.2]
+    assert adjust_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_holm([0.6, 0.7]) == [1, 1]
+    assert adjust_holm([0.2]) == [0.2]
 
 
 def test_a_family_of_candidates_is_judged_together() -> None:
@@ -163,7 +165,7 @@ def test_a_family_of_candidates_is_judged_together() -> None:
     assert found["good"].paired.minimum_detectable / alone.paired.minimum_detectable == pytest.approx(
         3.4175 / 2.8016, 1e-4
     )
-    with pytest.raises(EvalConfigError, match="no candidates"):
+    with pytest.raises(EvalConfigError, match="expected at least one candidate"):
         compare_family(run(base), {}, seed=0)
 
 
@@ -178,14 +180,14 @@ def test_a_borderline_candidate_among_many_is_not_claimed() -> None:
 
 
 def test_what_cannot_be_paired_is_refused_with_the_difference() -> None:
-    with pytest.raises(UnpairableError, match="3 scores cannot be paired with 2: a score was dropped somewhere"):
-        paired_difference([1, 2, 3], [1, 2], seed=0)
+    with pytest.raises(UnpairableError, match="expected as many scores in both sets, got 3 and 2"):
+        measure_paired_difference([1, 2, 3], [1, 2], seed=0)
     with pytest.raises(UnpairableError, match="no item is scored in both runs"):
-        compared([None, 5], [5, None])
+        compare([None, 5], [5, None])
 
 
 def test_the_two_models_of_the_real_scores_are_told_apart(real_scores: Callable[[str], list[float]]) -> None:
-    found = compared(real_scores("gpt4-model-2"), real_scores("gpt4-model-1"), n_resamples=10_000)
+    found = compare(real_scores("gpt4-model-2"), real_scores("gpt4-model-1"), n_resamples=10_000)
     assert found.verdict == "better"
     assert found.paired.difference == pytest.approx(17.52)
     assert (found.passes.gained, found.passes.lost) == (22, 7)

@@ -15,8 +15,8 @@ from eval.stats import (
     ControlScores,
     Validity,
     ValidityThresholds,
-    auc,
-    group_difference,
+    compare_groups,
+    compute_auc,
     validate,
 )
 from eval.testing.simulated import SimulatedJudge, simulate_controls
@@ -32,16 +32,16 @@ GOOD = ControlScores(
 )
 
 
-def weighed(controls: ControlScores, *, n_unscored: int = 0) -> Validity:
+def weigh(controls: ControlScores, *, n_unscored: int = 0) -> Validity:
     return validate(controls, n_items=100, n_unscored=n_unscored)
 
 
-def failed(found: Validity) -> list[str]:
+def list_failed(found: Validity) -> list[str]:
     return [check.name for check in found.checks if not check.passed]
 
 
 def test_a_run_whose_controls_come_out_right_is_valid() -> None:
-    found = weighed(GOOD)
+    found = weigh(GOOD)
     assert found.valid
     assert found.reasons == ()
     values = {check.name: check.value for check in found.checks}
@@ -69,27 +69,27 @@ def test_a_run_whose_controls_come_out_right_is_valid() -> None:
     ],
 )
 def test_each_fault_has_its_check(change: dict[str, list[float | None]], names: list[str]) -> None:
-    found = weighed(replace(GOOD, **change))
-    assert failed(found) == names
+    found = weigh(replace(GOOD, **change))
+    assert list_failed(found) == names
     assert not found.valid
     assert len(found.reasons) == len(names)
 
 
 def test_a_run_that_scored_too_little_is_not_valid() -> None:
-    assert weighed(GOOD, n_unscored=5).valid
-    assert failed(weighed(GOOD, n_unscored=6)) == ["unscored"]
-    assert failed(validate(GOOD, n_items=0, n_unscored=0)) == ["unscored"]
+    assert weigh(GOOD, n_unscored=5).valid
+    assert list_failed(weigh(GOOD, n_unscored=6)) == ["unscored"]
+    assert list_failed(validate(GOOD, n_items=0, n_unscored=0)) == ["unscored"]
 
 
 def test_thresholds_are_a_value_that_may_be_changed() -> None:
     lax = ValidityThresholds(max_padding_uplift=50)
     padded = replace(GOOD, padded=[20, 30])
-    assert not weighed(padded).valid
+    assert not weigh(padded).valid
     assert validate(padded, n_items=100, n_unscored=0, thresholds=lax).valid
 
 
 def test_a_reason_names_the_value_and_the_bound() -> None:
-    [reason] = weighed(replace(GOOD, padded=[12, 13])).reasons
+    [reason] = weigh(replace(GOOD, padded=[12, 13])).reasons
     assert reason == "padding_uplift 12.5, must be <= 5: filler words earn points"
     unknown = Check("x", math.nan, "<=", 5, "")
     assert not unknown.passed
@@ -100,13 +100,13 @@ def test_a_reason_names_the_value_and_the_bound() -> None:
 def test_auc_is_mann_and_whitneys() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.integers(3, 10, 12), rng.integers(0, 8, 9)
-    assert auc(a, b) == pytest.approx(scipy_stats.mannwhitneyu(a, b).statistic / (12 * 9))
-    assert math.isnan(auc([], b))
+    assert compute_auc(a, b) == pytest.approx(scipy_stats.mannwhitneyu(a, b).statistic / (12 * 9))
+    assert math.isnan(compute_auc([], b))
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
-    with pytest.raises(EvalDataError, match="a control of the kind 'injection' has the score nan; use None"):
-        weighed(replace(GOOD, injection=[math.nan]))
+    with pytest.raises(EvalDataError, match="finite scores of controls of the kind 'injection', got nan; use None"):
+        weigh(replace(GOOD, injection=[math.nan]))
 
 
 def test_simulated_controls_are_as_many_as_asked_for() -> None:
@@ -120,10 +120,10 @@ def test_simulated_controls_are_as_many_as_asked_for() -> None:
 def test_a_difference_between_groups_is_found_and_chance_is_not() -> None:
     rng = np.random.default_rng(5)
     long, short = rng.normal(80, 10, 15), rng.normal(60, 10, 80)
-    found = group_difference(list(long), list(short), seed=0, n_resamples=999)
+    found = compare_groups(list(long), list(short), seed=0, n_resamples=999)
     assert found.difference == pytest.approx(long.mean() - short.mean())
     assert found.p_value < 0.01
     assert (found.n_first, found.n_second) == (15, 80)
-    assert group_difference(list(short[:40]), list(short[40:]), seed=0, n_resamples=999).p_value > 0.05
-    with pytest.raises(EvalDataError, match="groups of 0 and 2 items cannot be compared"):
-        group_difference([], [1, 2], seed=0)
+    assert compare_groups(list(short[:40]), list(short[40:]), seed=0, n_resamples=999).p_value > 0.05
+    with pytest.raises(EvalDataError, match="expected at least one item in each group, got 0 and 2"):
+        compare_groups([], [1, 2], seed=0)

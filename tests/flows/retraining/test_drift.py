@@ -63,5 +63,5 @@ def test_the_figures_are_those_of_the_formulas() -> None:
 
 
 def test_no_text_on_one_side_is_refused() -> None:
-    with pytest.raises(EvalDataError, match="groups of 0 and 80 items"):
+    with pytest.raises(EvalDataError, match="expected at least one item in each group, got 0 and 80"):
         drift(Sample([], []), sample(1), POLICY)

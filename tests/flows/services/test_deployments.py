@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from flows.services.deploy import UPKEEP
+from flows.stages.every import STAGES
 from flows.tracking.runs import PREFIX, connect
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[3]
-STAGES = ("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct", "lora", "compress", "evaluate")
 DESCRIBED: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 
 

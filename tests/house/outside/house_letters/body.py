@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
+from house_letters.recipe import LettersStage
+from house_letters.result import LettersResult
+
 from flows.stages.context import Context, Inputs
 from flows.stages.instruct.result import InstructResult
 from flows.stages.pipeline import Pipeline
 from gptcore.files import read_json_lines, write_text
 from gptcore.train import Progress
-from house_letters.recipe import LettersStage
-from house_letters.result import LettersResult
 
 
 def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> LettersResult:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from house_letters.result import LettersResult
+
 from flows.stages.outcome import PipelineReport
 from flows.stages.registry import Headline
-from house_letters.result import LettersResult
 
 
 def section(report: PipelineReport) -> LettersResult | None:

@@ -1,12 +1,11 @@
 """A stage that lives outside the tree: how often a letter stands in the answers."""
 
-from flows.stages.registry import Stage as _Stage
-from flows.stages.registry import register as _register
+from flows.stages.registry import Stage, register
 
-STAGE = _register(
-    _Stage(
+STAGE = register(
+    Stage(
         name="count-letters",
-        room=__name__,
+        room="house_letters",
         title="Letters",
         heading="Letters of the answers",
         sentence="Count a letter in the held-out answers.",
