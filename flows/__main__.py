@@ -1,6 +1,6 @@
 """``python -m flows``: the same as ``gptworks``."""
 
-from flows.cli.app import main
+from flows.cli.entry import main
 
 if __name__ == "__main__":
     main()

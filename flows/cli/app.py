@@ -5,12 +5,9 @@ Only what a command needs is imported when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,13 +19,11 @@ from flows.cli import compare, export, judge, models, plan, retrain, serve, serv
 from flows.cli.examples import epilog
 from flows.cli.part_options import DataDirOption, WithParts
 from flows.cli.stopping import stoppable
-from flows.orchestrator.temporary_server import begin_server
-from flows.services.state import running_addresses
-from flows.settings import apply_environment, read_settings
+from flows.orchestrator.temporary_server import begin_server, leave_nothing
+from flows.settings import read_settings
 from flows.sources.parts import list_options
 from flows.stages.every import STAGES
-from gptcore.allocator import restart_with_huge_pages
-from gptcore.errors import ConfigError, GptcoreError
+from gptcore.errors import ConfigError
 
 app = typer.Typer(
     name="gptworks",
@@ -106,20 +101,22 @@ def _flow_command(name: str) -> WithParts:
         runner: RunnerOption = "threads",
         workers: WorkersOption = None,
     ) -> None:
-        server_answers = begin_server(read_settings()) if not dry_run else None
-        from flows.chain.request import OwnData, configuration
-        from flows.launch.launch import Launch
-        from flows.recipes.resolve import optimizer_overrides
+        settings = read_settings()
+        with leave_nothing(settings):  # refuse what cannot be before the flow begins
+            server_answers = begin_server(settings) if not dry_run else None
+            from flows.chain.request import OwnData, configuration
+            from flows.launch.launch import Launch
+            from flows.recipes.resolve import optimizer_overrides
 
-        kinds = [] if optimizer is None else optimizer_overrides(optimizer)  # before --set, which may set their fields
-        given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
-        overrides = [*kinds, *(sets or []), *(f"{path}={value}" for path, value in given.items() if value is not None)]
-        data = OwnData.of(corpus or [], rows)
-        # refuse what cannot be before the flow begins
-        config = configuration(preset, overrides, data)
-        here = {"nproc": nproc, "parallel": parallel, "runner": runner, "workers": workers}
-        launch = Launch.model_validate({**here, "nnodes": nnodes, "rdzv": rdzv, "max_restarts": max_restarts})
-        launch.check()
+            kinds = [] if optimizer is None else optimizer_overrides(optimizer)  # --set may set their fields
+            given = {"pretrain.init": init, "evaluate.judge": judge, "evaluate.judge_model": judge_model, "seed": seed}
+            chosen = (f"{path}={value}" for path, value in given.items() if value is not None)
+            overrides = [*kinds, *(sets or []), *chosen]
+            data = OwnData.of(corpus or [], rows)
+            config = configuration(preset, overrides, data)
+            here = {"nproc": nproc, "parallel": parallel, "runner": runner, "workers": workers}
+            launch = Launch.model_validate({**here, "nnodes": nnodes, "rdzv": rdzv, "max_restarts": max_restarts})
+            launch.check()
         if server_answers is None:
             models.print_plan(config, name, data_dir=data_dir)
             if _trains(name):
@@ -215,29 +212,3 @@ for _call in _COMMANDS:
     app.command(_name, epilog=epilog(_name))(_call)
 for _group in (judge.judge, retrain.data):
     app.add_typer(_group, epilog=epilog(str(_group.info.name)))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: deliberate errors end in one clear message and their own exit code."""
-    if arguments is None:
-        restart_with_huge_pages()
-        # python would look for cycles once more among all that torch and Prefect have made: seconds for nothing
-        atexit.register(gc.freeze)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    from eval.errors import EvalError
-
-    console = Console(stderr=True)
-    try:
-        for name, address in running_addresses(read_settings().home).items():
-            os.environ.setdefault(name, address)
-        apply_environment(read_settings())
-        models.quiet_prefect()
-        app(args=None if arguments is None else list(arguments))
-    except (GptcoreError, EvalError) as error:
-        console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

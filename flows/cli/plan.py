@@ -59,16 +59,13 @@ def plan(
 ) -> None:
     """Print parameters, memory of a GPU, communication, speed and cost of a training."""
     from flows.cli import plan_tables
+    from gptcore.scaling import Job, usual_batch_size
 
     sizes = {"width": width, "n_layers": layers, "n_heads": heads, "context_length": context, "vocab_size": vocab}
     config = plan_tables.model_of(model, {name: value for name, value in sizes.items() if value is not None})
     device, numbers = plan_tables.device_of(gpu, precision=precision, tflops=tflops, memory=memory)
-    job = plan_tables.placed(
-        plan_tables.wish(
-            config, device, numbers, n_gpus=gpus, batch_size=batch_size, checkpoint=checkpoint_activations
-        ),
-        parallel=parallel,
-        micro_batch=micro_batch,
-    )
+    samples = usual_batch_size(config, n_gpus=max(1, gpus)) if batch_size is None else batch_size
+    job = Job(config, device, gpus, numbers, batch_size=samples, checkpoint_activations=checkpoint_activations)
+    job = plan_tables.placed(job, parallel=parallel, micro_batch=micro_batch)
     found = plan_tables.computed(model, job, mfu=mfu, bandwidth=bandwidth, n_tokens=tokens, price=price)
     plan_tables.show(found, as_json=as_json)

@@ -91,18 +91,6 @@ def _usual_precision(gpu: Gpu) -> Precision:
     return "bf16" if gpu.bf16 else "fp16"
 
 
-def wish(
-    model: GPTConfig, gpu: Gpu, precision: Precision, *, n_gpus: int, batch_size: int | None, checkpoint: bool
-) -> Job:
-    """A job whose engine and micro-batch are not yet chosen.
-
-    Raises:
-        ConfigError: it cannot be.
-    """
-    samples = scaling.usual_batch_size(model, n_gpus=max(1, n_gpus)) if batch_size is None else batch_size
-    return Job(model, gpu, n_gpus, precision, batch_size=samples, checkpoint_activations=checkpoint)
-
-
 def placed(job: Job, *, parallel: Literal["auto", "ddp", "fsdp"], micro_batch: int | None) -> Job:
     """The job with its engine and micro-batch: those given, or the first and the largest that fit."""
     kinds: tuple[scaling.Kind, ...] = ("ddp", "fsdp")

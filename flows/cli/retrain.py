@@ -14,7 +14,7 @@ from rich.tree import Tree
 from flows.cli.examples import DATA_EXAMPLES, epilog
 from flows.cli.part_options import DataDirOption, WithParts
 from flows.cli.stopping import stoppable
-from flows.orchestrator.temporary_server import begin_server
+from flows.orchestrator.temporary_server import begin_server, leave_nothing
 from flows.settings import read_settings
 
 if TYPE_CHECKING:
@@ -54,17 +54,17 @@ def retrain(
 ) -> None:
     """Train again if there is reason to, compare with the champion, and publish what is better."""
     settings = read_settings()
-    settings.prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of this path
-    server_answers = begin_server(settings) if not dry_run else None
-    from flows.chain.request import OwnData, configuration
-    from flows.gate.policy import GatePolicy
-    from flows.retrain import retrain as flow
-    from flows.retrain import with_added
-    from flows.retraining.policy import RetrainPolicy
+    with leave_nothing(settings):
+        server_answers = begin_server(settings) if not dry_run else None
+        from flows.chain.request import OwnData, configuration
+        from flows.gate.policy import GatePolicy
+        from flows.retrain import retrain as flow
+        from flows.retrain import with_added
+        from flows.retraining.policy import RetrainPolicy
 
-    wanted, demands = _changed(RetrainPolicy, "--policy", policy), _changed(GatePolicy, "--gate", gate)
-    own = OwnData(added_alone=True) if added_alone else None
-    config = configuration(preset, sets or [], with_added(own))
+        wanted, demands = _changed(RetrainPolicy, "--policy", policy), _changed(GatePolicy, "--gate", gate)
+        own = OwnData(added_alone=True) if added_alone else None
+        config = configuration(preset, sets or [], with_added(own))
     if server_answers is None:
         _print_plan(config, wanted, data_dir=data_dir, force=force)
         return

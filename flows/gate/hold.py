@@ -24,7 +24,7 @@ from flows.stages.every import STAGES
 from flows.stages.prepare.result import PrepareResult
 from flows.stages.registry import Role
 from flows.stages.training import CHECKPOINT
-from flows.store import StageStore, stage_key
+from flows.store import Entry, StageStore, stage_key
 from flows.tracking.journal import new_run_id
 from flows.tracking.logger import MlflowLogger
 from flows.tracking.runs import PREFIX, connect, stage_run
@@ -83,21 +83,17 @@ class Gate:
         return self._tell(decision, challenger, champion, items)
 
     def _items(self, challenger: Version, champion: Version | None) -> EvaluationSet:
-        prepared = self._prepared(challenger)
+        prepared = find_prepared(challenger, self.chain)
         if prepared is None:
             raise DataError(
                 f"the data that version {challenger.number} of {challenger.model} was made from is not in the store; "
                 "run the same command again, which makes it"
             )
-        other = None if champion is None else self._prepared(champion)
+        other = None if champion is None else find_prepared(champion, self.chain)
         if champion is not None and other is None:
             log.warning("the data of version %d is gone: its items are believed to be unseen by it", champion.number)
-        same = other is not None and other == prepared
-        return evaluation_set(prepared, champion=None if same else other, max_items=self.policy.max_items)
-
-    def _prepared(self, version: Version) -> Path | None:
-        entry = self.chain.store.find(PrepareResult.stage, version.stage_keys().get(PrepareResult.stage, "none"))
-        return None if entry is None else entry.path
+        known = other.path if other is not None and other.path != prepared.path else None
+        return evaluation_set(prepared.path, champion=known, max_items=self.policy.max_items)
 
     def _instrument(self, items: EvaluationSet) -> Instrument:
         config = self.chain.pipeline
@@ -184,6 +180,11 @@ class Gate:
         again = any(row.outcome == "undecided" and "judge" in (row.kind, row.name) for row in decision.rows)
         self.registry.set_tags(challenger.number, {**tags, f"{PREFIX}.gate.run": tracked.run_id})
         return Held(decision, tracked.run_id, tracked.url, against, again, text)
+
+
+def find_prepared(version: Version, chain: Chain) -> Entry | None:
+    """The prepared data that a version was made from; None where the store no longer has it."""
+    return chain.store.find(PrepareResult.stage, version.stage_keys().get(PrepareResult.stage, "none"))
 
 
 def model_files(version: Version, chain: Chain) -> ModelFiles:

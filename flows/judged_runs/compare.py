@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -233,20 +233,15 @@ def _samples(pairs: Sequence[tuple[Row, Row]]) -> list[Row]:
 
 def _caveats(one: Run, two: Run) -> list[str]:
     """What speaks against taking the figures side by side."""
-    told: tuple[tuple[str, Callable[[str, str], str]], ...] = (
-        (
-            f"{PREFIX}.stage",
-            lambda a, b: f"the runs are of different stages ({a}, {b}): their metrics mean other things",
-        ),
-        (f"{PREFIX}.data", lambda a, b: f"they saw different data ({a}, {b}): losses over other tokens do not compare"),
-        (f"{PREFIX}.tokenizer", lambda a, b: f"their tokenizers differ ({a[:8]}, {b[:8]}): compare bits per byte"),
-        (f"{PREFIX}.judge.group", lambda a, b: f"another judge, prompt or item set ({a[:8]}, {b[:8]})"),
-    )
-    found = []
-    for tag, text in told:
-        a, b = one.data.tags.get(tag), two.data.tags.get(tag)
-        if a and b and a != b:
-            found.append(text(a, b))
+    told = {
+        "stage": "the runs are of different stages ({}, {}): their metrics mean other things",
+        "data": "they saw different data ({}, {}): losses over other tokens do not compare",
+        "tokenizer": "their tokenizers differ ({:.8}, {:.8}): compare bits per byte",
+        "judge.group": "another judge, prompt or item set ({:.8}, {:.8})",
+    }
+    tags = _both(one.data.tags, two.data.tags)
+    pairs = ((text, *tags.get(f"{PREFIX}.{tag}", (None, None))) for tag, text in told.items())
+    found = [text.format(a, b) for text, a, b in pairs if a and b and a != b]
     return found + [f"{run.info.run_name} is {run.info.status}" for run in (one, two) if run.info.status != "FINISHED"]
 
 

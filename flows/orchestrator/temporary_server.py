@@ -10,13 +10,16 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from flows.services.processes import answers, any_port, end, launch, wait_until
+from flows.services.processes import Process, answers, any_port, end, launch, wait_until
 from flows.settings import Settings
+from gptcore.errors import GptcoreError
 
 _APP = "prefect.server.api.server:create_app"
 # As Prefect sets them for a server of this kind: no pages, and no services that only a lasting server needs.
@@ -34,6 +37,8 @@ _CHOICES = (
 _CHOOSING_FILES = {"prefect.toml": "", "pyproject.toml": "[tool.prefect", ".env": "PREFECT_"}
 """Files in the working directory that Prefect reads, and what one that has settings for it contains."""
 _SECONDS_TO_END = 5.0
+_BEGUN: list[Process] = []
+"""The servers of this process."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -61,6 +66,7 @@ def begin_server(settings: Settings) -> Callable[[], None]:
     first = _end_with_parent if sys.platform == "linux" else None
     # Ctrl-C does not reach it: that is for the flow, which tells the server of it
     process = launch(command, environment={**os.environ, **_EPHEMERAL}, log=log, cwd=Path.cwd(), first=first)
+    _BEGUN.append(process)
     atexit.register(end, process, seconds=_SECONDS_TO_END)
     os.environ |= {_ADDRESS: f"{url}/api", _TEMPORARY: f"{url}/api"}
     seconds = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
@@ -70,6 +76,23 @@ def begin_server(settings: Settings) -> Callable[[], None]:
         wait_until(lambda: answers(f"{url}/api/health"), name=name, process=process, log=log, seconds=seconds)
 
     return wait
+
+
+@contextmanager
+def leave_nothing(settings: Settings) -> Iterator[None]:
+    """What is refused in the block leaves no project folder that was not there before it.
+
+    A server that is begun in the block ends with the refusal.
+    """
+    existed = settings.home.exists()
+    try:
+        yield
+    except GptcoreError:
+        if not existed:
+            for process in _BEGUN:
+                end(process, seconds=_SECONDS_TO_END)
+            shutil.rmtree(settings.home, ignore_errors=True)
+        raise
 
 
 def _is_configured(settings: Settings) -> bool:

@@ -14,7 +14,7 @@ random groups of the same texts reach: the texts, not the tokens, are exchanged,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +74,9 @@ def drift(new: Sample, known: Sample, policy: RetrainPolicy, *, seed: int = 1) -
     tokens, lengths = _token_counts(every), _length_bins(every, known.tokens)
     distance, token_p = _shuffled(tokens, len(new.tokens), js_distance, seed)
     index, psi_p = _shuffled(lengths, len(new.tokens), stability_index, seed)
-    found = Drift(
-        loss.difference / base, loss.p_value, distance, token_p, index, psi_p, len(new.tokens), len(known.tokens)
-    )
-    return Drift(**{**found.__dict__, "reasons": _reasons(found, policy)})
+    sizes = len(new.tokens), len(known.tokens)
+    found = Drift(loss.difference / base, loss.p_value, distance, token_p, index, psi_p, *sizes)
+    return replace(found, reasons=_reasons(found, policy))
 
 
 def _reasons(found: Drift, policy: RetrainPolicy) -> tuple[str, ...]:

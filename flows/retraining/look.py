@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.chain.engine import Chain
-from flows.gate.hold import model_files
+from flows.gate.hold import find_prepared, model_files
 from flows.gate.items import TEXT_CHARS, evaluation_set
 from flows.recipes.grown import Grown, without_added_data
 from flows.registry.versions import ROLLED_BACK, ModelRegistry, Version
@@ -71,7 +71,7 @@ class Look:
         if champion is None or not found.new_files:
             return found
         files = model_files(champion, self.chain)
-        prepared = self.chain.store.find("prepare-data", champion.stage_keys().get("prepare-data", "none"))
+        prepared = find_prepared(champion, self.chain)
         if files.base is None or prepared is None:
             log.warning("drift is not measured: the champion's model or data is not here")
             return found
@@ -121,7 +121,7 @@ class Look:
 
     def _sources(self, version: Version) -> dict[str, str]:
         """What a version was made from; from the store, or where that is gone nothing, so that all is new."""
-        entry = self.chain.store.find("prepare-data", version.stage_keys().get("prepare-data", "none"))
+        entry = find_prepared(version, self.chain)
         return {} if entry is None else entry.inputs
 
     def _digests(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from gptcore.errors import ConfigError
@@ -137,8 +137,30 @@ class Stage:
         return importlib.import_module(whole) if importlib.util.find_spec(whole) else None
 
 
-_STAGES: dict[str, Stage] = {}
-REGISTERED: Mapping[str, Stage] = MappingProxyType(_STAGES)
+class _Stages(Mapping[str, Stage]):
+    """The registered stages, those of the tree first, whatever was imported first."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Stage] = {}
+        self.complete = False
+
+    def __getitem__(self, name: str) -> Stage:
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.found, key=lambda name: not self.found[name].room.startswith("flows.")))
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def check(self) -> None:
+        """Refuse a stage that needs one that is not there."""
+        for stage in self.found.values():
+            if missing := [name for name in stage.needs if name not in self.found]:
+                raise ConfigError(f"the stage {stage.name!r} needs {', '.join(missing)}, which is not registered")
+
+
+REGISTERED = _Stages()
 """Every registered stage by name, in the order of the chain."""
 
 
@@ -146,19 +168,32 @@ def register(stage: Stage) -> Stage:
     """Put a stage behind those that are registered.
 
     Raises:
-        ConfigError: there is one of this name, or it needs one that is not registered before it.
+        ConfigError: there is one of this name, or it needs one that nobody registers.
     """
-    if stage.name in _STAGES:
-        raise ConfigError(f"two stages are named {stage.name!r}: {_STAGES[stage.name].room} and {stage.room}")
-    missing = [name for name in stage.needs if name not in _STAGES]
-    if missing:
-        raise ConfigError(f"the stage {stage.name!r} needs {', '.join(missing)}, registered after it or not at all")
-    _STAGES[stage.name] = stage
+    if (other := REGISTERED.found.get(stage.name)) is not None:
+        raise ConfigError(f"two stages are named {stage.name!r}: {other.room} and {stage.room}")
+    REGISTERED.found[stage.name] = stage
+    if REGISTERED.complete:  # a component may be loaded before the stages of the tree
+        try:
+            REGISTERED.check()
+        except ConfigError:
+            del REGISTERED.found[stage.name]
+            raise
     return stage
+
+
+def complete() -> None:
+    """Say that the stages of the tree and of all components are registered.
+
+    Raises:
+        ConfigError: a stage needs one that nobody has registered.
+    """
+    REGISTERED.check()
+    REGISTERED.complete = True
 
 
 @contextmanager
 def registered(stage: Stage) -> Iterator[Stage]:
     """A stage for the time of a block, as tests need it."""
     yield register(stage)
-    del _STAGES[stage.name]
+    del REGISTERED.found[stage.name]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
-from flows.cli.app import main
+from flows.cli.entry import main
 from flows.recipes.resolve import resolve
 from flows.settings import read_settings
 from flows.sources.base import Places

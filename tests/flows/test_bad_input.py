@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.app import main
+from flows.cli.entry import main
 from flows.settings import read_settings
 from gptcore.data.ledger import Ledger
 

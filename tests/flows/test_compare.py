@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.app import main
+from flows.cli.entry import main
 from flows.judged_runs.compare import Comparison, compare, keep, markdown
 from flows.settings import Settings, read_settings
 from flows.tracking.runs import connect, pipeline_run, stage_run

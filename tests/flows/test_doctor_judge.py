@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
-from flows.cli.app import main
+from flows.cli.entry import main
 
 pytestmark = pytest.mark.flows
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from eval.testing.fake_ollama import FakeOllama
-from flows.cli.app import main
+from flows.cli.entry import main
 from flows.settings import Settings, read_settings
 from flows.stages.every import STAGES
 from flows.tracking.runs import connect

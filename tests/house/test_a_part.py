@@ -20,7 +20,7 @@ import pytest
 
 from flows.chain.engine import Chain
 from flows.chain.request import OwnData, configuration
-from flows.cli.app import main
+from flows.cli.entry import main
 from flows.gate.items import evaluation_set
 from flows.launch.launch import Launch
 from flows.progress import progress_bar
@@ -328,7 +328,7 @@ def test_an_installed_package_brings_a_part_by_its_entry_point(tmp_path: Path) -
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[gptworks.components]\noutside = outside_part\n")
     program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from flows.cli.app import main; main(['lora', '--help'])"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from flows.cli.entry import main; main(['lora', '--help'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

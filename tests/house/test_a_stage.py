@@ -110,7 +110,7 @@ def a_stage(**changes: object) -> Stage:
 def test_equal_names_and_missing_needs_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"two stages are named 'lora': flows\.stages\.lora and "):
         register(a_stage(name="lora"))
-    with pytest.raises(ConfigError, match="the stage 'another' needs nothing-such, registered after it or not at all"):
+    with pytest.raises(ConfigError, match="the stage 'another' needs nothing-such, which is not registered"):
         register(a_stage(needs=("pretrain", "nothing-such")))
     assert "another" not in STAGES
 
@@ -122,3 +122,28 @@ def test_a_stage_that_asks_for_what_the_model_cannot_do_is_left_out_with_a_sente
         assert chain.left_out.keys() == {"another"}
         assert "another" in (chain.absence(stage) or "")
         assert "read images" in (chain.absence(stage) or "")
+
+
+@pytest.mark.parametrize("first", ["from gptcore.models import families; families()", "import house_letters.stage", ""])
+def test_it_stands_behind_those_of_the_tree_whatever_is_imported_first(first: str) -> None:
+    """The kind: a component is loaded by whoever meets an unknown name first, a family's reader for example."""
+    code = f"{first}\nfrom flows.stages.every import STAGES\nprint(*STAGES)"
+    paths = os.pathsep.join([str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [*STAGES, "count-letters"], done.stderr
+
+
+def test_a_component_that_cannot_be_loaded_is_an_error_like_any(tmp_path: Path) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gptworks.components]\nbroken = nothing_such\n")
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "runs"], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == ConfigError.exit_code
+    assert "Traceback" not in done.stderr
+    assert "the component 'broken' (nothing_such) of broken could not be loaded" in " ".join(done.stderr.split())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from flows.cli.app import main
+from flows.cli.entry import main
 from flows.export.every import find_export, list_exports
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
@@ -180,7 +180,7 @@ def test_an_installed_package_brings_one_and_the_help_stays_quick(tmp_path: Path
     (info / "entry_points.txt").write_text("[gptworks.components]\noutside = outside\n")
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from flows.cli.app import main\n"
+        "from flows.cli.entry import main\n"
         "try: main(['export', '--help'])\n"
         "finally: print(sorted({'torch', 'numpy', 'mlflow', 'ollama', 'gguf'} & sys.modules.keys()))"
     )

@@ -77,7 +77,7 @@ def make_targets() -> set[str]:
 @functools.cache
 def gptworks_subcommands() -> set[str]:
     """The subcommands as the command line itself lists them."""
-    source = "import sys; sys.argv = ['gptworks', '--help']; from flows.cli.app import main; main()"
+    source = "import sys; sys.argv = ['gptworks', '--help']; from flows.cli.entry import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", source],
         cwd=ROOT,
