@@ -2,8 +2,8 @@
 
     python -m flows.launch.agent ORDER
 
-It calls torch's elastic agent by its Python interface rather than its command line, to say which process died of what.
-A process of its own, because the agent takes over the signal handlers of the one it runs in.
+It calls torch's elastic agent by its Python interface rather than its command line, to report which process died of
+what. A process of its own, because the agent takes over the signal handlers of the one it runs in.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows.launch.events import Voice
+from flows.launch.events import EventWriter
 from flows.launch.worker import SECONDS_TO_STOP
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -52,7 +52,7 @@ class Order:
 
 
 @contextmanager
-def started(order: Order) -> Iterator[subprocess.Popen[bytes]]:
+def start_agent(order: Order) -> Iterator[subprocess.Popen[bytes]]:
     """The agent, running; with the block it ends, and its processes with it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     defaults = {
@@ -104,7 +104,7 @@ def _wait(agent: subprocess.Popen[bytes], over: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    """Start the processes, watch them, and say what killed one."""
+    """Start the processes, watch them, and report what killed one."""
     atexit.register(gc.freeze)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -116,7 +116,7 @@ def main() -> None:
         # A store that is new with each attempt: in one that is kept, the processes look for each other under the number
         # of restarts, which a machine that has joined later does not share.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    voice = Voice(Path(order.folder) / f"agent-{socket.gethostname()}.jsonl")
+    writer = EventWriter(Path(order.folder) / f"agent-{socket.gethostname()}.jsonl")
     config = LaunchConfig(
         min_nodes=order.nnodes,
         max_nodes=order.nnodes,
@@ -133,10 +133,10 @@ def main() -> None:
         elastic_launch(config, sys.executable)("-u", "-m", "flows.launch.worker", order.folder)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        voice.say("died", rank=rank, pid=failure.pid, exitcode=failure.exitcode)
+        writer.write("died", rank=rank, pid=failure.pid, exitcode=failure.exitcode)
         sys.exit(1)
     except RendezvousError as error:
-        voice.say("apart", text=f"{type(error).__name__}: {error}")
+        writer.write("apart", text=f"{type(error).__name__}: {error}")
         sys.exit(1)
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)

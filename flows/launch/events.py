@@ -1,11 +1,11 @@
-"""What training processes say, on its way to the process that has started them: JSON lines in a folder both see.
+"""Events of training processes, on their way to the process that started them: JSON lines in a folder both see.
 
     <folder>/rank-0.jsonl       params, metrics, progress and warnings, and how it ended
     <folder>/rank-3.jsonl       how another process failed
     <folder>/agent-HOST.jsonl   which process torchrun saw die, and of what
 
-So one process alone talks to MLflow: a run is opened and closed once, points that a restarted training says again are
-dropped where they always are (``flows/tracking/points.py``), and a slow tracking server holds nobody up. A file
+So one process alone talks to MLflow: a run is opened and closed once, points that a restarted training logs again are
+dropped where they always are (``flows/tracking/points.py``), and a slow tracking server delays nobody. A file
 outlives both sides, and one on a shared folder needs no connection between the machines. Each line is written by
 opening the file, appending and closing it, which is what makes it visible through NFS.
 """
@@ -33,62 +33,63 @@ Event = dict[str, Any]
 
 
 @dataclass
-class Voice:
-    """Says things into a file; a ``RunLogger`` for the training that it speaks for."""
+class EventWriter:
+    """Appends events to a file; a ``RunLogger`` for the training whose process it belongs to."""
 
     path: Path
-    """The file; it may hold what was said before a restart."""
-    _told: float = field(default=0.0, init=False)
+    """The file; it may hold events from before a restart."""
+    _last_progress: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         """End a line that a killed process left torn."""
         if self.path.exists():
             self._append("\n")
 
-    def say(self, kind: str, **what: Any) -> None:
+    def write(self, kind: str, **what: Any) -> None:
         """Append one event."""
         self._append(json.dumps({"kind": kind, **what}, default=str) + "\n")
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Say facts that are fixed from the start."""
-        self.say("params", params=dict(params))
+        """Write parameters that are fixed from the start."""
+        self.write("params", params=dict(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Say numbers."""
-        self.say("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
+        """Write metrics."""
+        self.write("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Say where something to keep is."""
-        self.say("artifact", path=str(path), folder=folder)
+        """Write where an artifact to keep is."""
+        self.write("artifact", path=str(path), folder=folder)
 
     def progress(self, progress: Progress) -> None:
-        """Say how far the training is, a few times a second at most."""
+        """Write the progress, a few times a second at most."""
         now = time.monotonic()
-        if progress.metrics or progress.step == progress.n_steps or now - self._told >= _SECONDS_BETWEEN_PROGRESS:
-            self._told = now
-            self.say("progress", progress=progress)
+        due = now - self._last_progress >= _SECONDS_BETWEEN_PROGRESS
+        if due or progress.metrics or progress.step == progress.n_steps:
+            self._last_progress = now
+            self.write("progress", progress=progress)
 
     def _append(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
 
-class WarningsOf(logging.Handler):
-    """Says warnings through a voice instead of on a terminal."""
+class WarningHandler(logging.Handler):
+    """Writes warnings as events instead of to a terminal."""
 
-    def __init__(self, voice: Voice) -> None:
-        """Speak through ``voice``."""
+    def __init__(self, writer: EventWriter) -> None:
+        """Write through ``writer``."""
         super().__init__(logging.WARNING)
-        self._voice = voice
+        self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say one record."""
-        self._voice.say("warning", logger=record.name, level=record.levelno, text=record.getMessage())
+        """Write one record."""
+        self._writer.write("warning", logger=record.name, level=record.levelno, text=record.getMessage())
 
 
 @dataclass
-class Ear:
-    """Hears what the processes of one training say, and passes it on."""
+class EventReader:
+    """Reads the events of one training's processes and passes them on to its logger and progress bar."""
 
     folder: Path
     """Where they write."""
@@ -97,43 +98,43 @@ class Ear:
     on_progress: Callable[[Progress], None]
     """Progress bar."""
     errors: list[Event] = field(default_factory=list)
-    """What ended processes, in the order it was heard: events ``error``, ``died`` and ``apart``."""
+    """What ended processes, in the order it was read: events ``error``, ``died`` and ``apart``."""
     result: TrainResult | None = None
     """What rank 0 ended with."""
-    _read: dict[Path, int] = field(default_factory=dict, init=False)
+    _offsets: dict[Path, int] = field(default_factory=dict, init=False)
 
-    def listen(self) -> None:
-        """Pass on everything that is new."""
+    def read(self) -> None:
+        """Pass on every new event."""
         for path in sorted(self.folder.glob("*.jsonl")):
             for event in self._new(path):
-                self._hear(event)
+                self._dispatch(event)
 
     def recover(self) -> None:
-        """Pass on the numbers of an attempt that ended before all of them were heard.
+        """Pass on the numbers of an attempt that ended before all of them were read.
 
-        Without them the tracked run would have a gap, as training goes on from a checkpoint that may lie behind them.
-        Those that were heard are dropped where they go.
+        Without them the tracked run would have a gap, as training resumes from a checkpoint that may lie behind them.
+        Those that were read before are dropped by the tracked run.
         """
         for event in self._new(self.folder / "rank-0.jsonl"):
             if event["kind"] in ("params", "metrics"):
-                self._hear(event)
+                self._dispatch(event)
 
     def _new(self, path: Path) -> Iterator[Event]:
         if not path.exists():
             return
         with path.open("rb") as file:
-            file.seek(self._read.get(path, 0))
+            file.seek(self._offsets.get(path, 0))
             for line in file:
                 if not line.endswith(b"\n"):  # the rest of it is not there yet
                     return
-                self._read[path] = self._read.get(path, 0) + len(line)
+                self._offsets[path] = self._offsets.get(path, 0) + len(line)
                 try:
                     event = json.loads(line)
                 except ValueError:
-                    continue  # torn by a kill; what it said is said again when training resumes
+                    continue  # torn by a kill; training writes it again when it resumes
                 yield event
 
-    def _hear(self, event: Event) -> None:
+    def _dispatch(self, event: Event) -> None:
         match event["kind"]:
             case "params":
                 self.log.log_params(event["params"])
@@ -154,13 +155,13 @@ class Ear:
                 self.errors.append(event)
 
 
-def as_event(error: BaseException) -> Event:
+def to_event(error: BaseException) -> Event:
     """An error as it travels between processes."""
     return {"type": type(error).__name__, "text": str(error), "pid": os.getpid()}
 
 
-def deliberate(event: Event) -> GptcoreError | None:
-    """The error itself again, if it is one that gptcore raises on purpose."""
+def to_error(event: Event) -> GptcoreError | None:
+    """The error of an event, if it is one of gptcore's own; None otherwise."""
     waiting = [GptcoreError]
     while waiting:
         kind = waiting.pop()

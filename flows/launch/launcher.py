@@ -1,6 +1,6 @@
 """Train one run, here or in processes of its own whose words are passed on.
 
-Beside the run's folder, ``<out>.launch`` holds the job, what the processes say, and what they print. It is removed when
+Beside the run's folder, ``<out>.launch`` holds the job, the events and the output of its processes. It is removed when
 the training has ended well, and named in the error when it has not.
 """
 
@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.launch.agent import Order, attend, started
+from flows.launch.agent import Order, attend, start_agent
 from flows.launch.energy import energy_meter
-from flows.launch.events import Ear, deliberate
+from flows.launch.events import EventReader, to_error
 from flows.launch.launch import Launch, LaunchError
 from flows.launch.machines import announce
 from flows.launch.worker import JOB
@@ -23,7 +23,7 @@ from gptcore.files import write_json
 from gptcore.run import Run
 from gptcore.train import Progress, RunLogger, TrainResult
 
-_AGAIN = "the same command goes on from the newest checkpoint"
+_AGAIN = "the same command resumes from the newest checkpoint"
 
 
 def train(
@@ -37,7 +37,7 @@ def train(
         InterruptedRun: stopped by Ctrl-C, after saving.
     """
     beside = out.with_name(f"{out.name}.launch")
-    Ear(beside, log, on_progress).recover()
+    EventReader(beside, log, on_progress).recover()
     shutil.rmtree(beside, ignore_errors=True)
     if launch.alone:
         return run.execute(out, log, on_progress=on_progress, meter=energy_meter())
@@ -46,42 +46,42 @@ def train(
     )
     write_json(beside / JOB, {"run": run.to_dict(), "out": str(out), "parallel": launch.parallel})
     announce(order)
-    ear = Ear(beside, log, on_progress)
+    reader = EventReader(beside, log, on_progress)
 
     def over() -> bool:
-        ear.listen()
-        return _said(ear) is not None  # restarting would only meet the same error again
+        reader.read()
+        return _find_error(reader) is not None  # restarting would only meet the same error again
 
-    with started(order) as agent:
+    with start_agent(order) as agent:
         try:
             attend(agent, over=over)
         except KeyboardInterrupt as stop:
             text = f"stopped by SIGINT between two steps of the training in {out}; {_AGAIN}"
-            raise _said(ear) or InterruptedRun(text) from stop
-    if ear.result is None:
-        raise _said(ear) or _failure(ear, order, agent.returncode)
+            raise _find_error(reader) or InterruptedRun(text) from stop
+    if reader.result is None:
+        raise _find_error(reader) or _failure(reader, order, agent.returncode)
     shutil.rmtree(beside)
-    return ear.result
+    return reader.result
 
 
-def _said(ear: Ear) -> GptcoreError | None:
-    return next(filter(None, map(deliberate, ear.errors)), None)
+def _find_error(reader: EventReader) -> GptcoreError | None:
+    return next(filter(None, map(to_error, reader.errors)), None)
 
 
-def _failure(ear: Ear, order: Order, code: int) -> GptcoreError:
+def _failure(reader: EventReader, order: Order, code: int) -> GptcoreError:
     """What went wrong first, as one error."""
     where = f"what the processes printed is in {order.output}; {_AGAIN}"
-    apart = next((event for event in ear.errors if event["kind"] == "apart"), None)
+    apart = next((event for event in reader.errors if event["kind"] == "apart"), None)
     if apart is not None:
         return LaunchError(f"the {order.nnodes} machines did not come together: {apart['text']}; {where}")
-    died = next((event for event in ear.errors if event["kind"] == "died"), {})
+    died = next((event for event in reader.errors if event["kind"] == "died"), {})
     if died.get("exitcode", 0) < 0:
         name = signal.Signals(-died["exitcode"]).name
         memory = " (perhaps the system ran out of memory: lower micro_batch_size)" if name == "SIGKILL" else ""
         return LaunchError(f"training process {died['rank']} was killed by {name}{memory}; {where}")
-    errors = [event for event in ear.errors if event["kind"] == "error"]
+    errors = [event for event in reader.errors if event["kind"] == "error"]
     if errors:
         # when one process fails the others lose their connection to it, and say that instead
         first = next((event for event in errors if event["pid"] == died.get("pid")), errors[-1])
         return LaunchError(f"training process {first['rank']} failed: {first['type']}: {first['text']}; {where}")
-    return LaunchError(f"the training's processes ended with exit code {code} and without a word; {where}")
+    return LaunchError(f"the training's processes ended with exit code {code} and no error message; {where}")

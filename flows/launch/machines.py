@@ -19,8 +19,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.launch.agent import Order, attend, started
-from flows.launch.events import as_event, deliberate
+from flows.launch.agent import Order, attend, start_agent
+from flows.launch.events import to_error, to_event
 from flows.launch.launch import Launch, LaunchError, address, check_gpus
 from flows.launch.worker import JOB
 
@@ -51,7 +51,7 @@ def leading(launch: Launch) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        end = as_event(error)
+        end = to_event(error)
         raise
     finally:
         store.set(_ORDER, json.dumps({"end": end}))
@@ -120,14 +120,14 @@ def _take_part(order: Order, store: TCPStore, said: dict[str, Any]) -> None:
         except RuntimeError:
             return True
 
-    with started(order) as agent:
+    with start_agent(order) as agent:
         attend(agent, over=over)
 
 
 def _raise_if_failed(end: dict[str, Any], rdzv: str) -> None:
     if not end:
         return
-    error = deliberate(end) or LaunchError(f"{end['type']}: {end['text']}")
+    error = to_error(end) or LaunchError(f"{end['type']}: {end['text']}")
     raise type(error)(f"at {rdzv}: {error}")
 
 

@@ -2,8 +2,8 @@
 
     python -m flows.launch.worker FOLDER
 
-FOLDER holds ``job.json``: a ``Run``, its output folder and the engine. It is also where the process says what it has to
-say (``flows/launch/events.py``). It knows neither Prefect nor MLflow.
+FOLDER holds ``job.json``: a ``Run``, its output folder and the engine. The process also writes
+its events there (``flows/launch/events.py``). It knows neither Prefect nor MLflow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 
 from flows.launch.energy import energy_meter
-from flows.launch.events import Voice, WarningsOf, as_event
+from flows.launch.events import EventWriter, WarningHandler, to_event
 from gptcore import data, models, objectives, transforms
 from gptcore.errors import GptcoreError
 from gptcore.run import Run
@@ -34,25 +34,25 @@ _KINDS = (data, models, objectives, transforms)  # imported so that a run's part
 
 
 def main() -> None:
-    """Train, and say how it ended."""
+    """Train, and write how it ended."""
     atexit.register(gc.freeze)  # torch's modules need no last search for cycles, which takes a second
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     end_with_the_pipe()
-    voice = Voice(folder / f"rank-{rank}.jsonl")
+    writer = EventWriter(folder / f"rank-{rank}.jsonl")
     if rank == 0:
-        voice.say("attempt", n=int(os.environ["TORCHELASTIC_RESTART_COUNT"]))
-        logging.getLogger().addHandler(WarningsOf(voice))
+        writer.write("attempt", n=int(os.environ["TORCHELASTIC_RESTART_COUNT"]))
+        logging.getLogger().addHandler(WarningHandler(writer))
     try:
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
         run = Run.from_dict(job["run"])
         out, parallel = Path(job["out"]), job["parallel"]
-        result = run.execute(out, voice, on_progress=voice.progress, parallel=parallel, meter=energy_meter())
+        result = run.execute(out, writer, on_progress=writer.progress, parallel=parallel, meter=energy_meter())
     except BaseException as error:
-        voice.say("error", rank=rank, **as_event(error))
+        writer.write("error", rank=rank, **to_event(error))
         traceback.print_exc()
         sys.exit(error.exit_code if isinstance(error, GptcoreError) else 1)
     if rank == 0:
-        voice.say("result", path=str(result.path), metrics=result.metrics)
+        writer.write("result", path=str(result.path), metrics=result.metrics)
 
 
 def end_with_the_pipe() -> None:

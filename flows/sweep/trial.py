@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.launch.events import as_event
+from flows.launch.events import to_event
 from flows.launch.worker import end_with_the_pipe
 from flows.settings import apply_environment, read_settings
 from flows.sources.parts import list_options
@@ -32,7 +32,7 @@ def main() -> None:
     try:
         result = make(json.loads(job_path.read_text(encoding="utf-8")))
     except BaseException as error:
-        write_json(result_path, {"error": as_event(error)})
+        write_json(result_path, {"error": to_event(error)})
         sys.exit(error.exit_code if isinstance(error, GptcoreError) else 1)
     write_json(result_path, result)
 

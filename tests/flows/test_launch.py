@@ -1,4 +1,4 @@
-"""In how many processes a training runs, as a value; and what its processes say to each other."""
+"""In how many processes a training runs, as a value; and the events of its processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.launch.events import Ear, Voice, WarningsOf, as_event, deliberate
+from flows.launch.events import EventReader, EventWriter, WarningHandler, to_error, to_event
 from flows.launch.launch import Launch, LaunchError
 from flows.launch.machines import join, leading
 from gptcore.errors import ConfigError, DataError, InterruptedRun, TokenizerMismatch
@@ -72,65 +72,65 @@ def test_a_meeting_point_that_is_taken_is_refused_and_one_where_nobody_leads_is_
 
 def test_what_a_process_says_is_heard_once_and_in_its_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log, shown = MemoryLogger(), list[Progress]()
-    voice, ear = Voice(tmp_path / "rank-0.jsonl"), Ear(tmp_path, log, shown.append)
-    ear.listen()
-    voice.log_params({"n_steps": 9, "device": "cpu"})
-    voice.log_metrics({"train/loss": 2.5}, step=1)
-    voice.progress(Progress(1, 9, {"train/loss": 2.5}))
-    ear.listen()
-    voice.log_metrics({"val/loss": float("nan")}, step=2)
-    voice.log_metrics({"perf/seconds": 1.0})
-    voice.log_artifact(tmp_path, "folder")
-    ear.listen()
+    writer, reader = EventWriter(tmp_path / "rank-0.jsonl"), EventReader(tmp_path, log, shown.append)
+    reader.read()
+    writer.log_params({"n_steps": 9, "device": "cpu"})
+    writer.log_metrics({"train/loss": 2.5}, step=1)
+    writer.progress(Progress(1, 9, {"train/loss": 2.5}))
+    reader.read()
+    writer.log_metrics({"val/loss": float("nan")}, step=2)
+    writer.log_metrics({"perf/seconds": 1.0})
+    writer.log_artifact(tmp_path, "folder")
+    reader.read()
     assert log.params == {"n_steps": 9, "device": "cpu"}
     assert [step for step, _ in log.metrics] == [1, 2, None]
     assert log.series("val/loss")[0][1] != log.series("val/loss")[0][1]
     assert log.artifacts == [(tmp_path, "folder")]
     assert shown == [Progress(1, 9, {"train/loss": 2.5})]
     record = logging.LogRecord("gptcore.train", logging.WARNING, "", 1, "step %d skipped", (7,), None)
-    WarningsOf(voice).emit(record)
-    ear.listen()
+    WarningHandler(writer).emit(record)
+    reader.read()
     assert [entry[2] for entry in caplog.record_tuples if entry[0] == "gptcore.train"] == ["step 7 skipped"]
 
 
 def test_progress_is_said_a_few_times_a_second_but_its_figures_and_its_end_always(tmp_path: Path) -> None:
     shown = list[Progress]()
-    voice, ear = Voice(tmp_path / "rank-0.jsonl"), Ear(tmp_path, MemoryLogger(), shown.append)
+    writer, reader = EventWriter(tmp_path / "rank-0.jsonl"), EventReader(tmp_path, MemoryLogger(), shown.append)
     for step in range(1, 1001):
-        voice.progress(Progress(step, 1000, {"train/loss": 1.0} if step == 500 else {}))
-    ear.listen()
+        writer.progress(Progress(step, 1000, {"train/loss": 1.0} if step == 500 else {}))
+    reader.read()
     assert {1, 500, 1000} <= {progress.step for progress in shown}
     assert len(shown) < 200
 
 
 def test_a_line_that_a_kill_tore_is_left_out_and_the_next_process_goes_on_behind_it(tmp_path: Path) -> None:
     log, path = MemoryLogger(), tmp_path / "rank-0.jsonl"
-    Voice(path).log_metrics({"train/loss": 3.0}, step=1)
+    EventWriter(path).log_metrics({"train/loss": 3.0}, step=1)
     with path.open("a") as file:
         file.write('{"kind": "metrics", "metrics": {"tra')
-    ear = Ear(tmp_path, log, lambda _: None)
-    ear.listen()
-    Voice(path).log_metrics({"train/loss": 2.0}, step=2)
-    ear.listen()
+    reader = EventReader(tmp_path, log, lambda _: None)
+    reader.read()
+    EventWriter(path).log_metrics({"train/loss": 2.0}, step=2)
+    reader.read()
     assert log.series("train/loss") == [(1, 3.0), (2, 2.0)]
 
 
 def test_only_the_numbers_of_an_earlier_attempt_are_recovered(tmp_path: Path) -> None:
     log, shown = MemoryLogger(), list[Progress]()
-    Ear(tmp_path / "none", log, shown.append).recover()
-    voice = Voice(tmp_path / "rank-0.jsonl")
-    voice.log_metrics({"train/loss": 3.0}, step=1)
-    voice.progress(Progress(1, 2, {"train/loss": 3.0}))
-    voice.say("error", rank=0, **as_event(DataError("gone")))
-    ear = Ear(tmp_path, log, shown.append)
-    ear.recover()
-    assert (log.series("train/loss"), shown, ear.errors) == ([(1, 3.0)], [], [])
+    EventReader(tmp_path / "none", log, shown.append).recover()
+    writer = EventWriter(tmp_path / "rank-0.jsonl")
+    writer.log_metrics({"train/loss": 3.0}, step=1)
+    writer.progress(Progress(1, 2, {"train/loss": 3.0}))
+    writer.write("error", rank=0, **to_event(DataError("gone")))
+    reader = EventReader(tmp_path, log, shown.append)
+    reader.recover()
+    assert (log.series("train/loss"), shown, reader.errors) == ([(1, 3.0)], [], [])
 
 
 def test_an_error_raised_on_purpose_travels_as_itself_and_no_other_does() -> None:
     for error in (TokenizerMismatch("two tokenizers"), InterruptedRun("after step 3")):
-        again = deliberate(as_event(error))
+        again = to_error(to_event(error))
         assert type(again) is type(error)
         assert str(again) == str(error)
-    assert deliberate(as_event(RuntimeError("Connection closed by peer"))) is None
-    assert deliberate({"kind": "died", "rank": 1, "exitcode": -9}) is None
+    assert to_error(to_event(RuntimeError("Connection closed by peer"))) is None
+    assert to_error({"kind": "died", "rank": 1, "exitcode": -9}) is None
