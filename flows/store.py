@@ -111,7 +111,7 @@ class Work:
             "result": dict(result),
             "seconds": round(time.monotonic() - self.started, 3),
             "mlflow_run_id": self.run_id,
-            "files": {name: {"size": path.stat().st_size, "sha256": _synced(path)} for name, path in files.items()},
+            "files": {name: {"size": path.stat().st_size, "sha256": _sync(path)} for name, path in files.items()},
         }
         write_json(self.folder / MANIFEST, manifest)
         retired = _retire(self.target, "replaced")
@@ -148,7 +148,7 @@ class StageStore:
         if not folder.is_dir():
             return None
         try:
-            manifest = _checked_manifest(folder, verify=verify)
+            manifest = _read_manifest(folder, verify=verify)
         except DataError as problem:
             aside = _retire(folder, "corrupt")
             log.warning("%s/%s is damaged: %s; it was set aside as %s and is made again", stage, key, problem, aside)
@@ -215,7 +215,7 @@ def _entry(folder: Path, manifest: Mapping[str, Any]) -> Entry:
     )
 
 
-def _checked_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
+def _read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{path} is missing")
@@ -245,7 +245,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _synced(path: Path) -> str:
+def _sync(path: Path) -> str:
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return file_sha256(path)

@@ -33,7 +33,7 @@ from flows.tracking.journal import is_local, new_run_id
 from flows.tracking.logger import MlflowLogger, run_url
 from flows.tracking.notes import NOTE, run_note
 from flows.tracking.runs import TrackingError, stage_run
-from flows.tracking.sync import tracked_id
+from flows.tracking.sync import find_mlflow_id
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError
 from gptcore.models.network import Network
@@ -215,7 +215,7 @@ class Chain:
         run_id = entry.run_id
         if run_id is not None and is_local(run_id):  # MLflow was away when it was made, and may have it by now
             with suppress(TrackingError):
-                run_id = tracked_id(self.settings, run_id) or run_id
+                run_id = find_mlflow_id(self.settings, run_id) or run_id
         cached, url = seconds is None, run_url(self.settings.mlflow_ui, run_id)
         return Outcome(name, entry.key, entry.path, handed_on(STAGES[name], entry), seconds or 0.0, cached, run_id, url)
 

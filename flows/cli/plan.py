@@ -66,6 +66,6 @@ def plan(
     device, numbers = plan_tables.device_of(gpu, precision=precision, tflops=tflops, memory=memory)
     samples = usual_batch_size(config, n_gpus=max(1, gpus)) if batch_size is None else batch_size
     job = Job(config, device, gpus, numbers, batch_size=samples, checkpoint_activations=checkpoint_activations)
-    job = plan_tables.placed(job, parallel=parallel, micro_batch=micro_batch)
-    found = plan_tables.computed(model, job, mfu=mfu, bandwidth=bandwidth, n_tokens=tokens, price=price)
+    job = plan_tables.fit_job(job, parallel=parallel, micro_batch=micro_batch)
+    found = plan_tables.estimate(model, job, mfu=mfu, bandwidth=bandwidth, n_tokens=tokens, price=price)
     plan_tables.show(found, as_json=as_json)

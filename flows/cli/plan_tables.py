@@ -91,7 +91,7 @@ def _usual_precision(gpu: Gpu) -> Precision:
     return "bf16" if gpu.bf16 else "fp16"
 
 
-def placed(job: Job, *, parallel: Literal["auto", "ddp", "fsdp"], micro_batch: int | None) -> Job:
+def fit_job(job: Job, *, parallel: Literal["auto", "ddp", "fsdp"], micro_batch: int | None) -> Job:
     """The job with its engine and micro-batch: those given, or the first and the largest that fit."""
     kinds: tuple[scaling.Kind, ...] = ("ddp", "fsdp")
     if parallel != "auto":
@@ -101,7 +101,7 @@ def placed(job: Job, *, parallel: Literal["auto", "ddp", "fsdp"], micro_batch: i
     return scaling.fit_job(job, parallels=kinds, micro_batch_size=micro_batch)
 
 
-def computed(
+def estimate(
     name: str, job: Job, *, mfu: float | None, bandwidth: float | None, n_tokens: float | None, price: float | None
 ) -> Plan:
     """Speed and cost of a job.

@@ -62,7 +62,7 @@ def retrain(
         from flows.retrain import with_added
         from flows.retraining.policy import RetrainPolicy
 
-        wanted, demands = _changed(RetrainPolicy, "--policy", policy), _changed(GatePolicy, "--gate", gate)
+        wanted, demands = _change_policy(RetrainPolicy, "--policy", policy), _change_policy(GatePolicy, "--gate", gate)
         own = OwnData(added_alone=True) if added_alone else None
         config = configuration(preset, sets or [], with_added(own))
     if server_answers is None:
@@ -117,18 +117,18 @@ def lineage(
             tree.add(f"{link.name} [dim](above)[/]")
             return
         told.add(link.name)
-        branch = tree.add(_told(link))
+        branch = tree.add(_describe(link))
         for inner in link.made_from:
             grow(branch, inner)
 
     found = chain(read_settings(), model, offline=offline)
-    root = Tree(_told(found))
+    root = Tree(_describe(found))
     for link in found.made_from:
         grow(root, link)
     Console().print(root, soft_wrap=True)
 
 
-def _told(link: Link) -> str:
+def _describe(link: Link) -> str:
     from rich.markup import escape
 
     facts = "".join(f"\n[dim]{escape(fact)}[/]" for fact in link.facts)
@@ -197,7 +197,7 @@ def _print_plan(config: Pipeline, policy: Any, *, data_dir: Path | None, force: 
     Console().print(f"{'would train' if reason.run else 'would skip'} ({reason.cause}): {reason.text}", soft_wrap=True)
 
 
-def _changed(model: Any, option: str, changes: list[str] | None) -> Any:
+def _change_policy(model: Any, option: str, changes: list[str] | None) -> Any:
     """A policy with changes of the form name=value; a value is JSON, or else the text itself."""
     import json
 

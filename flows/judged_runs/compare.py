@@ -19,7 +19,7 @@ from eval.stats.two_runs import measure_paired_difference
 from flows.settings import Settings
 from flows.tracking.notes import NOTE
 from flows.tracking.runs import PREFIX, connect, stage_run
-from flows.tracking.sync import tracked_id
+from flows.tracking.sync import find_mlflow_id
 from gptcore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
     from mlflow.exceptions import MlflowException
 
     try:
-        known = tracked_id(settings, run_id)
+        known = find_mlflow_id(settings, run_id)
         return client.get_run(known or run_id)
     except MlflowException as error:
         raise ConfigError(

@@ -55,8 +55,8 @@ def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
         RegistryError: there is no such version; offline, also if nothing was ever published from here.
         DataError: an output that the version was made from is gone; offline only.
     """
-    name, number, alias = _parsed(model)
-    version = (_mirrored if offline else _registered)(settings, name, number, alias)
+    name, number, alias = _parse(model)
+    version = (_find_mirrored if offline else _find_registered)(settings, name, number, alias)
     origins = _origins(settings, version)
     main = version.tags.get(f"{PREFIX}.stage", "")
     measuring = {stage.name for stage in STAGES.values() if stage.measures}
@@ -69,7 +69,7 @@ def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
     return Link(f"{name} version {version.number}", tuple(told), made)
 
 
-def _parsed(model: str) -> tuple[str, int | None, str]:
+def _parse(model: str) -> tuple[str, int | None, str]:
     name, at, alias = model.partition("@")
     name, slash, number = name.partition("/")
     if slash and not number.isdecimal():
@@ -77,7 +77,7 @@ def _parsed(model: str) -> tuple[str, int | None, str]:
     return name, int(number) if slash else None, alias if at else CHAMPION
 
 
-def _registered(settings: Settings, name: str, number: int | None, alias: str) -> Version:
+def _find_registered(settings: Settings, name: str, number: int | None, alias: str) -> Version:
     registry = ModelRegistry(settings, name)
     registry.repair()
     if number is None:
@@ -87,7 +87,7 @@ def _registered(settings: Settings, name: str, number: int | None, alias: str) -
     return registry.version(number)
 
 
-def _mirrored(settings: Settings, name: str, number: int | None, alias: str) -> Version:
+def _find_mirrored(settings: Settings, name: str, number: int | None, alias: str) -> Version:
     path = mirror_path(settings, name)
     try:
         mirror = json.loads(path.read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ def publish(registry: ModelRegistry, number: int, *, expected: int | None, reaso
         ChampionChanged: another version is champion by now.
         RegistryError: there is no such version.
     """
-    with registry.locked():
+    with registry.hold():
         now = registry.aliases()
         if now.champion != expected:
             raise ChampionChanged(
@@ -47,7 +47,7 @@ def promote(registry: ModelRegistry, number: int, *, reason: str) -> Version:
     """
     if not reason.strip():
         raise RegistryError(f"a promotion of {registry.name} needs a reason, for those who ask later: --reason TEXT")
-    with registry.locked():
+    with registry.hold():
         version, now = registry.version(number), registry.aliases()
         if now.champion == number:
             raise RegistryError(f"version {number} of {registry.name} is the champion already")
@@ -60,7 +60,7 @@ def rollback(registry: ModelRegistry, *, reason: str) -> Version:
     Raises:
         RegistryError: there is no champion, or none before it.
     """
-    with registry.locked():
+    with registry.hold():
         now = registry.aliases()
         if now.champion is None or now.previous is None:
             there = "no champion yet" if now.champion is None else f"no champion before version {now.champion}"

@@ -81,13 +81,13 @@ class Version:
 
     def stage_keys(self) -> dict[str, str]:
         """Stage -> key of the output that belongs to this version."""
-        return self._tagged(f"{PREFIX}.key.")
+        return self._select_tags(f"{PREFIX}.key.")
 
     def stage_runs(self) -> dict[str, str]:
         """Stage -> MLflow run that made the output."""
-        return self._tagged(f"{PREFIX}.run.")
+        return self._select_tags(f"{PREFIX}.run.")
 
-    def _tagged(self, prefix: str) -> dict[str, str]:
+    def _select_tags(self, prefix: str) -> dict[str, str]:
         return {name.removeprefix(prefix): value for name, value in self.tags.items() if name.startswith(prefix)}
 
 
@@ -164,7 +164,7 @@ class ModelRegistry:
         ``key`` is that of the chain, ``source`` where MLflow keeps the files, ``run_id`` the run of the stage that made
         them; ``tags`` say from what.
         """
-        with self.locked():
+        with self.hold():
             if not self.exists():
                 self._client.create_registered_model(self.name, description="Promoted by gates: champion, previous.")
             known = self.with_key(key)
@@ -195,14 +195,14 @@ class ModelRegistry:
                 self._client.set_registered_model_tag(self.name, name, value[:_MAX_TAG])
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Hold the model for a change, after putting right what a killed process left of one."""
         with self._lock():
             self._repair()
             yield
 
     def move(self, wanted: Aliases) -> None:
-        """Give the three names as ``wanted``, all or none; call it inside ``locked``.
+        """Give the three names as ``wanted``, all or none; call it inside ``hold``.
 
         Raises:
             Exception: what MLflow raised; the names are as before, or will be at the next use of the registry.

@@ -19,7 +19,7 @@ from flows.services.prefect_api import PrefectApi
 from flows.services.processes import (
     Process,
     answers,
-    chosen_port,
+    choose_port,
     end,
     end_all,
     flow_processes,
@@ -130,7 +130,7 @@ def _port(state: State, name: str, wanted: int | None, *, default: int) -> int:
     before = state.members.get(name)
     if before is not None:
         wanted, default = None, int(before.url.rpartition(":")[2])
-    return chosen_port(wanted, default=default, option=f"--{name}-port")
+    return choose_port(wanted, default=default, option=f"--{name}-port")
 
 
 def _start_worker(state: State, variables: Mapping[str, str], settings: Settings, api: PrefectApi) -> None:

@@ -139,7 +139,7 @@ def flow_processes(api: str) -> Iterator[psutil.Process]:
             yield process
 
 
-def chosen_port(wanted: int | None, *, default: int, option: str) -> int:
+def choose_port(wanted: int | None, *, default: int, option: str) -> int:
     """A free loopback port: the wanted one, or the default one if it is free and nothing was wanted, or any.
 
     Raises:

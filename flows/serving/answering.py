@@ -51,21 +51,21 @@ class Page:
         """The answers in one piece."""
         raise NotImplementedError
 
-    def loaded(self) -> dict[str, Any]:
+    def empty_answer(self) -> dict[str, Any]:
         """The answer to a request that asks nothing."""
         raise NotImplementedError
 
-    def named(self, token: Token) -> dict[str, Any]:
+    def token_logprobs(self, token: Token) -> dict[str, Any]:
         """A token with its probability and those of its alternatives; both dialects write it alike."""
 
-        def told(one: int, logprob: float | None) -> dict[str, Any]:
+        def entry(one: int, logprob: float | None) -> dict[str, Any]:
             raw = self.served.text.tokenizer.token_bytes(one)
             return {"token": raw.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(raw)}
 
-        return told(token.id, token.logprob) | {"top_logprobs": [told(*one) for one in token.alternatives]}
+        return entry(token.id, token.logprob) | {"top_logprobs": [entry(*one) for one in token.alternatives]}
 
 
-async def answered(
+async def respond(
     engine: Engine, requests: list[Request], page: Page, *, http: HttpRequest, stream: bool, n_cut: int = 0
 ) -> Response:
     """Ask the engine, one request for each choice, and answer the client, who may go away.
@@ -82,7 +82,7 @@ async def answered(
     if stream:
         return _Stream(engine, call, page, headers)
     try:
-        if not await _completed(call, http):
+        if not await _complete(call, http):
             return Response(status_code=499)  # nobody is there to read it
     finally:
         engine.leave(call)
@@ -92,14 +92,14 @@ async def answered(
     return JSONResponse(page.whole(call), headers=headers)
 
 
-async def _completed(call: Call, http: HttpRequest) -> bool:
+async def _complete(call: Call, http: HttpRequest) -> bool:
     """Whether the call has ended before its client has gone away."""
 
     async def collect() -> None:
         async for _ in call.stream():
             pass
 
-    working, gone = asyncio.ensure_future(collect()), asyncio.ensure_future(_gone(http.receive))
+    working, gone = asyncio.ensure_future(collect()), asyncio.ensure_future(_wait_for_disconnect(http.receive))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         return working.done()
@@ -108,7 +108,7 @@ async def _completed(call: Call, http: HttpRequest) -> bool:
         gone.cancel()
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -117,10 +117,10 @@ class _Stream(StreamingResponse):
     """Sends events as they come, and leaves the engine when the client does."""
 
     def __init__(self, engine: Engine, call: Call, page: Page, headers: dict[str, str]) -> None:
-        super().__init__(self._written(), media_type=page.media_type, headers=headers | {"Cache-Control": "no-cache"})
+        super().__init__(self._write(), media_type=page.media_type, headers=headers | {"Cache-Control": "no-cache"})
         self._engine, self._call, self._page = engine, call, page
 
-    async def _written(self) -> Any:
+    async def _write(self) -> Any:
         for line in self._page.opening():
             yield line
         async for number, event in self._call.stream():
@@ -136,7 +136,7 @@ class _Stream(StreamingResponse):
         """Send until the end, or until the client is gone."""
         del scope
         sending = asyncio.ensure_future(self.stream_response(send))
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():

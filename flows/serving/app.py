@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from flows.serving import ollama_forms, ollama_pages, openai_forms, openai_pages
-from flows.serving.answering import answered
+from flows.serving.answering import respond
 from flows.serving.config import ServeConfig
 from flows.serving.engine import Engine
 from flows.serving.guard import Guard
@@ -67,7 +67,7 @@ def build_app(served: Served, config: ServeConfig) -> FastAPI:
     _add_ollama(app, served)
     _add_own(app, metrics)
     for kind in (Refusal, GptcoreError, ValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _refused)
+        app.add_exception_handler(kind, _refuse)
     paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)))
     app.add_middleware(Guard, config=config, metrics=metrics, paths=paths)
     return app
@@ -84,12 +84,12 @@ def _answering(
         page = asked.page(served)
         requests, n_cut = asked.requests(served)
         if not requests:
-            return JSONResponse(page.loaded())
+            return JSONResponse(page.empty_answer())
         if len(requests) > config.max_choices:
             raise Refusal(
                 f"{len(requests)} answers are asked for at once; at most {config.max_choices} are given", param="n"
             )
-        return await answered(engine, requests, page, http=http, stream=asked.stream, n_cut=n_cut)
+        return await respond(engine, requests, page, http=http, stream=asked.stream, n_cut=n_cut)
 
     return answer
 
@@ -109,13 +109,13 @@ def _add_ollama(app: FastAPI, served: Served) -> None:
     async def show(http: Request) -> dict[str, Any]:
         asked = await _read(http, ollama_forms.Named)
         served.check_name(asked.model or asked.name)
-        return ollama_pages.shown(served)
+        return ollama_pages.show_page(served)
 
     async def tags() -> dict[str, Any]:
-        return {"models": [ollama_pages.listed(served)]}
+        return {"models": [ollama_pages.tags_entry(served)]}
 
     async def running() -> dict[str, Any]:
-        return {"models": [ollama_pages.running(served)]}
+        return {"models": [ollama_pages.ps_entry(served)]}
 
     async def version() -> dict[str, Any]:
         return {"version": importlib.metadata.version("gptworks")}
@@ -161,6 +161,6 @@ async def _read(http: Request, form: type[Form]) -> Form:
     return form.model_validate(values)
 
 
-async def _refused(http: Request, error: Exception) -> Response:
+async def _refuse(http: Request, error: Exception) -> Response:
     refusal = Refusal.of(error)
     return JSONResponse(refusal.page(http.url.path), status_code=refusal.status, headers=refusal.headers)

@@ -131,9 +131,9 @@ class Engine:
                 call.tickets = [self.generator.submit(request) for request in call.requests]
                 self._calls |= {ticket: (call, number) for number, ticket in enumerate(call.tickets)}
             gone = [ticket for call in leaving for ticket in call.tickets]
-            events = self._cancelled([*self._calls] if is_closing else gone)
+            events = self._cancel([*self._calls] if is_closing else gone)
             if not is_closing:
-                events += self._stepped()
+                events += self._step()
             told = [(*self._calls[event.ticket], event) for event in events]
             for event in events:
                 if event.answer is not None:
@@ -147,11 +147,11 @@ class Engine:
     def _is_busy(self) -> bool:
         return bool(self.generator.n_active or self.generator.n_waiting)
 
-    def _cancelled(self, tickets: Sequence[int]) -> list[Event]:
+    def _cancel(self, tickets: Sequence[int]) -> list[Event]:
         ended = ((ticket, self.generator.cancel(ticket)) for ticket in tickets)
         return [Event(ticket, None, "", answer) for ticket, answer in ended if answer is not None]
 
-    def _stepped(self) -> list[Event]:
+    def _step(self) -> list[Event]:
         try:
             return self.generator.step()
         except Exception as error:  # whatever torch raises: those who wait are still to be answered

@@ -30,7 +30,7 @@ class Form(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _sorted(cls, values: Any) -> Any:
+    def _keep_understood(cls, values: Any) -> Any:
         """Refuse what is not understood, leave out what has no effect."""
         if not isinstance(values, dict):
             return values
@@ -92,7 +92,7 @@ class Drawing(Form):
             sampling,
             end_token=served.text.end_token,
             stop=(*(served.text.stops if templated else ()), *stops),
-            reserve=_reserved(served, sampling) if cut else 1,
+            reserve=_room_for_answer(served, sampling) if cut else 1,
             overflow="cut_front" if cut else "refuse",
             n_alternatives=n_alternatives,
         )
@@ -113,10 +113,11 @@ def encode_chat(
                 f"messages.{number}.role is {role!r}; it must be one of {', '.join(_ROLES)}", param="messages"
             )
         turns.append(Turn(_ROLES[role], content))  # type: ignore[arg-type]
-    return served.text.encode_chat(turns, room=served.context_length - _reserved(served, sampling) if cut else 2**62)
+    room = served.context_length - _room_for_answer(served, sampling) if cut else 2**62
+    return served.text.encode_chat(turns, room=room)
 
 
-def _reserved(served: Served, sampling: Sampling) -> int:
+def _room_for_answer(served: Served, sampling: Sampling) -> int:
     """Positions that a prompt which is cut leaves to the answer: what it may take, up to a quarter of the context."""
     return max(1, min(sampling.max_new_tokens, served.context_length // 4))
 

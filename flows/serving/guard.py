@@ -32,7 +32,7 @@ class Guard:
             return
         path = scope["path"]
 
-        async def counted(message: Message) -> None:
+        async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 label = path if path in self._paths else "other"
                 self._metrics.requests.labels(label, message["status"]).inc()
@@ -43,9 +43,9 @@ class Guard:
             body = await self._body(receive, Headers(scope=scope))
         except Refusal as refusal:
             page = JSONResponse(refusal.page(path), status_code=refusal.status, headers=refusal.headers)
-            await page(scope, receive, counted)
+            await page(scope, receive, count)
             return
-        await self._app(scope, _replayed(body, receive), counted)
+        await self._app(scope, _replay(body, receive), count)
 
     def _check(self, headers: Headers, path: str) -> None:
         host = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
@@ -84,7 +84,7 @@ def _too_large(limit: int) -> Refusal:
     )
 
 
-def _replayed(messages: list[Message], receive: Receive) -> Receive:
+def _replay(messages: list[Message], receive: Receive) -> Receive:
     waiting = list(messages)
 
     async def again() -> Any:

@@ -25,7 +25,7 @@ class OllamaPage(Page):
     """Whether the tokens are told, to go on from in the next request."""
     media_type = "application/x-ndjson"
 
-    def said(self, text: str) -> dict[str, Any]:
+    def text_fields(self, text: str) -> dict[str, Any]:
         """A piece of the answer."""
         return {"response": text}
 
@@ -33,9 +33,9 @@ class OllamaPage(Page):
         """A line with the text that can be shown, and at the end one with the reason and the counts."""
         tokens = [event.token] if event.token is not None else []
         if event.text or (tokens and self.with_logprobs):
-            yield _line(self._head() | self.said(event.text) | {"done": False} | self._priced(tokens))
+            yield _line(self._head() | self.text_fields(event.text) | {"done": False} | self._logprobs(tokens))
         if event.answer is not None:
-            yield _line(self._head() | self.said("") | self._ending(call, event.answer, number))
+            yield _line(self._head() | self.text_fields("") | self._ending(call, event.answer, number))
 
     def failure(self, refusal: Refusal) -> bytes:
         """An error inside a stream."""
@@ -44,17 +44,18 @@ class OllamaPage(Page):
     def whole(self, call: Call) -> dict[str, Any]:
         """The answer in one piece."""
         answer = call.answers[0]
-        return self._head() | self.said(answer.text) | self._ending(call, answer, 0) | self._priced(answer.tokens)
+        text = self.text_fields(answer.text)
+        return self._head() | text | self._ending(call, answer, 0) | self._logprobs(answer.tokens)
 
-    def loaded(self) -> dict[str, Any]:
+    def empty_answer(self) -> dict[str, Any]:
         """The answer to a request that asks nothing: the model is loaded."""
-        return self._head() | self.said("") | {"done": True, "done_reason": "load"}
+        return self._head() | self.text_fields("") | {"done": True, "done_reason": "load"}
 
     def _head(self) -> dict[str, Any]:
         return {"model": self.asked_name, "created_at": datetime.now(UTC).isoformat()}
 
-    def _priced(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        return {"logprobs": [*map(self.named, tokens)]} if self.with_logprobs and tokens else {}
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
+        return {"logprobs": [*map(self.token_logprobs, tokens)]} if self.with_logprobs and tokens else {}
 
     def _ending(self, call: Call, answer: Answer, number: int) -> dict[str, Any]:
         now = time.monotonic()
@@ -80,12 +81,12 @@ class OllamaChatPage(OllamaPage):
 
     with_context: bool = False
 
-    def said(self, text: str) -> dict[str, Any]:
+    def text_fields(self, text: str) -> dict[str, Any]:
         """A piece of the answer."""
         return {"message": {"role": "assistant", "content": text}}
 
 
-def listed(served: Served) -> dict[str, Any]:
+def tags_entry(served: Served) -> dict[str, Any]:
     """The model as /api/tags lists it."""
     name = served.name if ":" in served.name else f"{served.name}:latest"
     return {
@@ -98,13 +99,13 @@ def listed(served: Served) -> dict[str, Any]:
     }
 
 
-def running(served: Served) -> dict[str, Any]:
+def ps_entry(served: Served) -> dict[str, Any]:
     """The model as /api/ps lists it; it stays as long as the server."""
     far = datetime(9999, 1, 1, tzinfo=UTC).isoformat()
-    return listed(served) | {"expires_at": far, "size_vram": 0, "context_length": served.context_length}
+    return tags_entry(served) | {"expires_at": far, "size_vram": 0, "context_length": served.context_length}
 
 
-def shown(served: Served) -> dict[str, Any]:
+def show_page(served: Served) -> dict[str, Any]:
     """The model as /api/show describes it."""
     template, config = served.text.template, served.text.model.config
     prompt = "{{ .Prompt }}" if template is None else template.without_input.replace("{instruction}", "{{ .Prompt }}")

@@ -55,16 +55,16 @@ class OpenAIPage(Page):
 
     def whole(self, call: Call) -> dict[str, Any]:
         """All choices and the counts."""
-        choices = [self.finished(number, call.answers[number]) for number in range(len(call.requests))]
+        choices = [self.whole_choice(number, call.answers[number]) for number in range(len(call.requests))]
         page = self._chunk(choices) | {"object": self.kind, "usage": self._usage(call)}
         return page | ({"gptworks": {"prompt_tokens_cut": call.n_cut}} if call.n_cut else {})
 
-    def finished(self, number: int, answer: Answer) -> dict[str, Any]:
+    def whole_choice(self, number: int, answer: Answer) -> dict[str, Any]:
         """A whole choice."""
         return self.choice(number, answer.text, answer.tokens, answer.finish)
 
     def _legacy_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        named = [self.named(token) for token in tokens]
+        named = [self.token_logprobs(token) for token in tokens]
         return {
             "tokens": [one["token"] for one in named],
             "token_logprobs": [one["logprob"] for one in named],
@@ -103,11 +103,12 @@ class ChatPage(OpenAIPage):
 
     def choice(self, number: int, text: str, tokens: Sequence[Token], finish: str | None) -> dict[str, Any]:
         """A piece of a choice."""
-        logprobs = {"content": [self.named(token) for token in tokens]} if self.with_logprobs and tokens else None
+        content = [self.token_logprobs(token) for token in tokens]
+        logprobs = {"content": content} if self.with_logprobs and tokens else None
         delta = {"content": text} if text else {}
         return {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
-    def finished(self, number: int, answer: Answer) -> dict[str, Any]:
+    def whole_choice(self, number: int, answer: Answer) -> dict[str, Any]:
         """A whole choice."""
         choice = self.choice(number, answer.text, answer.tokens, answer.finish)
         del choice["delta"]

@@ -64,7 +64,7 @@ class RunCalls:
         from mlflow.entities import Metric
 
         metrics = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
-        if self._taken(partial(self.client.log_batch, self.run_id, metrics=metrics, synchronous=True)):
+        if self._attempt(partial(self.client.log_batch, self.run_id, metrics=metrics, synchronous=True)):
             return
         if len(points) == 1:
             self.lost.append(f"metric {points[0].name}")
@@ -87,7 +87,7 @@ class RunCalls:
                 )
         for start in range(0, len(fresh), _PER_CALL):
             batch = fresh[start : start + _PER_CALL]
-            if self._taken(partial(self.client.log_batch, self.run_id, params=batch)):
+            if self._attempt(partial(self.client.log_batch, self.run_id, params=batch)):
                 self.known.update({param.key: param.value for param in batch})
             else:
                 self.lost.append(f"{len(batch)} params")
@@ -99,7 +99,7 @@ class RunCalls:
         entities = [RunTag(name, value) for name, value in tags.items()]
         for start in range(0, len(entities), _PER_CALL):
             batch = entities[start : start + _PER_CALL]
-            if not self._taken(partial(self.client.log_batch, self.run_id, tags=batch)):
+            if not self._attempt(partial(self.client.log_batch, self.run_id, tags=batch)):
                 self.lost.append(f"{len(batch)} tags")
 
     def dataset(self, entry: Entry) -> None:
@@ -109,14 +109,14 @@ class RunCalls:
         where = json.dumps({"uri": entry["source"], "sha256": entry["digest"]})
         data = Dataset(name=entry["name"], digest=entry["digest"][:_MAX_DIGEST], source_type="local", source=where)
         used = DatasetInput(dataset=data, tags=[InputTag("mlflow.data.context", entry["context"])])
-        if not self._taken(partial(self.client.log_inputs, self.run_id, datasets=[used])):
+        if not self._attempt(partial(self.client.log_inputs, self.run_id, datasets=[used])):
             self.lost.append(f"data set {entry['name']}")
 
     def file(self, local: Path, name: str, *, table: bool) -> None:
         """Keep a file as the artifact ``name``, whose last part is the file's own."""
         folder = PurePosixPath(name).parent
         inside = None if folder == PurePosixPath() else str(folder)
-        if not local.is_file() or not self._taken(partial(self.client.log_artifact, self.run_id, str(local), inside)):
+        if not local.is_file() or not self._attempt(partial(self.client.log_artifact, self.run_id, str(local), inside)):
             self.lost.append(name)
         elif table:
             self._mark_table(name)
@@ -125,8 +125,8 @@ class RunCalls:
         """Have the run go on."""
         self.tags({**tags, "gptworks.attempt": str(attempt)})
         if "gptworks.failure" in self.client.get_run(self.run_id).data.tags:
-            self._taken(partial(self.client.delete_tag, self.run_id, "gptworks.failure"))
-        self._taken(partial(self.client.update_run, self.run_id, status="RUNNING"))
+            self._attempt(partial(self.client.delete_tag, self.run_id, "gptworks.failure"))
+        self._attempt(partial(self.client.update_run, self.run_id, status="RUNNING"))
         log.info("MLflow run %s goes on, attempt %d", self.run_id, attempt)
 
     def end(self, entry: Entry) -> None:
@@ -134,7 +134,7 @@ class RunCalls:
         if entry["reason"]:
             self.tags({"gptworks.failure": entry["reason"][:5000]})
         end = partial(self.client.set_terminated, self.run_id, status=entry["status"], end_time=entry["time"])
-        self._taken(end)
+        self._attempt(end)
 
     def _mark_table(self, name: str) -> None:
         tag = "mlflow.loggedArtifacts"
@@ -143,7 +143,7 @@ class RunCalls:
         if mark not in known:
             self.tags({tag: json.dumps([*known, mark])})
 
-    def _taken(self, call: Callable[[], object]) -> bool:
+    def _attempt(self, call: Callable[[], object]) -> bool:
         """Make a call; False if MLflow will never take it, an exception if it may later."""
         from mlflow.exceptions import MlflowException
 

@@ -215,7 +215,7 @@ class Journal:
         """The first line, which says what run this is; None if a crash came before it."""
         return next((entry for _, entry in self.read(0) if entry["kind"] == "run"), None)
 
-    def ended(self) -> str:
+    def final_status(self) -> str:
         """The status that the last attempt has ended with; empty until it has said so."""
         said = [entry for _, entry in self.read(0) if entry["kind"] in ("run", "begin", "end")]
         return str(said[-1].get("status", "")) if said else ""
@@ -257,17 +257,17 @@ def find_journal(spool: Path, run_id: str) -> Journal | None:
     return next((journal for journal in journals(spool) if journal.state().run_id == run_id), None)
 
 
-def unfinished(spool: Path, *, stage: str, key: str) -> Journal | None:
+def find_unfinished(spool: Path, *, stage: str, key: str) -> Journal | None:
     """The newest journal of a stage and key that no living process owns; those that ended well are gone or going."""
     here = [Journal(folder) for folder in spool.glob(f"{_safe(stage)}-{_safe(key)}-gw-*")]
-    free = [each for each in here if each.header() is not None and not each.owned and each.ended() != "FINISHED"]
-    return max(free, key=_created, default=None)
+    free = [each for each in here if each.header() is not None and not each.owned and each.final_status() != "FINISHED"]
+    return max(free, key=_creation_time, default=None)
 
 
 def journals(spool: Path) -> list[Journal]:
     """Every journal that says what run it is, oldest first: a parent comes before what it holds."""
     here = [Journal(folder) for folder in spool.glob("*-gw-*") if folder.is_dir()]
-    return sorted((each for each in here if each.header() is not None), key=_created)
+    return sorted((each for each in here if each.header() is not None), key=_creation_time)
 
 
 def close_abandoned(journal: Journal, *, whole: bool) -> bool:
@@ -278,7 +278,7 @@ def close_abandoned(journal: Journal, *, whole: bool) -> bool:
     status, reason = ("FINISHED", "") if whole else ("KILLED", ENDED_WITHOUT_A_WORD)
     try:
         with journal.writing():
-            if journal.ended():
+            if journal.final_status():
                 return False
             journal.append("end", status=status, reason=reason, time=int(time.time() * 1000))
             return True
@@ -286,7 +286,7 @@ def close_abandoned(journal: Journal, *, whole: bool) -> bool:
         return False
 
 
-def _created(journal: Journal) -> int:
+def _creation_time(journal: Journal) -> int:
     header: Mapping[str, Any] = journal.header() or {}
     return int(header.get("time", 0))
 

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from flows.settings import Settings
-from flows.tracking.journal import Journal, is_local, new_run_id, open_journal, unfinished
+from flows.tracking.journal import Journal, find_unfinished, is_local, new_run_id, open_journal
 from flows.tracking.logger import MlflowLogger, flatten
 from flows.tracking.provenance import environment_tags, user_name
 from flows.tracking.shipper import shipper_of
@@ -90,7 +90,7 @@ def stage_run(
 def _journal(settings: Settings, stage: str, key: str, run_id: str | None) -> Iterator[Journal]:
     """The journal to write: that of the run that is continued, or a new one."""
     with ExitStack() as held:
-        journal = unfinished(settings.spool, stage=stage, key=key) if run_id is None else None
+        journal = find_unfinished(settings.spool, stage=stage, key=key) if run_id is None else None
         if journal is not None:
             try:
                 held.enter_context(journal.writing())

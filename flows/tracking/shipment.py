@@ -147,11 +147,11 @@ class Shipment:
         self._read_on()
 
     def _run(self, client: MlflowClient, header: Entry) -> Run:
-        run = self._known(client, self.state.run_id)
+        run = self._find_run(client, self.state.run_id)
         if run is None:
             experiment_id, continued = self._experiment(client, header["stage"], header.get("about", "")), True
             # an earlier attempt's run, of which no journal is left; or our own that was made just before a crash
-            run = self._known(client, header["continues"]) or _by_local_id(client, experiment_id, self.journal.id)
+            run = self._find_run(client, header["continues"]) or _by_local_id(client, experiment_id, self.journal.id)
             if run is None or not (run.data.params or run.data.metrics):
                 continued = False
             run = run or self._create(client, experiment_id, header)
@@ -164,7 +164,7 @@ class Shipment:
         ours = [e for end, e in self.journal.read(0) if e["kind"] in ("run", "begin") and end <= self.state.facts]
         return int(run.data.tags.get("gptworks.attempt", "0")) - len(ours)
 
-    def _known(self, client: MlflowClient, run_id: str | None) -> Run | None:
+    def _find_run(self, client: MlflowClient, run_id: str | None) -> Run | None:
         """The run that was there before, unless it is gone."""
         if run_id is None:
             return None
@@ -222,7 +222,7 @@ class Shipment:
             for _ in lines:
                 self._facts.popleft()
             ends = [line.end for line in lines if line.end is not None]
-            self._moved(facts=max(ends, default=self.state.facts))
+            self._record(facts=max(ends, default=self.state.facts))
 
     def _batch(self) -> list[Line]:
         """The next line, and if it has points, as many more with points as go with it in one call."""
@@ -257,10 +257,10 @@ class Shipment:
             local = self.journal.folder / line.entry["path"]
             calls.file(local, line.entry["name"], table=line.entry["table"])
             self._files.popleft()
-            self._moved(files=self.state.files if line.end is None else line.end)
+            self._record(files=self.state.files if line.end is None else line.end)
             shutil.rmtree(local.parent, ignore_errors=True)
 
-    def _moved(self, *, facts: int | None = None, files: int | None = None) -> None:
+    def _record(self, *, facts: int | None = None, files: int | None = None) -> None:
         self.calls += 1
         before = self.state
         self.state = replace(

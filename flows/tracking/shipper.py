@@ -170,7 +170,7 @@ class Shipper:
             self._look_back()
             with self._changed:
                 shipments = list(self._shipments.values())
-            problems = [shipment for shipment in shipments if not self._sent(shipment, client)]
+            problems = [shipment for shipment in shipments if not self._send(shipment, client)]
         except Exception as error:  # whatever a client raises, whoever logs goes on
             self._fail(error)
         else:
@@ -211,7 +211,7 @@ class Shipper:
         entry = None if header is None else StageStore(self.settings.store).find(header["stage"], header["key"])
         return entry is not None and entry.run_id in (journal.id, journal.state().run_id)
 
-    def _sent(self, shipment: Shipment, client: MlflowClient) -> bool:
+    def _send(self, shipment: Shipment, client: MlflowClient) -> bool:
         """Send one journal; False if something hindered it, and only it."""
         try:
             shipment.ship(client)

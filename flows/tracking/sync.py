@@ -57,7 +57,7 @@ def sync(settings: Settings) -> list[Waiting]:
     return [each for each in waiting(settings) if not each.owned]
 
 
-def tracked_id(settings: Settings, run_id: str) -> str | None:
+def find_mlflow_id(settings: Settings, run_id: str) -> str | None:
     """MLflow's id of a run that is known by its own id or by MLflow's; None if MLflow does not have it yet.
 
     Raises:

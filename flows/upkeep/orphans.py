@@ -55,7 +55,7 @@ class Orphans:
         """Have each run whose process is gone be Crashed, or Cancelled if that was asked for."""
         assert self.api is not None
         for run in self.api.runs(states=ACTIVE):
-            why = self._gone(run)
+            why = self._why_gone(run)
             if not why:
                 continue
             state = "Cancelled" if run["state_type"] == "CANCELLING" else "Crashed"
@@ -118,7 +118,7 @@ class Orphans:
         """Have each run that is left RUNNING say how it ended: FINISHED, FAILED or KILLED."""
         client = connect(self.settings)
         for run in search_runs(client, "attributes.status = 'RUNNING'"):
-            status, why = self._ended(run)
+            status, why = self._final_status(run)
             name = f"{run.data.tags.get(f'{PREFIX}.stage', '')} {run.info.run_id}"
             if not status:
                 if why:
@@ -132,7 +132,7 @@ class Orphans:
                 client.set_terminated(run.info.run_id, status=status, end_time=int(time.time() * 1000))
             self.report.add("mlflow run", name, found=f"RUNNING, but {why}", done=f"now {status}")
 
-    def _gone(self, run: Row) -> str:
+    def _why_gone(self, run: Row) -> str:
         """Why a Prefect run has no process; empty if it has one, or may have."""
         if is_running(self.settings.home, run["id"]):
             return ""
@@ -168,7 +168,7 @@ class Orphans:
             all(other[name] == run[name] for name in same) and other["created"] > run["created"] for other in later
         )
 
-    def _ended(self, run: Run) -> tuple[str, str]:
+    def _final_status(self, run: Run) -> tuple[str, str]:
         """How a run that MLflow takes for running has ended, and why that is known; no status if it may still run."""
         tags = run.data.tags
         stage, key = tags.get(f"{PREFIX}.stage", ""), tags.get(f"{PREFIX}.key", "")

@@ -38,7 +38,7 @@ class UnknownLineage(GptcoreError):
     exit_code = 3
 
 
-def protected(settings: Settings) -> Protected:
+def find_protected(settings: Settings) -> Protected:
     """Every output and tracked run behind a registered model that has an alias (champion, challenger, previous, ...).
 
     Raises:

@@ -22,7 +22,7 @@ from flows.tracking.store import search_runs
 from flows.tracking.sync import forget
 from flows.upkeep.findings import Report
 from flows.upkeep.leftovers import remove_tree
-from flows.upkeep.protected import Output, Protected, protected, with_inputs
+from flows.upkeep.protected import Output, Protected, find_protected, with_inputs
 from gptcore.files import MANIFEST
 from gptcore.locking import hold, is_held
 
@@ -64,7 +64,7 @@ def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
     Raises:
         UnknownLineage: it cannot be told which models are in use, or what they were made from.
     """
-    used = protected(settings)
+    used = find_protected(settings)
     done = Cleaning(Report(dry_run), kept=tuple(used.models))
     store = StageStore(settings.store)
     for output in sorted(_stale_outputs(store, policy, used)):
@@ -98,7 +98,7 @@ def _remove_output(store: StageStore, output: Output, done: Cleaning) -> None:
     days = _age((folder / MANIFEST).stat().st_mtime)
     if is_held(store.lock(*output)):
         return
-    told = f"{days:.0f} days old, {_weighed(folder, done)}"
+    told = f"{days:.0f} days old, {_weigh(folder, done)}"
     if not done.report.dry_run:
         with hold(store.lock(*output), wait=False):
             remove_tree(store.retire(*output))
@@ -111,7 +111,7 @@ def _remove_old(done: Cleaning, paths: Iterator[Path], days: float | None, what:
         lock = path.with_name(f"{path.name.partition('.')[0]}.lock")
         if days is None or age <= days or is_held(lock):
             continue
-        told = f"{what}, {age:.0f} days old, {_weighed(path, done)}"
+        told = f"{what}, {age:.0f} days old, {_weigh(path, done)}"
         if not done.report.dry_run:
             with hold(lock, wait=False) if path.suffix == ".work" else nullcontext():
                 remove_tree(path)
@@ -136,7 +136,7 @@ def _age(moment: float) -> float:
     return (time.time() - moment) / _DAY
 
 
-def _weighed(path: Path, done: Cleaning) -> str:
+def _weigh(path: Path, done: Cleaning) -> str:
     """What a path holds, which is counted as freed."""
     size = sum(inside.stat().st_size for inside in [path, *path.rglob("*")] if inside.is_file())
     done.freed += size

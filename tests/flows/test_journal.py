@@ -16,10 +16,10 @@ from flows.tracking.journal import (
     Journal,
     close_abandoned,
     find_journal,
+    find_unfinished,
     is_local,
     new_run_id,
     open_journal,
-    unfinished,
 )
 from flows.tracking.points import Fold, Point
 from gptcore.errors import LockedError
@@ -109,12 +109,12 @@ def test_a_run_is_abandoned_when_its_process_is_gone_and_only_then(tmp_path: Pat
         assert owner.stdout.readline() == b"mine\n"
         assert journal.owned
         assert close_abandoned(journal, whole=False) is False
-        assert unfinished(tmp_path, stage="pretrain", key="k") is None
+        assert find_unfinished(tmp_path, stage="pretrain", key="k") is None
         with pytest.raises(LockedError, match="in use by process"), journal.writing():
             pass
         owner.kill()
     assert not journal.owned
-    found = unfinished(tmp_path, stage="pretrain", key="k")
+    found = find_unfinished(tmp_path, stage="pretrain", key="k")
     assert found is not None
     assert found.id == journal.id
     assert close_abandoned(journal, whole=False) is True
@@ -125,9 +125,9 @@ def test_a_run_is_abandoned_when_its_process_is_gone_and_only_then(tmp_path: Pat
 def test_a_run_that_ended_well_is_not_taken_up_again(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     journal.append("end", status="FINISHED", reason="", time=2)
-    assert unfinished(tmp_path, stage="pretrain", key="k") is None
+    assert find_unfinished(tmp_path, stage="pretrain", key="k") is None
     journal.append("begin", tags={})
-    assert unfinished(tmp_path, stage="pretrain", key="k") is not None
+    assert find_unfinished(tmp_path, stage="pretrain", key="k") is not None
 
 
 def test_a_state_that_cannot_be_read_counts_as_nothing_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

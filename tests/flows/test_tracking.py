@@ -19,7 +19,7 @@ from flows.tracking.journal import ENDED_WITHOUT_A_WORD, journals, new_run_id
 from flows.tracking.logger import flatten
 from flows.tracking.runs import TrackingError, connect, is_stop, pipeline_run, stage_run
 from flows.tracking.shipment import Shipment
-from flows.tracking.sync import forget, sync, tracked_id, waiting
+from flows.tracking.sync import find_mlflow_id, forget, sync, waiting
 from gptcore.errors import InterruptedRun
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def test_a_store_that_is_away_all_the_while_is_sent_everything_by_the_next_start
     ]
     away.unlink()
     assert sync(settings) == []
-    client, run_id = connect(settings), tracked_id(settings, run.local_id)
+    client, run_id = connect(settings), find_mlflow_id(settings, run.local_id)
     assert run_id is not None
     found = client.get_run(run_id)
     assert found.info.status == "FINISHED"
@@ -277,7 +277,7 @@ def test_a_process_that_died_is_told_as_killed_by_the_next_start(settings: Setti
     (left,) = (each for each in waiting(settings) if each.key == "died")
     assert not left.owned
     assert sync(settings) == []
-    run_id = tracked_id(settings, left.local_id)
+    run_id = find_mlflow_id(settings, left.local_id)
     assert run_id is not None
     found = client.get_run(run_id)
     assert found.info.status == "KILLED"

@@ -24,7 +24,7 @@ from flows.settings import Settings, environment, read_settings
 from flows.stages.outcome import Outcome
 from flows.stages.pipeline import Pipeline
 from flows.tracking.runs import TrackingError, connect
-from flows.tracking.sync import sync, tracked_id, waiting
+from flows.tracking.sync import find_mlflow_id, sync, waiting
 from gptcore.train import Progress
 
 pytestmark = [pytest.mark.flows, pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -112,7 +112,7 @@ def train(config: Pipeline, settings: Settings, at: dict[int, Callable[[], objec
 def history(settings: Settings, outcome: Outcome) -> tuple[str, History, list[str]]:
     """Status, points of the metrics that two equal runs share, and artifacts of a run in MLflow."""
     assert outcome.run_id is not None
-    client, run_id = connect(settings), tracked_id(settings, outcome.run_id)
+    client, run_id = connect(settings), find_mlflow_id(settings, outcome.run_id)
     assert run_id is not None
     run = client.get_run(run_id)
     points = {

@@ -196,7 +196,7 @@ publish(ModelRegistry(settings, {registry.name!r}, client=Dying()), 3, expected=
 def test_one_publisher_at_a_time(registry: ModelRegistry, settings: Settings, run_id: str) -> None:
     add(registry, run_id, "a")
     with (
-        registry.locked(),
+        registry.hold(),
         pytest.raises(LockedError, match="is in use by process"),
         hold(settings.registry / f"{registry.name}.lock", wait=False),
     ):

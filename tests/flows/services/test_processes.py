@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.services.processes import Process, ServiceError, chosen_port, end, flow_processes, launch, wait_until
+from flows.services.processes import Process, ServiceError, choose_port, end, flow_processes, launch, wait_until
 from flows.services.state import Member, State, changing, read_state, running_addresses, state_path
 from gptcore.errors import LockedError
 
@@ -75,10 +75,10 @@ def test_a_wanted_port_that_is_taken_is_refused_and_a_default_one_is_passed_over
         taken = server.getsockname()[1]
         told = rf"port {taken} is taken by process {os.getpid()} \(.+\); choose another by --mlflow-port"
         with pytest.raises(ServiceError, match=told):
-            chosen_port(taken, default=5000, option="--mlflow-port")
-        assert chosen_port(None, default=taken, option="--mlflow-port") != taken
-    assert chosen_port(taken, default=5000, option="--mlflow-port") == taken
-    assert chosen_port(0, default=5000, option="--mlflow-port") > 0
+            choose_port(taken, default=5000, option="--mlflow-port")
+        assert choose_port(None, default=taken, option="--mlflow-port") != taken
+    assert choose_port(taken, default=5000, option="--mlflow-port") == taken
+    assert choose_port(0, default=5000, option="--mlflow-port") > 0
 
 
 def test_the_runs_of_one_server_are_told_from_those_of_another(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from flows.services.prefect_api import PrefectApi
-from flows.services.processes import Process, chosen_port, end, flow_processes, launch, tail
+from flows.services.processes import Process, choose_port, end, flow_processes, launch, tail
 from flows.settings import read_settings
 from flows.tracking.runs import PREFIX, connect
 
@@ -61,7 +61,7 @@ class Topology:
 
     def __post_init__(self) -> None:
         for name in PORTS:
-            self.ports[name] = chosen_port(0, default=0, option="")
+            self.ports[name] = choose_port(0, default=0, option="")
 
     # --- what compose does with a text
 
