@@ -75,13 +75,13 @@ class _Bar:
 
 class _Lines:
     def __init__(self, stage: str) -> None:
-        self.stage, self.told, self.figures = stage, time.monotonic(), ""
+        self.stage, self.last_line, self.figures = stage, time.monotonic(), ""
 
     def __call__(self, progress: Progress) -> None:
         self.figures = _figures(progress) or self.figures
         now = time.monotonic()
-        if now - self.told >= _SECONDS_BETWEEN_LINES or progress.step == progress.n_steps:
-            self.told = now
+        if now - self.last_line >= _SECONDS_BETWEEN_LINES or progress.step == progress.n_steps:
+            self.last_line = now
             seconds = progress.metrics.get(SECONDS_LEFT, math.nan)
             left = f"{seconds:.0f} s left " if seconds > 0 else ""
             sys.stderr.write(f"{self.stage}: {progress.step}/{progress.n_steps} {left}{self.figures}\n")

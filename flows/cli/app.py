@@ -43,37 +43,41 @@ CorpusOption = Annotated[
 ]
 InitOption = Annotated[
     str | None,
-    typer.Option("--init", help="Instead of random weights: a checkpoint, a folder by transformers, or hf:REPO."),
+    typer.Option(
+        "--init",
+        help="Start from these weights instead of random ones: a checkpoint, a transformers folder, or hf:REPO.",
+    ),
 ]
-JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto (ask if one answers), required or off.")]
+JudgeOption = Annotated[str | None, typer.Option("--judge", help="auto (use one if it answers), required or off.")]
 JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Model tag on the Ollama server.")]
 OptimizerOption = Annotated[
-    str | None, typer.Option("--optimizer", help="adamw, or muon (with AdamW beside it): that of every training.")
+    str | None, typer.Option("--optimizer", help="Optimizer of every training: adamw, or muon with AdamW for the rest.")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Make the output anew even if nothing has changed.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all randomness.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild the output even if nothing has changed.")]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved settings, the plan and about what it costs.")
+    bool, typer.Option("--dry-run", help="Print the resolved settings, the plan and its estimated cost.")
 ]
 NprocOption = Annotated[
     int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
 ]
 ParallelOption = Annotated[
-    Literal["ddp", "fsdp"], typer.Option("--parallel", help="Copies of the model, or one spread over the processes.")
+    Literal["ddp", "fsdp"],
+    typer.Option("--parallel", help="A copy of the model in each process (ddp), or one sharded over them (fsdp)."),
 ]
 NnodesOption = Annotated[int, typer.Option("--nnodes", min=1, help="Machines; the others run: gptworks join.")]
 RdzvOption = Annotated[
     str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="This machine's name and a port, for the others.")
 ]
 RestartsOption = Annotated[
-    int, typer.Option("--max-restarts", min=0, help="Start all processes again so often when one dies.")
+    int, typer.Option("--max-restarts", min=0, help="How often to restart all processes after a crash.")
 ]
 RunnerOption = Annotated[
     Literal["threads", "dask", "ray"],
     typer.Option("--runner", help="Who prepares data and scores answers; dask and ray need their extra."),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="How many of them at once; by default as many as cores.")
+    int | None, typer.Option("--workers", min=1, help="How many at once; by default one per core.")
 ]
 LAUNCH = ("nproc", "parallel", "nnodes", "rdzv", "max_restarts")
 
@@ -144,7 +148,7 @@ def _run_flow(
     from flows.pipeline import pipeline
     from flows.stage_flows import FLOWS
 
-    # What a flow raises is told once, by `main`; the flow run keeps Prefect's own lines.
+    # What a flow raises is reported once, by `main`; the flow run keeps Prefect's own lines.
     logging.getLogger("prefect.flow_runs").propagate = False
     flow: Any = pipeline if name == "pipeline" else FLOWS[name]
     folder = None if data_dir is None else data_dir.absolute()
@@ -161,7 +165,9 @@ def _run_flow(
 
 
 def join(
-    rdzv: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What the command there has as --rdzv.")],
+    rdzv: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="HOST:PORT that the leading command was given as --rdzv.")
+    ],
     nproc: NprocOption = 1,
 ) -> None:
     """Give this machine's processes to a command on another one."""
@@ -199,7 +205,7 @@ def _print_summary(result: dict[str, Any]) -> None:
 
 app.command("pipeline", help="Run the whole chain.", epilog=epilog("pipeline"))(_flow_command("pipeline"))
 for _stage in STAGES.values():
-    app.command(_stage.name, help=f"{_stage.sentence} Makes what it needs first.", epilog=epilog(_stage.name))(
+    app.command(_stage.name, help=f"{_stage.sentence} Builds what it needs first.", epilog=epilog(_stage.name))(
         _flow_command(_stage.name)
     )
 _COMMANDS = (

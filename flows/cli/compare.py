@@ -18,12 +18,12 @@ _SAMPLES_SHOWN = 5
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN", help="Run that is compared with.")],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="Run whose difference from it is told.")],
+    first: Annotated[str, typer.Argument(metavar="RUN", help="Reference run.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="Run that is compared with it.")],
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 1,
     keep: Annotated[bool, typer.Option(help="Keep the comparison as a run of gptworks/compare.")] = True,
 ) -> None:
-    """Say in what two tracked runs differ: settings, metrics, items with intervals, samples side by side."""
+    """Show how two runs differ: settings, metrics, items with intervals, samples side by side."""
     from flows.judged_runs import compare as comparing
 
     settings = read_settings()
@@ -40,7 +40,7 @@ def _print(found: Comparison) -> None:
     console.print(f"first:  {found.first[1]} ({found.first[0]})", soft_wrap=True)
     console.print(f"second: {found.second[1]} ({found.second[0]})", soft_wrap=True)
     for note in found.notes:
-        console.print(f"[bold yellow]mind:[/] {note}", soft_wrap=True)
+        console.print(f"[bold yellow]note:[/] {note}", soft_wrap=True)
     for head, rows in tables(found).items():
         _table(head, [row for row in rows if not row[0].startswith("perf/")])
     for row in found.samples[:_SAMPLES_SHOWN]:

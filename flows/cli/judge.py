@@ -27,19 +27,19 @@ judge = typer.Typer(name="judge", help=_ABOUT, no_args_is_help=True, add_complet
 
 Model = Literal["instruct", "base", "lora"]
 ModelOfRunOption = Annotated[Model, typer.Option("--model", help="Whose responses in the run.")]
-RunOption = Annotated[str | None, typer.Option("--run", help="Evaluation whose items and judge's scores are taken.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="Evaluation whose items and judge scores are used.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random draws.")]
 JudgeModelOption = Annotated[
-    str | None, typer.Option(help="Judge to ask; by default the one that scored the last run, by its digest.")
+    str | None, typer.Option(help="Judge model; by default the one that scored the last run, by its digest.")
 ]
-JudgeUrlOption = Annotated[str | None, typer.Option(help="Where it is; by default as for evaluations.")]
-ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Items put to it at once.")]
+JudgeUrlOption = Annotated[str | None, typer.Option(help="Address of its server; by default that of evaluations.")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Requests at once.")]
 
 
 @judge.command(epilog=epilog("compare", JUDGE_EXAMPLES))
 def compare(
-    baseline: Annotated[str, typer.Argument(metavar="RUN", help="MLflow run that is compared with.")],
-    candidate: Annotated[str, typer.Argument(metavar="RUN", help="MLflow run that may be better.")],
+    baseline: Annotated[str, typer.Argument(metavar="RUN", help="Baseline MLflow run.")],
+    candidate: Annotated[str, typer.Argument(metavar="RUN", help="Candidate MLflow run.")],
     model: ModelOfRunOption = "instruct",
     baseline_model: Annotated[Model, typer.Option(help="Whose responses in the first run.")] = "instruct",
     pairwise: Annotated[
@@ -50,7 +50,7 @@ def compare(
     concurrency: ConcurrencyOption = 1,
     seed: SeedOption = 1,
 ) -> None:
-    """Say whether the second run is better than the first on the same items, by the same judge."""
+    """Test whether the second run is significantly better than the first on the same items, by the same judge."""
     from flows.judged_runs import runs as judge_runs
     from flows.judged_runs.pairs import Asking
 
@@ -74,7 +74,7 @@ def rank(
     concurrency: ConcurrencyOption = 1,
     seed: SeedOption = 1,
 ) -> None:
-    """Have a judge compare each two of the runs, in both orders, and order them by strength (Bradley-Terry)."""
+    """Have a judge compare each pair of runs, in both orders, and rank them by strength (Bradley-Terry)."""
     from flows.judged_runs.pairs import Asking
     from flows.judged_runs.runs import load_run
 
@@ -127,11 +127,11 @@ def label(
     run: Annotated[str, typer.Option("--run", help="Evaluation whose items are scored.")],
     out: Annotated[Path, typer.Option(help="csv file to add to.")],
     model: ModelOfRunOption = "instruct",
-    limit: Annotated[int | None, typer.Option(min=1, help="So many items, drawn at random; by default all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of random items; by default all.")] = None,
     rater: Annotated[str | None, typer.Option(help="Who scores; by default the user's name.")] = None,
     seed: SeedOption = 1,
 ) -> None:
-    """Score answers in the terminal, blind and in a random order; go on with the same command."""
+    """Score answers in the terminal, blind and in a random order; the same command resumes."""
     from flows.judged_runs.labels import Session, label_items
     from flows.judged_runs.runs import load_run
 
@@ -158,18 +158,18 @@ def _side_by_side(settings: Settings, runs: list[JudgedRun], asking: Asking) -> 
 def fake_ollama(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 11434,
-    scenario: Annotated[str, typer.Option(help="What every request meets; --list tells them all.")] = "score",
-    delay: Annotated[float, typer.Option(help="Seconds that an answer takes.")] = 0.0,
-    model: Annotated[str, typer.Option(help="The model that it has.")] = "llama3:latest",
-    also: Annotated[list[str] | None, typer.Option(help="A further model, for a panel; may come again.")] = None,
-    list_scenarios: Annotated[bool, typer.Option("--list", help="Print the scenarios and end.")] = False,
+    scenario: Annotated[str, typer.Option(help="Scenario of every request; --list prints them all.")] = "score",
+    delay: Annotated[float, typer.Option(help="Latency of an answer in seconds.")] = 0.0,
+    model: Annotated[str, typer.Option(help="Model that it serves.")] = "llama3:latest",
+    also: Annotated[list[str] | None, typer.Option(help="A further model, for a panel; repeatable.")] = None,
+    list_scenarios: Annotated[bool, typer.Option("--list", help="Print the scenarios and exit.")] = False,
 ) -> None:
-    """Serve an Ollama without a model until Ctrl-C, and say how many answers were asked."""
+    """Serve a fake Ollama without a model until Ctrl-C, then print how many answers were requested."""
     from eval.testing.fake_ollama import SCENARIOS, serve
 
     console = Console()
     if list_scenarios:
-        table = Table("scenario", "what a request meets")
+        table = Table("scenario", "what happens to a request")
         for name, what in SCENARIOS.items():
             table.add_row(name, what)
         console.print(table)
@@ -185,4 +185,4 @@ def fake_ollama(
             f"{', '.join(fake.digests)} ({scenario}) answers at {fake.url}; Ctrl-C ends it"
         ),
     )
-    console.print(f"{len(fake.calls)} answers asked")
+    console.print(f"{len(fake.calls)} answers requested")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_side_by_side(result: SideBySide) -> None:
-    """Validity first, then each match, what the places decided, and the strengths."""
+    """Validity first, then each match, the position bias, and the strengths."""
     found, console = result.tournament, Console()
     if result.invalid_because:
         console.print(
@@ -39,7 +39,7 @@ def print_side_by_side(result: SideBySide) -> None:
     console.print(matches)
     for match in found.matches:
         if match.rate is not None:
-            console.print(_about_places(match, match.rate), soft_wrap=True)
+            console.print(_position_bias(match, match.rate), soft_wrap=True)
     if found.strengths is not None:
         strengths = Table("model", "strength", "95% interval")
         for name, strength in found.strengths.strengths.items():
@@ -66,15 +66,23 @@ def print_comparison(result: Compared) -> None:
         ("difference", f"{paired.difference:+.2f} points", f"candidate minus baseline over {paired.n} items"),
         ("95% interval", f"{paired.low:+.2f} to {paired.high:+.2f}", "paired bootstrap over the items"),
         ("p", f"{found.p_adjusted:.4f}", "sign-flip permutation test"),
-        ("detectable", f"{paired.minimum_detectable:.2f} points", "what so many items show with 80% power"),
+        (
+            "detectable",
+            f"{paired.minimum_detectable:.2f} points",
+            "the smallest difference that this many items detect with 80% power",
+        ),
         ("bounds", f"{found.bound_low:+.2f} to {found.bound_high:+.2f}", f"with the {found.n_unscored} unscored"),
         (
             "passing",
             f"+{found.passes.gained} -{found.passes.lost}",
             f"at 60 points; McNemar p {found.passes.p_value:.3f}",
         ),
-        ("Wilcoxon p", f"{found.wilcoxon_p:.4f}", "secondary: about medians"),
-        ("equal length", _interval(result.at_equal_length.controlled), "points, if both answers were equally long"),
+        ("Wilcoxon p", f"{found.wilcoxon_p:.4f}", "secondary: compares medians"),
+        (
+            "equal length",
+            _interval(result.at_equal_length.controlled),
+            "points, adjusted to equal length of the answers",
+        ),
     )
     for row in rows:
         table.add_row(*row)
@@ -96,14 +104,18 @@ def print_calibration(result: Calibrated) -> None:
                 table.add_row(scorer, items, str(report.n), *map(_interval, figures))
     console.print(table)
     if not result.has_texts:
-        console.print("no columns response and reference: no baselines, and hard items are not told from easy ones")
+        console.print(
+            "no columns response and reference: no baselines, and hard items are not distinguished from easy ones"
+        )
     checks = Table("demand", "value", "bound", "")
     for check in result.acceptance.checks:
         passed = "[green]met[/]" if check.passed else f"[red]not met[/]: {check.meaning}"
         checks.add_row(check.name, f"{check.value:.3g}", f"{check.relation} {check.bound:.3g}", passed)
     console.print(checks)
     if not result.has_controls:
-        console.print("no controls ran with scores from a file: no judge is accepted by it; name its run: --run RUN")
+        console.print(
+            "scores from a file come without controls, so no judge is accepted by them; name its run: --run RUN"
+        )
     if result.corrected is not None:
         raw, moved = result.corrected.judge, result.corrected.corrected
         console.print(
@@ -115,10 +127,10 @@ def print_calibration(result: Calibrated) -> None:
     console.print(f"[bold red]rejected[/] by {failed}" if failed else "[bold green]accepted[/]", soft_wrap=True)
 
 
-def _about_places(match: Match, rate: WinRate) -> str:
+def _position_bias(match: Match, rate: WinRate) -> str:
     agree = f"the orders agree on {rate.consistency.mean:.0%} of the items ({rate.disagreements} ties by disagreement)"
     first = f"the answer shown first gets {rate.first_slot.mean:.0%}"
-    # items that all came out alike say nothing of how much they scatter
+    # items with equal outcomes give no estimate of their spread
     shows = f"; {rate.rate.n} items show a win rate {rate.minimum_detectable:.0%} away from 50%"
     return f"{match.candidate} against {match.baseline}: {agree}, {first}{shows if rate.minimum_detectable > 0 else ''}"
 

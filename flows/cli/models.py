@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 CheckpointArgument = Annotated[
     str,
-    typer.Argument(help="A checkpoint, a stage's output with one, a folder by transformers, a GGUF file, hf:REPO."),
+    typer.Argument(help="A checkpoint, a stage's output with one, a transformers folder, a GGUF file, or hf:REPO."),
 ]
 
 
 def quiet_prefect() -> None:
-    """Leave the terminal to progress bars and tables: Prefect's own lines only from warnings on."""
+    """Leave the terminal to progress bars and tables: only warnings and errors of Prefect's."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 
 
@@ -42,12 +42,12 @@ def table_console() -> Console:
 
 def runs(
     action: Annotated[
-        Literal["list", "sync"], typer.Argument(help="sync brings to MLflow what waits for it on this machine.")
+        Literal["list", "sync"], typer.Argument(help="sync sends the runs that wait on this machine to MLflow.")
     ] = "list",
     stage: Annotated[str, typer.Option(help="Stage whose runs are listed, or pipeline.")] = "pipeline",
-    limit: Annotated[int, typer.Option(help="The most runs to list.")] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of runs.")] = 20,
 ) -> None:
-    """List tracked runs, newest first, with their headline figures or why they have none; or send what waits."""
+    """List tracked runs, newest first, with their headline figures or why they have none; or send those that wait."""
     from flows.stages.every import STAGES
     from flows.tracking.runs import PREFIX, connect
 
@@ -68,8 +68,8 @@ def runs(
         shown = [f"{name} {value:.4g}" for name, value in sorted(run.data.metrics.items()) if _is_headline(name)]
         failure = run.data.tags.get(f"{PREFIX}.failure", "").partition("\n")[0]
         started = f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M}"
-        told = failure or ", ".join(shown)
-        table.add_row(run.info.run_id, run.info.run_name, started, run.info.status, Text(told))
+        text = failure or ", ".join(shown)
+        table.add_row(run.info.run_id, run.info.run_name, started, run.info.status, Text(text))
     console.print(table)
 
 
@@ -85,7 +85,7 @@ def _sync_runs() -> None:
         console.print(f"{run.stage} {run.key}: {state} ({local_id})", soft_wrap=True)
     console.print(f"{len(before) - len(left)} of {len(before)} runs that waited are in MLflow now")
     if left:
-        raise TrackingError(f"{len(left)} runs could not be sent to {settings.mlflow_uri}; the warnings say why")
+        raise TrackingError(f"{len(left)} runs could not be sent to {settings.mlflow_uri}; see the warnings")
 
 
 def _is_headline(name: str) -> bool:
@@ -94,7 +94,7 @@ def _is_headline(name: str) -> bool:
 
 
 def doctor(
-    judge_model: Annotated[str | None, typer.Option(help="Judge to look for instead of the default one.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Judge model to look for instead of the default one.")] = None,
 ) -> None:
     """Check versions, folders, tracking store and judge; the exit code is 1 if something essential is missing."""
     settings, console = read_settings(), table_console()
@@ -153,13 +153,13 @@ def _check_judge(judge_model: str | None) -> tuple[str, str]:
     except EvalError as error:
         states = {JudgeModelMissing: "no model", JudgeChanged: "changed", EvalConfigError: "unfit"}
         return states.get(type(error), "absent"), str(error)
-    told = f"{model.model} {model.digest[:12]} ({model.quantization}), Ollama {model.server_version} at {model.url}"
+    text = f"{model.model} {model.digest[:12]} ({model.quantization}), Ollama {model.server_version} at {model.url}"
     if "thinking" in model.capabilities:
         return "thinks", (
-            f"{told}; it is told not to think, and refused before the first item if its answers then lose their form;"
-            " one that does not think is quicker: ollama pull llama3"
+            f"{text}; its thinking is switched off, and it is refused before the first item if its answers lose"
+            " their form then; one that does not think is quicker: ollama pull llama3"
         )
-    return "ok", told
+    return "ok", text
 
 
 def _check_prefect() -> tuple[str, str]:
@@ -172,7 +172,7 @@ def _check_prefect() -> tuple[str, str]:
 
 
 def print_plan(config: Pipeline, name: str, *, data_dir: Path | None) -> None:
-    """The resolved configuration, and for each stage whether its output exists, and about what it costs."""
+    """The resolved configuration, and for each stage whether its output exists, and its estimated cost."""
     from flows.chain.plan import duration, plan
 
     console = Console()

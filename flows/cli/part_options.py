@@ -1,6 +1,6 @@
 """Options of commands for the parts of the data, read from their table when a command is called.
 
-So the parts of installed components have their options too, and one that cannot be loaded is told as any other error.
+So the parts of installed components have their options too, and one that cannot be loaded is reported as any error is.
 """
 
 from __future__ import annotations
@@ -74,4 +74,6 @@ def _rows_option(part: Part) -> inspect.Parameter:
 
 def _kind_option() -> Any:
     kinds = join_words([CORPUS, *(part.kind for part in list_parts())], "or")
-    return Annotated[str | None, typer.Option(help=f"What they are: {kinds}; by default the columns of each tell.")]
+    return Annotated[
+        str | None, typer.Option(help=f"Kind of data: {kinds}; by default recognised by the columns of each file.")
+    ]

@@ -1,4 +1,4 @@
-"""``gptworks plan``: what training a model on given GPUs would need, before any is rented.
+"""``gptworks plan``: estimates of what training a model on given GPUs needs, before any is rented.
 
 Only the options are here, so that ``--help`` is quick; ``flows/cli/plan_tables.py`` computes and prints.
 """
@@ -17,21 +17,25 @@ LayersOption = Annotated[int | None, typer.Option(help="Number of blocks, instea
 HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, instead of the preset's.")]
 ContextOption = Annotated[int | None, typer.Option(help="Context length, instead of the preset's.")]
 VocabOption = Annotated[int | None, typer.Option(help="Vocabulary size, instead of the preset's.")]
-GpusOption = Annotated[int, typer.Option(help="Number of GPUs; more than 8 are machines of 8.")]
+GpusOption = Annotated[int, typer.Option(help="Number of GPUs; more than 8 are on machines of 8 each.")]
 GpuOption = Annotated[str, typer.Option(help="Device: a100-40, a100-80, h100, l4, rtx4090, t4, cpu.")]
 TflopsOption = Annotated[float | None, typer.Option(help="Peak TFLOP/s, instead of the table's; cpu needs it.")]
 MemoryOption = Annotated[float | None, typer.Option(help="GB of a GPU; for cpu, by default, those of this machine.")]
 ParallelOption = Annotated[Literal["auto", "ddp", "fsdp"], typer.Option(help="auto: ddp if it fits, else fsdp.")]
 PrecisionOption = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="By default bf16, where the device has it.")
+    Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="By default bf16, where the device supports it.")
 ]
-MicroOption = Annotated[int | None, typer.Option(help="Samples of a forward pass; default: the most that fit.")]
-BatchOption = Annotated[int | None, typer.Option(help="Samples of a step over all GPUs; default: 524,288 tokens.")]
+MicroOption = Annotated[int | None, typer.Option(help="Samples per forward pass; default: the most that fit.")]
+BatchOption = Annotated[int | None, typer.Option(help="Samples per step over all GPUs; default: 524,288 tokens.")]
 CheckpointOption = Annotated[bool, typer.Option("--checkpoint-activations", help="Recompute each block's activations.")]
-MfuOption = Annotated[float | None, typer.Option(help="Share of the peak rate that is reached; default: 0.35.")]
+MfuOption = Annotated[
+    float | None, typer.Option(help="Model FLOP utilization (share of the peak rate); default: 0.35.")
+]
 TokensOption = Annotated[float | None, typer.Option(help="Training tokens, as in 1e10; default: 20 per parameter.")]
-PriceOption = Annotated[float | None, typer.Option(help="Dollars of a GPU-hour.")]
-BandwidthOption = Annotated[float | None, typer.Option(help="GB/s of a ring over the GPUs (nccl-tests' busbw).")]
+PriceOption = Annotated[float | None, typer.Option(help="Price of a GPU-hour in dollars.")]
+BandwidthOption = Annotated[
+    float | None, typer.Option(help="Bandwidth of a ring over the GPUs in GB/s (nccl-tests' busbw).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
@@ -57,7 +61,7 @@ def plan(
     bandwidth: BandwidthOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print parameters, memory of a GPU, communication, speed and cost of a training."""
+    """Estimate memory, communication, speed and cost of a training."""
     from flows.cli import plan_tables
     from gptcore.scaling import Job, usual_batch_size
 

@@ -54,7 +54,7 @@ def model_of(name: str, sizes: dict[str, int]) -> GPTConfig:
     """A preset with other sizes.
 
     Raises:
-        ConfigError: there is no such preset, or the sizes cannot be.
+        ConfigError: the preset is unknown, or the sizes do not fit together.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown model {name!r}{nearest(name, PRESETS)}")
@@ -74,7 +74,7 @@ def device_of(
         raise ConfigError(f"unknown gpu {name!r}{nearest(name, GPUS)}")
     for option, value in (("--tflops", tflops), ("--memory", memory)):
         if value is not None and not value > 0:
-            raise ConfigError(f"{option} is {value}; it must be above 0")
+            raise ConfigError(f"{option}: expected a value above 0, got {value}")
     gpu = GPUS[name]
     numbers = precision or _usual_precision(gpu)
     if tflops is not None:
@@ -162,8 +162,8 @@ def _verdict(job: Job, console: Console) -> None:
     if scaling.fits(job):
         console.print(f"[bold green]fits[/]: {total:.1f} of {room}", highlight=False, soft_wrap=True)
         return
-    console.print(f"[bold red]does not fit[/]: {total:.1f} GB, but there are {room}", highlight=False, soft_wrap=True)
-    table = _table("what would change it", "GB", "", title="Remedies")
+    console.print(f"[bold red]does not fit[/]: {total:.1f} GB, more than the {room}", highlight=False, soft_wrap=True)
+    table = _table("what would make it fit", "GB", "", title="Remedies")
     for remedy in scaling.remedies(job):
         table.add_row(remedy.change, f"{remedy.total / 1e9:.1f}", "fits" if remedy.fits else "not enough")
     console.print(table)
@@ -174,17 +174,17 @@ def _speed_table(found: Plan) -> Table:
     sent = scaling.communication(job)
     table = _table("step, speed, cost", "", title="Time")
     rows = {
-        "FLOP of a token, forward and backward": f"{scaling.flops_per_token(job.model):.3e}",
-        "computing, of a step": f"{speed.compute_seconds:.3f} s",
-        "update, of a step": f"{speed.update_seconds:.3f} s",
+        "FLOP per token, forward and backward": f"{scaling.flops_per_token(job.model):.3e}",
+        "computing per step": f"{speed.compute_seconds:.3f} s",
+        "update per step": f"{speed.update_seconds:.3f} s",
     }
     if job.n_gpus > 1:
         names = {"all_reduce": "all-reduce", "all_gather": "all-gather", "reduce_scatter": "reduce-scatter"}
         rows |= {f"sent by each GPU, {names[k]}": f"{n / 1e9:.2f} GB" for k, n in sent._asdict().items() if n}
         rows[f"exchange at {found.bandwidth:g} GB/s"] = f"{speed.communication_seconds:.3f} s"
-        rows["... of it not hidden behind computing"] = f"{speed.exposed_seconds:.3f} s"
+        rows["... of it not overlapped with computing"] = f"{speed.exposed_seconds:.3f} s"
     rows |= {
-        "tokens a second": f"{speed.tokens_per_second:,.0f}",
+        "tokens per second": f"{speed.tokens_per_second:,.0f}",
         "tokens": f"{cost.n_tokens:,} ({cost.n_tokens / scaling.count_parameters(job.model).total:.0f} per parameter)",
         "steps": f"{cost.n_steps:,}",
         "hours": f"{cost.hours:,.1f}",

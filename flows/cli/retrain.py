@@ -25,7 +25,7 @@ data = typer.Typer(name="data", help="Add data for the next retraining.", no_arg
 """``gptworks data ...``"""
 
 PresetOption = Annotated[
-    Literal["demo", "book", "tiny"], typer.Option("--preset", help="Whose chain is trained again.")
+    Literal["demo", "book", "tiny"], typer.Option("--preset", help="Preset whose chain is retrained.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a setting of the chain; repeatable.")]
 PolicyOption = Annotated[
@@ -36,10 +36,12 @@ GateOption = Annotated[
     typer.Option("--gate", help="Change a demand, as in primary=accuracy; repeatable; values are JSON."),
 ]
 AloneOption = Annotated[bool, typer.Option("--added-alone", help="Leave out the preset's own data.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Train whatever thresholds and earlier gates say.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say whether it would train, why, and what it costs.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Train regardless of thresholds and earlier gates.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show whether it would train, why, and the estimated cost.")
+]
 ModelOption = Annotated[str, typer.Option("--model", help="Registered model.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the version.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason; kept with the version.")]
 
 
 def retrain(
@@ -52,7 +54,7 @@ def retrain(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Train again if there is reason to, compare with the champion, and publish what is better."""
+    """Retrain when the policy triggers, compare with the champion, and publish what is better."""
     settings = read_settings()
     with leave_nothing(settings):
         server_answers = begin_server(settings) if not dry_run else None
@@ -72,12 +74,12 @@ def retrain(
     folder = None if data_dir is None else data_dir.absolute()
     with stoppable("retrain"):
         server_answers()
-        told: dict[str, Any] = flow(preset, sets, own, folder, force, None, wanted, demands)  # type: ignore[assignment]
+        ended: dict[str, Any] = flow(preset, sets, own, folder, force, None, wanted, demands)  # type: ignore[assignment]
     console = Console()
-    console.print(f"{told['model']}: [bold]{told['outcome']}[/] ({told['cause']})")
-    console.print(told["reason"], markup=False, soft_wrap=True)
+    console.print(f"{ended['model']}: [bold]{ended['outcome']}[/] ({ended['cause']})")
+    console.print(ended["reason"], markup=False, soft_wrap=True)
     console.print(
-        f"version {told['version']}, champion {told['champion']}, MLflow run {told['run_id']}", soft_wrap=True
+        f"version {ended['version']}, champion {ended['champion']}, MLflow run {ended['run_id']}", soft_wrap=True
     )
 
 
@@ -91,11 +93,11 @@ def promote(
     from flows.registry.versions import ModelRegistry
 
     found = publish(ModelRegistry(read_settings(), model), version, reason=reason)
-    Console().print(f"{model}: version {found.number} is champion; back again: gptworks rollback --model {model}")
+    Console().print(f"{model}: version {found.number} is champion; to undo: gptworks rollback --model {model}")
 
 
 def rollback(reason: ReasonOption, model: ModelOption = "gptworks-demo") -> None:
-    """Make the champion before the present one champion again."""
+    """Roll back to the previous champion."""
     from flows.registry.publish import rollback as go_back
     from flows.registry.versions import ModelRegistry
 
@@ -110,13 +112,13 @@ def lineage(
     """Print what a version was made from, back to the source files."""
     from flows.registry.lineage import lineage as chain
 
-    told: set[str] = set()
+    expanded: set[str] = set()
 
     def grow(tree: Tree, link: Link) -> None:
-        if link.made_from and link.name in told:
+        if link.made_from and link.name in expanded:
             tree.add(f"{link.name} [dim](above)[/]")
             return
-        told.add(link.name)
+        expanded.add(link.name)
         branch = tree.add(_describe(link))
         for inner in link.made_from:
             grow(branch, inner)
@@ -138,9 +140,11 @@ def _describe(link: Link) -> str:
 def add(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders with files.")],
     kind: str | None = None,
-    link: Annotated[bool, typer.Option(help="Link instead of copying; the originals must never change again.")] = False,
+    link: Annotated[
+        bool, typer.Option(help="Link instead of copying; the originals must not change afterwards.")
+    ] = False,
 ) -> None:
-    """Take in data for the next retraining, after reading it through; a Prefect server is told."""
+    """Validate and add data for the next retraining, and notify a Prefect server."""
     from flows.sources.added import DataFolder
     from flows.sources.added_events import tell_added
 
@@ -159,12 +163,12 @@ data.command("add", epilog=epilog("add", DATA_EXAMPLES))(WithParts(add))
 
 
 @data.command("remove", epilog=epilog("remove", DATA_EXAMPLES))
-def remove(sha256: Annotated[str, typer.Argument(help="How the file's sha256 begins.")]) -> None:
-    """Use a file no more, from the next chain on."""
+def remove(sha256: Annotated[str, typer.Argument(help="Prefix of the file's sha256.")]) -> None:
+    """Exclude a file from the next chain on."""
     from flows.sources.added import DataFolder
 
     gone = DataFolder(read_settings().added_data).remove(sha256)
-    Console().print(f"{gone.origin} is not used any more; the next retraining is without it", soft_wrap=True)
+    Console().print(f"{gone.origin} is removed; the next retraining does not use it", soft_wrap=True)
 
 
 @data.command("list", epilog=epilog("list", DATA_EXAMPLES))
@@ -209,7 +213,7 @@ def _change_policy(model: Any, option: str, changes: list[str] | None) -> Any:
     for change in changes or []:
         name, equals, text = change.partition("=")
         if not equals:
-            raise ConfigError(f"{option} {change!r} must have the form name=value")
+            raise ConfigError(f"{option}: expected name=value, got {change!r}")
         try:
             values[name.strip()] = json.loads(text)
         except ValueError:
@@ -217,5 +221,5 @@ def _change_policy(model: Any, option: str, changes: list[str] | None) -> Any:
     try:
         return model(**values)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigError(f"{option}: {told} (known: {', '.join(sorted(model.model_fields))})") from error
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigError(f"{option}: {problems} (known: {', '.join(sorted(model.model_fields))})") from error

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 PrefectPortOption = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, help="Port of Prefect's server; 0 takes any free one. [default: 4200 if free]"),
+    typer.Option(min=0, max=65535, help="Port of Prefect's server; 0 chooses a free one. [default: 4200 if free]"),
 ]
 MlflowPortOption = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, help="Port of MLflow's server; 0 takes any free one. [default: 5000 if free]"),
+    typer.Option(min=0, max=65535, help="Port of MLflow's server; 0 chooses a free one. [default: 5000 if free]"),
 ]
-LimitOption = Annotated[int, typer.Option(min=1, help="How many runs may go on at once.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="Maximum number of concurrent runs.")]
 TypeOption = Annotated[
     Literal["process", "docker", "kubernetes"],
-    typer.Option("--type", help="What a run becomes: a process of the worker, a container, or a job of a cluster."),
+    typer.Option("--type", help="Where a run executes: a process of the worker, a container, or a job of a cluster."),
 ]
 
 
 def up(prefect_port: PrefectPortOption = None, mlflow_port: MlflowPortOption = None, limit: LimitOption = 1) -> None:
-    """Start Prefect's server, MLflow's and a worker on this machine, deploy every flow, and come back."""
+    """Start Prefect's server, MLflow's and a worker on this machine, deploy every flow, and return."""
     from flows.services import embedded
 
     wanted = embedded.Wanted(prefect_port=prefect_port, mlflow_port=mlflow_port, limit=limit)
@@ -49,7 +49,7 @@ def up(prefect_port: PrefectPortOption = None, mlflow_port: MlflowPortOption = N
 
 
 def down() -> None:
-    """End what up has started. A training writes a checkpoint first, and goes on after the next up."""
+    """Stop what up has started. A training saves a checkpoint first, and resumes after the next up."""
     from flows.services import embedded
 
     if not embedded.down(read_settings(), say=_say):
@@ -57,7 +57,7 @@ def down() -> None:
 
 
 def status() -> None:
-    """Show what runs, where, how it is, and what waits; the exit code is 1 if something is not well."""
+    """Show services, their health and waiting runs; the exit code is 1 if something is unhealthy."""
     from flows.services.state import read_state
     from flows.services.status import report
 
@@ -72,7 +72,7 @@ def status() -> None:
 
 
 def deploy(kind: TypeOption = "process", limit: LimitOption = 1) -> None:
-    """Make the work pool on the server of PREFECT_API_URL and deploy every flow of prefect.yaml to it."""
+    """Create the work pool on the server of PREFECT_API_URL and deploy every flow of prefect.yaml to it."""
     from flows.services import deploy as deploying
 
     with _prefect() as api:
@@ -82,12 +82,14 @@ def deploy(kind: TypeOption = "process", limit: LimitOption = 1) -> None:
 
 def worker(
     kind: TypeOption = "process",
-    limit: Annotated[int | None, typer.Option(min=1, help="Most runs at once, of all queues together.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of concurrent runs of all queues together.")
+    ] = None,
     with_healthcheck: Annotated[
-        bool, typer.Option("--with-healthcheck", help="Answer at PREFECT_WORKER_WEBSERVER_PORT whether all is well.")
+        bool, typer.Option("--with-healthcheck", help="Serve a health check at PREFECT_WORKER_WEBSERVER_PORT.")
     ] = False,
 ) -> None:
-    """Run a worker in this terminal; told to stop, it has its runs write a checkpoint and go on later."""
+    """Run a worker in this terminal; on SIGTERM its runs save a checkpoint and stop, to resume later."""
     from flows.services.worker import work
     from flows.upkeep import reconcile as look_after
 
@@ -98,15 +100,15 @@ def worker(
 
 
 def drain(
-    stop: Annotated[bool, typer.Option("--stop", help="Cancel the runs, which write a checkpoint first.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Cancel the runs, which save a checkpoint first.")] = False,
     seconds: Annotated[
         float | None, typer.Option(help="How long to wait. [default: 90 with --stop, else a day]")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Take work again; runs that a drain has stopped go on.")
+        bool, typer.Option("--resume", help="Take work again; runs that a drain has stopped resume.")
     ] = False,
 ) -> None:
-    """Empty the workers: no new runs, and wait for those there are; --resume ends it."""
+    """Drain the workers: start no new runs and wait for the running ones; --resume ends it."""
     from flows.services import drain as draining
 
     with _prefect() as api:
@@ -118,10 +120,10 @@ def drain(
 
 
 def reconcile(
-    max_attempts: Annotated[int, typer.Option(min=1, help="How often a run that crashes is begun in all.")] = 3,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    max_attempts: Annotated[int, typer.Option(min=1, help="Maximum number of attempts of a run that crashes.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
 ) -> None:
-    """Close runs without a process, have crashed ones go on, skip missed ones, remove what is half-written."""
+    """Close runs without a process, resume crashed ones, skip missed ones, remove half-written files."""
     from flows.upkeep import Policy
     from flows.upkeep import reconcile as look_after
 
@@ -131,16 +133,16 @@ def reconcile(
 
 
 def clean(
-    days: Annotated[float, typer.Option(min=0, help="Keep outputs for so many days that no model in use needs.")] = 30,
-    newest: Annotated[int, typer.Option(min=0, help="Keep so many outputs of each stage, however old.")] = 2,
-    work_days: Annotated[float, typer.Option(min=0, help="Keep interrupted work for so many days.")] = 14,
-    run_days: Annotated[float, typer.Option(min=0, help="Keep tracked runs that failed for so many days.")] = 30,
+    days: Annotated[float, typer.Option(min=0, help="Days to keep outputs that no model in use needs.")] = 30,
+    newest: Annotated[int, typer.Option(min=0, help="Number of outputs of each stage to keep, however old.")] = 2,
+    work_days: Annotated[float, typer.Option(min=0, help="Days to keep interrupted work.")] = 14,
+    run_days: Annotated[float, typer.Option(min=0, help="Days to keep tracked runs that failed.")] = 30,
     download_days: Annotated[
-        float | None, typer.Option(min=0, help="Keep downloads for so many days. [default: for ever]")
+        float | None, typer.Option(min=0, help="Days to keep downloads. [default: forever]")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:
-    """Show the outputs, interrupted work and failed runs that are old and not in use, and with --yes remove them."""
+    """List old outputs, interrupted work and failed runs that are not in use, and remove them with --yes."""
     from flows.upkeep.retention import Retention
     from flows.upkeep.retention import clean as tidy
 
@@ -155,7 +157,7 @@ def clean(
     _show_findings(done.report)
     _say(f"{done.freed / 1e6:.1f} MB; in use and kept: {', '.join(done.kept) or 'no model'}")
     if not yes and done.report.findings:
-        _say("nothing was removed yet: gptworks clean --yes")
+        _say("nothing was removed yet; to remove: gptworks clean --yes")
 
 
 @contextmanager
@@ -165,10 +167,10 @@ def _prefect() -> Iterator[PrefectApi]:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise ConfigError(
-            "no Prefect server is known: start one by gptworks up, or have PREFECT_API_URL name one that runs"
+            "no Prefect server is known; start one with gptworks up, or set PREFECT_API_URL to a running one"
         )
     with PrefectApi(url) as api:
-        api.flow_names()  # refuses now what would be refused later: no answer, no login
+        api.flow_names()  # fails now instead of later where nothing answers or the login is refused
         yield api
 
 

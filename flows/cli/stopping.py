@@ -16,7 +16,7 @@ def stoppable(name: str) -> Iterator[None]:
 
     A flow raises Prefect's exception on SIGTERM, and sends itself the signal again when all is closed.
     """
-    stopped = InterruptedRun(f"{name} was stopped; the same command goes on with what is left undone")
+    stopped = InterruptedRun(f"{name} was stopped; the same command resumes it")
 
     def stop(number: int, frame: object) -> None:
         del number, frame

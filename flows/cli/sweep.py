@@ -17,15 +17,19 @@ from flows.settings import read_settings
 
 
 def sweep(
-    stage: Annotated[str, typer.Argument(help="The stage that is made in each trial.")],
+    stage: Annotated[str, typer.Argument(help="The stage that each trial runs.")],
     vary: Annotated[
         list[str], typer.Option("--vary", help="SETTING=a,b,c or SETTING=low:high[:log][:int]; repeatable.")
     ],
     *,
-    trials: Annotated[int | None, typer.Option(min=1, help="Let Optuna propose so many; by default a grid.")] = None,
-    objective: Annotated[str, typer.Option(help="The stage's metric that is to be best.")] = "val/loss",
-    maximize: Annotated[bool, typer.Option("--maximize", help="More of the objective is better.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials for Optuna to propose; by default a grid.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="The stage's metric to optimize.")] = "val/loss",
+    maximize: Annotated[
+        bool, typer.Option("--maximize", help="Maximize the objective instead of minimizing it.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Concurrent trials.")] = 1,
     runner: Annotated[
         Literal["threads", "dask", "ray"], typer.Option(help="threads: this machine; the others need their extra.")
     ] = "threads",
@@ -35,7 +39,7 @@ def sweep(
     corpus: Annotated[list[Path] | None, typer.Option(help="Own texts, as for pipeline.")] = None,
     rows: Mapping[str, Path],
 ) -> None:
-    """Make one stage with many settings, and compare what came of it."""
+    """Run one stage with many settings, and compare the results."""
     server_answers = begin_server(read_settings())
     from flows.chain.request import OwnData
     from flows.sweep.flow import Sweep

@@ -13,18 +13,22 @@ from flows.settings import read_settings
 if TYPE_CHECKING:
     from gptcore.text import TextModel
 
-TokensOption = Annotated[int, typer.Option(help="The most tokens to add.")]
-TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token; higher draws more widely.")]
-TopKOption = Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens only.")]
-TopPOption = Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")]
+TokensOption = Annotated[int, typer.Option(help="Maximum number of tokens to generate.")]
+TemperatureOption = Annotated[
+    float, typer.Option(help="0 takes the most likely token; higher values sample more widely.")
+]
+TopKOption = Annotated[int | None, typer.Option(help="Sample among the k most likely tokens only.")]
+TopPOption = Annotated[
+    float | None, typer.Option(help="Sample among the most likely tokens that reach this probability.")
+]
 MinPOption = Annotated[
-    float | None, typer.Option(help="Draw among those with at least this share of the likeliest one's probability.")
+    float | None, typer.Option(help="Sample among tokens with at least this share of the highest probability.")
 ]
 PenaltyOption = Annotated[
-    float, typer.Option("--repetition-penalty", help="Above 1 speaks against tokens that were there before.")
+    float, typer.Option("--repetition-penalty", help="Above 1 penalizes tokens that occurred before.")
 ]
-StopOption = Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; repeatable.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the draws.")]
+StopOption = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of sampling.")]
 TemplateOption = Annotated[str | None, typer.Option(help="Prompt template instead of the checkpoint's own.")]
 
 
@@ -43,11 +47,11 @@ def generate(
     draft: Annotated[
         str | None,
         typer.Option(
-            help="A smaller checkpoint with the same tokenizer that drafts ahead: the same greedy answer, sooner."
+            help="Smaller checkpoint with the same tokenizer for speculative decoding: the same greedy answer, sooner."
         ),
     ] = None,
 ) -> None:
-    """Continue a prompt, or answer it if the model was instructed."""
+    """Continue a prompt, or answer it if the model was fine-tuned on instructions."""
     from gptcore.generation import Sampling
 
     sampling = Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
@@ -57,7 +61,7 @@ def generate(
         Console().print(text, markup=False, soft_wrap=True)
         Console(stderr=True).print(
             f"{len(found.tokens)} tokens in {found.n_passes} passes of the model; of {found.n_drafted} drafted tokens "
-            f"{found.n_accepted} stayed",
+            f"{found.n_accepted} were accepted",
             style="dim",
             soft_wrap=True,
         )
@@ -78,7 +82,7 @@ def chat(
     seed: SeedOption = 0,
     template: TemplateOption = None,
 ) -> None:
-    """Talk to an instructed model; each line is answered by itself. An empty line or Ctrl-D ends it."""
+    """Chat with an instruction-tuned model; each line is answered by itself. An empty line or Ctrl-D ends it."""
     from gptcore.generation import Sampling
 
     sampling = Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)

@@ -56,13 +56,13 @@ class TextGeneration(PythonModel):
             DataError: a prompt is no text.
         """
         del context
-        told = {**{spec.name: spec.default for spec in _PARAMS}, **(params or {})}
+        values = {**{spec.name: spec.default for spec in _PARAMS}, **(params or {})}
         sampling = Sampling(
-            max_new_tokens=int(told["max_tokens"]),
-            temperature=float(told["temperature"]),
-            top_k=int(told["top_k"]) or None,
-            top_p=float(told["top_p"]),
-            seed=int(told["seed"]),
+            max_new_tokens=int(values["max_tokens"]),
+            temperature=float(values["temperature"]),
+            top_k=int(values["top_k"]) or None,
+            top_p=float(values["top_p"]),
+            seed=int(values["seed"]),
         )
         prompts = _texts(model_input, "prompt")
         extra = _texts(model_input.fillna({"input": ""}), "input") if "input" in model_input else [""] * len(prompts)

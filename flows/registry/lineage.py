@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Found = tuple[tuple[str, ...], Mapping[str, str]]
 """What is known of an output, in words, and its inputs."""
 _SOURCE = "source/"
-_TOLD = ("promoted", "gate.verdict", "gate.reason", "why", "parent", "code", "rolled_back")
+_FACTS = ("promoted", "gate.verdict", "gate.reason", "why", "parent", "code", "rolled_back")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
         made = _from_store(StageStore(settings.store), keys, main, origins)
     else:
         made = _from_runs(connect(settings), version.stage_runs(), keys, main, origins)
-    told = (f"{fact}: {version.tags[f'{PREFIX}.{fact}']}" for fact in _TOLD if f"{PREFIX}.{fact}" in version.tags)
-    return Link(f"{name} version {version.number}", tuple(told), made)
+    facts = (f"{fact}: {version.tags[f'{PREFIX}.{fact}']}" for fact in _FACTS if f"{PREFIX}.{fact}" in version.tags)
+    return Link(f"{name} version {version.number}", tuple(facts), made)
 
 
 def _parse(model: str) -> tuple[str, int | None, str]:

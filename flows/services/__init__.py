@@ -1,1 +1,1 @@
-"""The servers and workers of one machine: start, stop, look after, empty."""
+"""The servers and workers of one machine: start, stop, monitor, drain."""

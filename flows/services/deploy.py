@@ -1,4 +1,4 @@
-"""Make the work pool and its queues, and deploy every flow of prefect.yaml to it."""
+"""Create the work pool and its queues, and deploy every flow of prefect.yaml to it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pool_template(kind: PoolType, *, folder: Path = ROOT / "deploy") -> dict[str
     variables = template["variables"]["properties"]
     for name, value in given.get("defaults", {}).items():
         if name not in variables:
-            raise ConfigError(f"{path}: {name!r} is no variable of a {kind} pool; these are: {', '.join(variables)}")
+            raise ConfigError(f"{path}: a {kind} pool has no variable {name!r}; expected one of {', '.join(variables)}")
         variables[name]["default"] = value
     defaults = {name: facts["default"] for name, facts in variables.items() if facts.get("default") is not None}
     for error in jsonschema.Draft202012Validator(template["variables"]).iter_errors(defaults):
@@ -52,7 +52,7 @@ def pool_template(kind: PoolType, *, folder: Path = ROOT / "deploy") -> dict[str
         template["job_configuration"][part] = value
     unknown = set(_PLACEHOLDER.findall(json.dumps(template["job_configuration"]))) - set(variables)
     if unknown:
-        raise ConfigError(f"{path}: no variables of a {kind} pool: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"{path}: a {kind} pool has no variables {', '.join(sorted(unknown))}")
     return template
 
 
@@ -68,19 +68,19 @@ def prefect_template(kind: PoolType) -> dict[str, Any]:
 def deploy(
     api: PrefectApi, *, environment: Mapping[str, str], kind: PoolType = "process", limit: int = 1, folder: Path = ROOT
 ) -> str:
-    """Make pool and queues, and deploy every flow of ``folder``'s prefect.yaml; what is there is brought up to date.
+    """Create pool and queues, and deploy every flow of ``folder``'s prefect.yaml; what is there is brought up to date.
 
     ``environment`` holds all variables of the ``prefect`` command that deploys; ``limit`` runs of the pool's own queue
     may go on at once. Gives what the command printed.
 
     Raises:
         ServiceError: the server does not answer, or refuses a deployment.
-        ConfigError: there is no prefect.yaml.
+        ConfigError: the folder has no prefect.yaml.
     """
     if not (folder / "prefect.yaml").is_file():
-        raise ConfigError(f"there is no prefect.yaml in {folder}; deploy from a clone of the project, or its image")
+        raise ConfigError(f"{folder} has no prefect.yaml; deploy from a clone of the project, or its image")
     api.put_pool(POOL, kind=kind, template=pool_template(kind, folder=folder / "deploy"))
-    # A run that died without a word keeps its place until reconcile, which needs another place to find that out.
+    # A run that was killed keeps its slot until reconcile, which needs another slot to find that out.
     api.put_queue(POOL, "default", limit=limit, priority=2)
     api.put_queue(POOL, UPKEEP, limit=1, priority=1)
     done = subprocess.run(

@@ -21,40 +21,40 @@ def drain(
 ) -> list[Row]:
     """Pause the pool, then wait until no run is left but those of the ids ``except_for``; the runs that were there.
 
-    With ``stop`` they are cancelled, which has them write a checkpoint, instead of waiting for their end.
+    With ``stop`` they are cancelled, which makes them save a checkpoint, instead of waiting for their end.
 
     Raises:
         ServiceError: some have not ended after ``seconds``; names them. The pool stays paused.
     """
     if api.pool(POOL) is None:
-        raise ServiceError(f"there is no work pool {POOL!r} at {api.url}; gptworks deploy makes it")
+        raise ServiceError(f"{api.url} has no work pool {POOL!r}; create it with gptworks deploy")
     api.pause_pool(POOL, paused=True)
     say(f"pool {POOL} is paused: no worker takes a new run")
     there = _runs(api, except_for)
     for run in there:
         stopped = stop and run["work_queue_name"] != UPKEEP  # those end within seconds
         if stopped:
-            api.cancel(run["id"], message=f"{DRAINED}; gptworks drain --resume has it go on")
+            api.cancel(run["id"], message=f"{DRAINED}; gptworks drain --resume resumes it")
         say(f"{'stopping' if stopped else 'waiting for'} {run['name']} ({run['state_name']})")
     deadline = time.monotonic() + seconds
     while left := _runs(api, except_for):
         if time.monotonic() > deadline:
             names = ", ".join(f"{run['name']} ({run['state_name']})" for run in left)
-            how = "look at the worker's log" if stop else "wait on, or stop them with a checkpoint: --stop"
+            how = "look at the worker's log" if stop else "wait longer, or stop them with a checkpoint: --stop"
             raise ServiceError(f"not ended after {seconds:.0f} s: {names}; {how}. The pool stays paused")
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     return there
 
 
 def resume(api: PrefectApi, *, say: Callable[[str], None]) -> list[Row]:
-    """Let the pool give out work again, and have the runs that ``drain`` stopped go on; those runs."""
+    """Let the pool give out work again, and resume the runs that ``drain`` stopped; those runs."""
     api.pause_pool(POOL, paused=False)
-    say(f"pool {POOL} gives out work again")
+    say(f"pool {POOL} is resumed")
     recent = api.runs(states=["CANCELLED"], since=datetime.now(UTC) - _LONGEST_MAINTENANCE)
     stopped = [run for run in recent if _was_drained(api, run)]
     for run in stopped:
-        api.set_state(run["id"], "SCHEDULED", name="AwaitingRetry", message="goes on after gptworks drain")
-        say(f"{run['name']} goes on")
+        api.set_state(run["id"], "SCHEDULED", name="AwaitingRetry", message="resumed after gptworks drain")
+        say(f"{run['name']} resumes")
     return stopped
 
 

@@ -1,6 +1,6 @@
 """All services on this machine without a container: Prefect's server, MLflow's, one worker, every flow deployed.
 
-They listen on loopback only, keep their data below the project's folder, and go on when the terminal is closed.
+They listen on loopback only, keep their data below the project's folder, and keep running when the terminal is closed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Wanted:
 
 
 def up(settings: Settings, wanted: Wanted, *, say: Say) -> State:
-    """Start what does not run yet, and deploy every flow; ``say`` is told of each step.
+    """Start what does not run yet, and deploy every flow; ``say`` is called with each step.
 
     MLflow's runs stay in the SQLite file that commands without a server use.
 
@@ -65,7 +65,7 @@ def up(settings: Settings, wanted: Wanted, *, say: Say) -> State:
         _check_addresses(state)
         before = {name for name in NAMES if state.alive(name)}
         for name in set(state.members) - before:
-            say(f"{name} has died since it was started; its log is {state.members[name].log}")
+            say(f"{name} has died since it was started; see its log {state.members[name].log}")
         try:
             _start(settings, wanted, state, before, say)
         except BaseException:
@@ -92,7 +92,7 @@ def _check_addresses(state: State) -> None:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         given = os.environ.get(name, "")
         if given.startswith("http") and given != state.addresses.get(name):
-            raise ConfigError(f"{name} is {given}, a server of its own; unset it to start one on this machine")
+            raise ConfigError(f"{name} is {given}, another server; unset it to start one on this machine")
 
 
 def _start(settings: Settings, wanted: Wanted, state: State, running: set[str], say: Say) -> None:
@@ -126,7 +126,7 @@ def _start(settings: Settings, wanted: Wanted, state: State, running: set[str], 
 
 
 def _port(state: State, name: str, wanted: int | None, *, default: int) -> int:
-    """For a server that has died the port it had: the runs that go on know no other."""
+    """The old port for a server that has died: runs that are still alive know no other."""
     before = state.members.get(name)
     if before is not None:
         wanted, default = None, int(before.url.rpartition(":")[2])
@@ -175,7 +175,7 @@ def _end_left_flows(api: str, say: Say) -> None:
     """Those of a worker that died before, which nobody watches."""
     left = list(flow_processes(api)) if api else []
     for process in left:
-        say(f"ending the run of process {process.pid}, which its worker has left behind")
+        say(f"ending the run of process {process.pid}, whose worker is gone")
         try:
             process.terminate()
         except psutil.NoSuchProcess:

@@ -16,7 +16,7 @@ import httpx
 from flows.services.processes import ServiceError
 
 Row = dict[str, Any]
-"""One object as the server tells it."""
+"""One object as the server returns it."""
 
 _PAGE = 200
 _SECONDS_BUSY = 60.0
@@ -84,7 +84,7 @@ class PrefectApi:
         return sorted(found, key=lambda state: str(state["timestamp"]))
 
     def heard_since(self, run_id: str, moment: datetime) -> bool:
-        """Whether a run has given a sign of life after a moment."""
+        """Whether a run has sent a heartbeat after a moment."""
         body = {
             "filter": {
                 "event": {"name": ["prefect.flow-run.heartbeat"]},
@@ -102,7 +102,7 @@ class PrefectApi:
         return str(answer["status"])
 
     def cancel(self, run_id: str, *, message: str) -> None:
-        """Ask whoever runs it to cancel a run."""
+        """Ask the worker of a run to cancel it."""
         state = {"type": "CANCELLING", "name": "Cancelling", "message": message}
         self._send("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": False})
 
@@ -120,10 +120,10 @@ class PrefectApi:
         return None if answer is None else dict(answer)
 
     def put_pool(self, name: str, *, kind: str, template: Mapping[str, Any]) -> None:
-        """Make a work pool, or give an existing one this template.
+        """Create a work pool, or give an existing one this template.
 
         Raises:
-            ServiceError: there is a pool of this name and another type.
+            ServiceError: a pool of this name has another type.
         """
         found = self.pool(name)
         if found is None:
@@ -131,17 +131,17 @@ class PrefectApi:
             return
         if found["type"] != kind:
             raise ServiceError(
-                f"work pool {name!r} is of type {found['type']!r}, not {kind!r}; choose another name by --pool, "
-                f"or remove it: prefect work-pool delete {name}"
+                f"expected a work pool {name!r} of type {kind!r}, got {found['type']!r}; "
+                f"choose another name with --pool, or remove it: prefect work-pool delete {name}"
             )
         self._send("PATCH", f"/work_pools/{name}", {"base_job_template": dict(template)})
 
     def pause_pool(self, name: str, *, paused: bool) -> None:
-        """Have a pool give out no work, or again give it out."""
+        """Pause or resume a pool."""
         self._send("PATCH", f"/work_pools/{name}", {"is_paused": paused})
 
     def put_queue(self, pool: str, name: str, *, limit: int | None, priority: int) -> None:
-        """Make a queue of a pool, or change an existing one."""
+        """Create a queue of a pool, or change an existing one."""
         facts: Row = {"concurrency_limit": limit, "priority": priority}
         if self._send("GET", f"/work_pools/{pool}/queues/{name}", missing_ok=True) is None:
             self._send("POST", f"/work_pools/{pool}/queues", {"name": name, **facts})
@@ -174,12 +174,12 @@ class PrefectApi:
                 answer = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise ServiceError(
-                f"Prefect at {self.url} does not answer ({type(error).__name__}: {error}); start it by gptworks up, "
-                "or have PREFECT_API_URL name a server that runs"
+                f"Prefect at {self.url} does not answer ({type(error).__name__}: {error}); start it with gptworks up, "
+                "or set PREFECT_API_URL to a running server"
             ) from error
         if answer.status_code == httpx.codes.NOT_FOUND and missing_ok:
             return None
         if not answer.is_success:
-            told = f"{answer.status_code} {answer.text[:300]}"
-            raise ServiceError(f"Prefect at {self.url} refuses {method} {path}: {told}")
+            reason = f"{answer.status_code} {answer.text[:300]}"
+            raise ServiceError(f"Prefect at {self.url} refuses {method} {path}: {reason}")
         return answer.json() if answer.content else None

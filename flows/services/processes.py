@@ -18,7 +18,7 @@ from gptcore.errors import GptcoreError
 _TAIL_LINES = 15
 _SECONDS_BETWEEN_LOOKS = 0.25
 _launched: list[subprocess.Popen[bytes]] = []
-"""Kept, because one that is forgotten while it runs is told as a leak; these are meant to outlive this process."""
+"""Kept, because one that is forgotten while it runs is reported as a leak; these are meant to outlive this process."""
 
 
 class ServiceError(GptcoreError):
@@ -33,7 +33,7 @@ class Process:
 
     pid: int
     started: float
-    """When it was created, seconds since 1970, as the system tells it."""
+    """When it was created, seconds since 1970, as the system reports it."""
 
     @classmethod
     def of(cls, pid: int) -> Process:
@@ -143,7 +143,7 @@ def choose_port(wanted: int | None, *, default: int, option: str) -> int:
     """A free loopback port: the wanted one, or the default one if it is free and nothing was wanted, or any.
 
     Raises:
-        ServiceError: the wanted port is taken; names who holds it, where the system tells.
+        ServiceError: the wanted port is taken; names the process that holds it, where the system reports it.
     """
     if wanted is None:
         return default if _is_free(default) else any_port()
@@ -151,7 +151,7 @@ def choose_port(wanted: int | None, *, default: int, option: str) -> int:
         return any_port()
     if not _is_free(wanted):
         raise ServiceError(
-            f"port {wanted} is taken{_holder(wanted)}; choose another by {option}, or {option} 0 for any free one"
+            f"port {wanted} is taken{_holder(wanted)}; choose another with {option}, or {option} 0 for any free one"
         )
     return wanted
 

@@ -61,8 +61,8 @@ def read_state(home: Path) -> State:
     path = state_path(home)
     if not path.is_file():
         return State()
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return State({name: Member(Process(**of.pop("process")), **of) for name, of in told["members"].items()})
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return State({name: Member(Process(**of.pop("process")), **of) for name, of in data["members"].items()})
 
 
 def write_state(home: Path, state: State) -> None:

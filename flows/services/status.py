@@ -1,4 +1,4 @@
-"""What runs, where, how it is, and what waits."""
+"""State of services, workers and waiting runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass
 class Report:
-    """How everything is."""
+    """State of all services."""
 
     lines: list[Line]
     runs: list[Row] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Report:
 
     @property
     def well(self) -> bool:
-        """Whether all that was started is there and answers."""
+        """Whether everything that was started is alive and answers."""
         return all(line.state in ("well", "paused") for line in self.lines)
 
 
@@ -74,11 +74,11 @@ def _line(state: State, name: str) -> Line:
 def _ask(api: PrefectApi, found: Report) -> None:
     pool = api.pool(POOL)
     if pool is None:
-        found.lines.append(Line("pool", "not started", f"{POOL} is not there; gptworks deploy makes it", ""))
+        found.lines.append(Line("pool", "not started", f"{POOL} is missing; create it with gptworks deploy", ""))
         return
     online = sum(worker["status"] == "ONLINE" for worker in api.workers(POOL))
-    told = f"{POOL} ({pool['type']}), {online} worker{'' if online == 1 else 's'} online"
-    found.lines.append(Line("pool", "paused" if pool["is_paused"] else "well", told, ""))
+    text = f"{POOL} ({pool['type']}), {online} worker{'' if online == 1 else 's'} online"
+    found.lines.append(Line("pool", "paused" if pool["is_paused"] else "well", text, ""))
     found.names = api.flow_names()
     found.runs = api.runs(states=ACTIVE)
     now = datetime.now(UTC)

@@ -1,8 +1,8 @@
-"""A worker that hands its runs over when it is told to stop, instead of waiting for hours or losing their work.
+"""A worker that hands its runs over on SIGTERM, instead of waiting for hours or losing their work.
 
 Prefect's own worker takes no new run when it gets SIGTERM, and waits for those it has; whoever sent the signal kills it
-before a training ends. This one passes the signal on: each run writes its checkpoint and ends as Crashed, and
-``reconcile``, which every worker calls first, has it go on.
+before a training ends. This one passes the signal on: each run saves a checkpoint and ends as Crashed, and
+``reconcile``, which every worker calls first, resumes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def worker_name() -> str:
-    """Under which name this machine's worker is known to Prefect."""
+    """The name of this machine's worker in Prefect."""
     return f"gptworks-{socket.gethostname()}"
 
 
@@ -37,7 +37,7 @@ def work(kind: PoolType, *, limit: int | None = None, healthcheck: bool = False)
     Args:
         kind: type of the pool; docker and kubernetes need the package prefect-docker or prefect-kubernetes.
         limit: most runs at once, of all queues together.
-        healthcheck: answer at PREFECT_WORKER_WEBSERVER_HOST and _PORT whether the worker still asks for work.
+        healthcheck: serve a health check at PREFECT_WORKER_WEBSERVER_HOST and _PORT.
 
     Raises:
         ServiceError: the package for this type of pool is missing.
@@ -72,8 +72,8 @@ async def _work(worker: Any, *, healthcheck: bool) -> None:
 
 
 async def _hand_over() -> None:
-    """Tell every run to stop, and those that begin meanwhile; after the time for a checkpoint kill what is left."""
-    told: set[int] = set()
+    """Signal every run to stop, and those that start meanwhile; after the time for a checkpoint kill what is left."""
+    signalled: set[int] = set()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SECONDS_TO_HAND_OVER
     while own := _own_flows():
@@ -82,8 +82,8 @@ async def _hand_over() -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if late:
                     process.kill()
-                elif process.pid not in told:
-                    told.add(process.pid)
+                elif process.pid not in signalled:
+                    signalled.add(process.pid)
                     process.terminate()
         await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 

@@ -1,4 +1,4 @@
-"""From requests to an HTTP response: whole or streamed, for a client that may go away at any time."""
+"""From requests to an HTTP response: whole or streamed, for a client that may disconnect at any time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flows.serving.served import Served
 from gptcore.generation import Event, Request, Token
 
 CUT_HEADER = "X-Prompt-Tokens-Cut"
-"""Tells how many tokens of the prompts were left out to fit the context, if any were."""
+"""Header with the number of prompt tokens that were cut to fit the context, if any were."""
 
 
 @dataclass
@@ -31,15 +31,15 @@ class Page:
     """Of a streamed answer."""
 
     def opening(self) -> Iterator[bytes]:
-        """What a stream begins with."""
+        """The first lines of a stream."""
         yield from ()
 
     def piece(self, number: int, event: Event, call: Call) -> Iterator[bytes]:
-        """What a stream tells of an event; ``event.answer`` is set in the last one of a prompt."""
+        """Lines of a stream for an event; ``event.answer`` is set in the last one of a prompt."""
         raise NotImplementedError
 
     def closing(self, call: Call) -> Iterator[bytes]:
-        """What a stream ends with."""
+        """The last lines of a stream."""
         del call
         yield from ()
 
@@ -83,7 +83,7 @@ async def respond(
         return _Stream(engine, call, page, headers)
     try:
         if not await _complete(call, http):
-            return Response(status_code=499)  # nobody is there to read it
+            return Response(status_code=499)  # the client has disconnected
     finally:
         engine.leave(call)
     failed = [answer.error for answer in call.answers.values() if answer.error is not None]
@@ -93,7 +93,7 @@ async def respond(
 
 
 async def _complete(call: Call, http: HttpRequest) -> bool:
-    """Whether the call has ended before its client has gone away."""
+    """Collect the answers; whether the call has ended before its client disconnected."""
 
     async def collect() -> None:
         async for _ in call.stream():
@@ -114,7 +114,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class _Stream(StreamingResponse):
-    """Sends events as they come, and leaves the engine when the client does."""
+    """Sends events as they come, and cancels the call when the client disconnects."""
 
     def __init__(self, engine: Engine, call: Call, page: Page, headers: dict[str, str]) -> None:
         super().__init__(self._write(), media_type=page.media_type, headers=headers | {"Cache-Control": "no-cache"})
@@ -133,7 +133,7 @@ class _Stream(StreamingResponse):
             yield line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until the client is gone."""
+        """Send until the end, or until the client disconnects."""
         del scope
         sending = asyncio.ensure_future(self.stream_response(send))
         gone = asyncio.ensure_future(_wait_for_disconnect(receive))
@@ -150,5 +150,5 @@ class _Stream(StreamingResponse):
 
 
 def as_json(value: dict[str, Any]) -> bytes:
-    """A value as JSON on one line; what is no text in it is replaced."""
+    """A value as JSON on one line; what is not valid text in it is replaced."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace")

@@ -86,9 +86,7 @@ def _answering(
         if not requests:
             return JSONResponse(page.empty_answer())
         if len(requests) > config.max_choices:
-            raise Refusal(
-                f"{len(requests)} answers are asked for at once; at most {config.max_choices} are given", param="n"
-            )
+            raise Refusal(f"expected at most {config.max_choices} answers at once, got {len(requests)}", param="n")
         return await respond(engine, requests, page, http=http, stream=asked.stream, n_cut=n_cut)
 
     return answer
@@ -135,7 +133,9 @@ def _add_own(app: FastAPI, metrics: Metrics) -> None:
         return PlainTextResponse(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     _add(app, "GET", {"/": page, "/healthz": health, "/metrics": counts})
-    app.add_api_route("/", page, methods=["HEAD"], response_model=None)  # Ollama's own client asks so who is there
+    app.add_api_route(
+        "/", page, methods=["HEAD"], response_model=None
+    )  # Ollama's own client checks by this whether a server is there
 
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"

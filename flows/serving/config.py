@@ -10,14 +10,14 @@ from gptcore.errors import ConfigError
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Where the server listens and what it bears."""
+    """Address, token and limits of the server."""
 
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: int = 8080
-    """0 takes a free one."""
+    """0 chooses a free one."""
     token: str | None = field(default=None, repr=False)
-    """Bearer token that clients must send; None asks for none."""
+    """Bearer token that clients must send; None requires none."""
     slots: int = 8
     """Requests that are answered at the same time."""
     max_queue: int = 64
@@ -31,22 +31,22 @@ class ServeConfig:
     exact: bool = False
     """Whether an answer is the same to the last bit whatever else is being answered."""
     drain_seconds: int = 30
-    """How long a server that is told to stop goes on with what it has begun."""
+    """Seconds in which running answers are finished after a request to stop."""
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Refuse values out of range."""
         for name in ("slots", "max_body_bytes", "max_choices", "prefill_chunk"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(f"expected {name} of at least 1, got {getattr(self, name)}")
         for name in ("max_queue", "drain_seconds"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+                raise ConfigError(f"expected {name} of 0 or more, got {getattr(self, name)}")
         if not 0 <= self.port < 65536:
-            raise ConfigError(f"port is {self.port}; it must be from 0 to 65535")
+            raise ConfigError(f"expected port from 0 to 65535, got {self.port}")
         if self.token is not None and (
             not self.token or not self.token.isascii() or self.token.split() != [self.token]
         ):
-            raise ConfigError("the token must be ASCII characters without blanks, at least one")
+            raise ConfigError("expected token of ASCII characters without blanks, at least one")
 
     @property
     def is_local(self) -> bool:

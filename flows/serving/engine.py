@@ -90,10 +90,10 @@ class Engine:
         sizes = {"context_length": self.generator.context_length, "vocab_size": self.generator.vocab_size}
         n_cut = sum(request.fit_prompt(**sizes)[1] for request in requests)
         if len(requests) > self._limit:
-            raise Refusal(f"{len(requests)} prompts and choices at once; this server takes {self._limit} at most")
+            raise Refusal(f"expected at most {self._limit} prompts and choices at once, got {len(requests)}")
         if self._n_open + len(requests) > self._limit:
             raise Refusal(
-                f"the server is busy: {self._n_open} requests are being answered or wait; try again",
+                f"the server is busy: {self._n_open} requests are running or waiting; try again later",
                 status=503,
                 code="overloaded",
                 retry_after=self._seconds_until_free(),
@@ -107,7 +107,7 @@ class Engine:
         return call
 
     def leave(self, call: Call) -> None:
-        """Free what a call holds; its client is gone. Nothing if it has ended."""
+        """Cancel a call whose client has disconnected; no effect if it has ended."""
         if not call.is_done:
             with self._news:
                 self._leaving.append(call)
@@ -134,12 +134,12 @@ class Engine:
             events = self._cancel([*self._calls] if is_closing else gone)
             if not is_closing:
                 events += self._step()
-            told = [(*self._calls[event.ticket], event) for event in events]
+            addressed = [(*self._calls[event.ticket], event) for event in events]
             for event in events:
                 if event.answer is not None:
                     del self._calls[event.ticket]
             load = (self.generator.n_active, self.generator.n_waiting)
-            self._loop.call_soon_threadsafe(self._hand_out, told, load)
+            self._loop.call_soon_threadsafe(self._hand_out, addressed, load)
             if is_closing:
                 return
 
@@ -154,16 +154,16 @@ class Engine:
     def _step(self) -> list[Event]:
         try:
             return self.generator.step()
-        except Exception as error:  # whatever torch raises: those who wait are still to be answered
+        except Exception as error:  # whatever torch raises: waiting requests are still to be answered
             logger.exception("the model failed; what was being answered ends with an error")
             return self.generator.abandon(EngineError(f"the model failed: {type(error).__name__}"))
 
-    def _hand_out(self, told: Sequence[tuple[Call, int, Event]], load: tuple[int, int]) -> None:
+    def _hand_out(self, addressed: Sequence[tuple[Call, int, Event]], load: tuple[int, int]) -> None:
         """In the event loop: give each call its events, and count."""
         now, metrics = time.monotonic(), self.metrics
         metrics.active.set(load[0])
         metrics.waiting.set(load[1])
-        for call, number, event in told:
+        for call, number, event in addressed:
             if event.token is not None:
                 metrics.tokens.inc()
                 if number in call.last:

@@ -31,7 +31,7 @@ class Form(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keep_understood(cls, values: Any) -> Any:
-        """Refuse what is not understood, leave out what has no effect."""
+        """Refuse unsupported fields, drop those without effect."""
         if not isinstance(values, dict):
             return values
         for name, accepted in cls.neutral.items():
@@ -42,7 +42,7 @@ class Form(BaseModel):
 
 
 class Drawing(Form):
-    """How an answer is drawn, and where it ends."""
+    """How an answer is sampled, and where it ends."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -56,7 +56,7 @@ class Drawing(Form):
         """The values as the model takes them: no limit is the context's, no seed a random one.
 
         Raises:
-            ConfigError: a value means nothing.
+            ConfigError: a value is out of range.
         """
         return Sampling(
             max_new_tokens=served.context_length if max_tokens is None else max_tokens,
@@ -86,7 +86,7 @@ class Drawing(Form):
         """
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         if len(stops) > _MAX_STOPS:
-            raise Refusal(f"stop has {len(stops)} strings; at most {_MAX_STOPS} are taken", param="stop")
+            raise Refusal(f"stop: expected at most {_MAX_STOPS} strings, got {len(stops)}", param="stop")
         return Request(
             prompt or [served.text.tokenizer.end_of_text],
             sampling,
@@ -110,7 +110,7 @@ def encode_chat(
     for number, (role, content) in enumerate(messages):
         if role not in _ROLES:
             raise Refusal(
-                f"messages.{number}.role is {role!r}; it must be one of {', '.join(_ROLES)}", param="messages"
+                f"messages.{number}.role: expected one of {', '.join(_ROLES)}, got {role!r}", param="messages"
             )
         turns.append(Turn(_ROLES[role], content))  # type: ignore[arg-type]
     room = served.context_length - _room_for_answer(served, sampling) if cut else 2**62

@@ -1,4 +1,4 @@
-"""Guard: what a request must get past before it is read: the host's name, the token, the size of the body."""
+"""Guard: checks of a request before it is read: host name, token, size of the body."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.serving.metrics import Metrics
 from flows.serving.refusal import Refusal
 
 _OPEN_PATHS = ("/", "/healthz")
-"""What answers without a token: the chat page, which asks for one, and whether the server lives."""
+"""Paths without a token: the chat page, which asks for one, and the health check."""
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -51,7 +51,7 @@ class Guard:
         host = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
         if self._config.is_local and host.lower() not in (*_LOCAL_NAMES, self._config.host):
             # a page of the internet whose name was made to point here would come with its own name
-            raise Refusal(f"this server answers to {', '.join(_LOCAL_NAMES)}, not to {host!r}", status=403)
+            raise Refusal(f"expected the host name {', '.join(_LOCAL_NAMES)}, got {host!r}", status=403)
         if self._config.token is None or path in _OPEN_PATHS:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
@@ -63,10 +63,10 @@ class Guard:
             )
 
     async def _body(self, receive: Receive, headers: Headers) -> list[Message]:
-        """The messages of the body, as far as it is not too large."""
+        """The messages of the body. Raises: Refusal: it is too large."""
         limit, n_bytes, messages = self._config.max_body_bytes, 0, []
-        told = headers.get("content-length", "")
-        if told.isdecimal() and int(told) > limit:
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
             raise _too_large(limit)
         while True:
             message = await receive()

@@ -57,7 +57,7 @@ class Asked(Form):
     top_logprobs: int = Field(default=0, ge=0, le=20)
 
     def sampling(self, served: Served) -> Sampling:
-        """As the model takes it; a negative ``num_predict`` is no limit."""
+        """As the model takes it; a negative ``num_predict`` sets no limit."""
         if self.think:
             raise Refusal(f'"{self.model}" does not support thinking', param="think")
         n = self.options.num_predict

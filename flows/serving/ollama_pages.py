@@ -17,12 +17,12 @@ from gptcore.generation import Answer, Event, Token
 
 @dataclass
 class OllamaPage(Page):
-    """What is told of an answer of /api/generate."""
+    """Fields of an answer of /api/generate."""
 
     asked_name: str
     """The model as the client has named it."""
     with_context: bool = True
-    """Whether the tokens are told, to go on from in the next request."""
+    """Whether the answer includes its tokens, as the context of the next request."""
     media_type = "application/x-ndjson"
 
     def text_fields(self, text: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class OllamaPage(Page):
     def _ending(self, call: Call, answer: Answer, number: int) -> dict[str, Any]:
         now = time.monotonic()
         first = call.first or now
-        told: dict[str, Any] = {
+        page: dict[str, Any] = {
             "done": True,
             "done_reason": answer.finish,
             "total_duration": int((now - call.asked) * 1e9),
@@ -71,13 +71,13 @@ class OllamaPage(Page):
             "eval_duration": int((now - first) * 1e9),
         }
         if self.with_context:
-            told["context"] = [*call.requests[number].prompt[-answer.n_prompt :], *answer.ids]
-        return told | ({"prompt_tokens_cut": call.n_cut} if call.n_cut else {})
+            page["context"] = [*call.requests[number].prompt[-answer.n_prompt :], *answer.ids]
+        return page | ({"prompt_tokens_cut": call.n_cut} if call.n_cut else {})
 
 
 @dataclass
 class OllamaChatPage(OllamaPage):
-    """What is told of an answer of /api/chat."""
+    """Fields of an answer of /api/chat."""
 
     with_context: bool = False
 

@@ -17,7 +17,7 @@ from gptcore.generation import Request
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the text."""
+    """What a stream includes beside the text."""
 
     model_config = ConfigDict(extra="ignore")
     include_usage: bool = False

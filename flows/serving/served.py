@@ -1,4 +1,4 @@
-"""The model that is served, and what the protocols tell of it."""
+"""The model that is served, and what the protocols show of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Served:
         """Read a checkpoint; ``template`` overrides the one saved in it.
 
         Raises:
-            ConfigError: its head gives no words, or there is no such template.
+            ConfigError: its head is not over words, or the template is unknown.
             CheckpointError: it is missing or damaged, or its tokenizer is not the one it was trained with.
         """
         text = TextModel.load(path, template=template)
@@ -74,11 +74,11 @@ class Served:
         """Refuse another model's name; as for Ollama, ``:latest`` may be left out.
 
         Raises:
-            Refusal: there is no such model.
+            Refusal: the model has another name.
         """
         if name.removesuffix(":latest") != self.name.removesuffix(":latest"):
             raise Refusal(
-                f"model {name!r} not found; this server has {self.name!r}",
+                f"model {name!r} not found; expected {self.name!r}",
                 status=404,
                 code="model_not_found",
                 param="model",
@@ -86,7 +86,7 @@ class Served:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Format, family and size, as Ollama tells them."""
+        """Format, family and size in Ollama's form."""
         n_parameters = count_parameters(self.text.model).total
         scaled = f"{n_parameters / 1e6:.1f}M" if n_parameters >= 1e6 else f"{n_parameters / 1e3:.1f}K"
         return {

@@ -66,9 +66,16 @@ def stage_run(
     with _journal(settings, stage, key, run_id) as journal:
         continued = journal.header() is not None
         if not continued:
-            told = {"stage": stage, "name": name, "key": key, "params": flatten(params), "tags": every, "about": about}
+            header = {
+                "stage": stage,
+                "name": name,
+                "key": key,
+                "params": flatten(params),
+                "tags": every,
+                "about": about,
+            }
             continues = run_id if run_id is not None and not is_local(run_id) else None
-            journal.append("run", **told, continues=continues, time=int(time.time() * 1000))
+            journal.append("run", **header, continues=continues, time=int(time.time() * 1000))
         else:
             journal.append("begin", tags=every)
         journal.sync()

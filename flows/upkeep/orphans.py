@@ -39,7 +39,7 @@ _CLOSED = "(closed by gptworks reconcile)"
 _GRANTED = "(granted by gptworks reconcile)"
 _SECONDS_TO_LOCK = 0.5
 """Between making a lock's file and locking it a process needs far less."""
-_TOLD_STATES = {"COMPLETED": "FINISHED", "FAILED": "FAILED"}
+_ENDED_STATES = {"COMPLETED": "FINISHED", "FAILED": "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Orphans:
         """
         assert self.api is not None
         since = datetime.now(UTC) - window
-        if any(self._may_be_told_again(run) for run in self.api.runs(states=["CRASHED"], since=since)):
+        if any(self._may_be_reported_again(run) for run in self.api.runs(states=["CRASHED"], since=since)):
             time.sleep(SETTLED.seconds)
         for run in self.api.runs(states=["CRASHED"], since=since):
             if not of_worker(run) or run["work_queue_name"] == UPKEEP:
@@ -154,10 +154,10 @@ class Orphans:
         granted = sum(1 for state in self.api.states(run["id"]) if str(state["message"] or "").endswith(_GRANTED))
         return max(granted + 1, int(run["run_count"]))
 
-    def _may_be_told_again(self, run: Row) -> bool:
-        told = datetime.fromisoformat(run["state"]["timestamp"])
+    def _may_be_reported_again(self, run: Row) -> bool:
+        reported = datetime.fromisoformat(run["state"]["timestamp"])
         by_worker = not str(run["state"]["message"] or "").endswith(_CLOSED)
-        return not self.report.dry_run and by_worker and datetime.now(UTC) - told < SETTLED
+        return not self.report.dry_run and by_worker and datetime.now(UTC) - reported < SETTLED
 
     def _is_superseded(self, run: Row) -> bool:
         """Whether the same work was asked for again since, and is done or being done."""
@@ -182,9 +182,9 @@ class Orphans:
         entry = store.find(stage, key)
         if entry is not None and entry.run_id == run.info.run_id:
             return "FINISHED", "its output is whole"
-        told = self.api.run(flow_run) if self.api is not None and flow_run else None
-        if told is not None and told["state_type"] in TERMINAL:
-            return _TOLD_STATES.get(told["state_type"], "KILLED"), f"its flow run is {told['state_name']}"
+        found = self.api.run(flow_run) if self.api is not None and flow_run else None
+        if found is not None and found["state_type"] in TERMINAL:
+            return _ENDED_STATES.get(found["state_type"], "KILLED"), f"its flow run is {found['state_name']}"
         if flow_run and presence(self.settings.home, flow_run).exists():
             return "KILLED", "its process is gone"
         here = (socket.gethostname(), str(self.settings.home))

@@ -58,5 +58,5 @@ def _close_tracked(orphans: Orphans) -> None:
     except ServiceError:
         raise
     except Exception as error:  # whatever a client raises while its server is away
-        told = f"{orphans.settings.mlflow_uri}: {type(error).__name__}: {error}"
-        orphans.report.add("server", "mlflow", found=told, done="its runs are left alone")
+        text = f"{orphans.settings.mlflow_uri}: {type(error).__name__}: {error}"
+        orphans.report.add("server", "mlflow", found=text, done="its runs are left alone")

@@ -62,7 +62,7 @@ def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
     """Remove what the policy does not keep; with ``dry_run`` only say what that is, and how much.
 
     Raises:
-        UnknownLineage: it cannot be told which models are in use, or what they were made from.
+        UnknownLineage: it cannot be text which models are in use, or what they were made from.
     """
     used = find_protected(settings)
     done = Cleaning(Report(dry_run), kept=tuple(used.models))
@@ -98,11 +98,11 @@ def _remove_output(store: StageStore, output: Output, done: Cleaning) -> None:
     days = _age((folder / MANIFEST).stat().st_mtime)
     if is_held(store.lock(*output)):
         return
-    told = f"{days:.0f} days old, {_weigh(folder, done)}"
+    text = f"{days:.0f} days old, {_weigh(folder, done)}"
     if not done.report.dry_run:
         with hold(store.lock(*output), wait=False):
             remove_tree(store.retire(*output))
-    done.report.add("output", f"{output.stage}/{output.key}", found=told, done="removed")
+    done.report.add("output", f"{output.stage}/{output.key}", found=text, done="removed")
 
 
 def _remove_old(done: Cleaning, paths: Iterator[Path], days: float | None, what: str) -> None:
@@ -111,11 +111,11 @@ def _remove_old(done: Cleaning, paths: Iterator[Path], days: float | None, what:
         lock = path.with_name(f"{path.name.partition('.')[0]}.lock")
         if days is None or age <= days or is_held(lock):
             continue
-        told = f"{what}, {age:.0f} days old, {_weigh(path, done)}"
+        text = f"{what}, {age:.0f} days old, {_weigh(path, done)}"
         if not done.report.dry_run:
             with hold(lock, wait=False) if path.suffix == ".work" else nullcontext():
                 remove_tree(path)
-        done.report.add("file", str(path), found=told, done="removed")
+        done.report.add("file", str(path), found=text, done="removed")
 
 
 def _delete_runs(client: MlflowClient, status: str, days: float | None, used: Protected, done: Cleaning) -> None:
@@ -128,8 +128,8 @@ def _delete_runs(client: MlflowClient, status: str, days: float | None, used: Pr
             continue
         if not done.report.dry_run:
             client.delete_run(run.info.run_id)
-        told = f"{run.info.status}, {_age(run.info.start_time / 1000):.0f} days old"
-        done.report.add("mlflow run", f"{run.info.run_name} {run.info.run_id}", found=told, done="deleted")
+        text = f"{run.info.status}, {_age(run.info.start_time / 1000):.0f} days old"
+        done.report.add("mlflow run", f"{run.info.run_name} {run.info.run_id}", found=text, done="deleted")
 
 
 def _age(moment: float) -> float:

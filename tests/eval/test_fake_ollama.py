@@ -107,7 +107,7 @@ def test_it_serves_by_hand_until_ctrl_c() -> None:
         client.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-        assert "1 answers asked" in process.stdout.read()
+        assert "1 answers requested" in process.stdout.read()
 
 
 def test_what_cannot_be_served_is_refused_with_what_to_do() -> None:

@@ -104,7 +104,7 @@ def test_the_options_of_a_flow_are_in_its_help(told: Told) -> None:
         (("pipeline", "--nnodes", "2"), "ConfigError: --nnodes is 2, but no --rdzv says where the machines meet"),
         (("pipeline", "--nproc", "2", "--rdzv", "a:1"), "ConfigError: --rdzv is 'a:1', but --nnodes is 1"),
         (("prepare-data", "--nproc", "2"), "No such option: --nproc"),
-        (("worker",), "ConfigError: no Prefect server is known: start one by gptworks up, or have PREFECT_API_URL"),
+        (("worker",), "ConfigError: no Prefect server is known; start one with gptworks up, or set PREFECT_API_URL"),
         (("drain", "--sotp"), "No such option: --sotp"),
         (("deploy", "--type", "dockr"), "'dockr' is not one of 'process', 'docker', 'kubernetes'"),
         (("clean", "--days", "-1"), "Invalid value for '--days'"),

@@ -63,7 +63,7 @@ def test_tables_tell_parameters_memory_verdict_and_speed() -> None:
         "activations kept checkpointed",
         "fits: 64.3 of 72.0 GB (90% of 80 GB)",
         "sent by each GPU, all-reduce 10.90 GB",
-        "tokens a second",
+        "tokens per second",
         "31,152,224,000 (20 per parameter)",
         "nothing here was measured on a GPU",
         "0.35 by default",
@@ -75,7 +75,7 @@ def test_tables_tell_parameters_memory_verdict_and_speed() -> None:
 def test_what_does_not_fit_is_said_with_what_would_make_it_fit() -> None:
     text = told("--model", "gpt2-xl", "--gpu", "rtx4090")
     assert "does not fit: " in text
-    assert "GB, but there are 21.6 GB (90% of 24 GB)" in text
+    assert "GB, more than the 21.6 GB (90% of 24 GB)" in text
     assert re.search(r"--checkpoint-activations [\d.]+ not enough", text)
     assert re.search(r"--checkpoint-activations --parallel fsdp --gpus 2 [\d.]+ fits", text)
     assert "all-reduce" not in text
@@ -139,8 +139,8 @@ def test_the_memory_of_a_cpu_is_this_machines() -> None:
         (("--gpus", "0"), "expected n_gpus to be at least 1, got 0"),
         (("--gpus", "8", "--batch-size", "4"), "fewer than the 8 GPUs"),
         (("--micro-batch", "0"), "expected micro_batch_size to be at least 1, got 0"),
-        (("--tflops", "0"), "--tflops is 0"),
-        (("--memory", "-1"), "--memory is -1"),
+        (("--tflops", "0"), "--tflops: expected a value above 0, got 0"),
+        (("--memory", "-1"), "--memory: expected a value above 0, got -1"),
         (("--mfu", "40"), "expected mfu, a share of the peak rate, to be above 0 and at most 1, got 40"),
         (("--bandwidth", "0", "--gpus", "2"), "expected bandwidth to be above 0 GB/s, got 0"),
         (("--tokens", "0"), "expected tokens to be at least 1, got 0"),

@@ -190,7 +190,7 @@ def test_a_judge_that_people_agree_with_is_accepted_and_another_rejected(
 def test_scores_from_a_file_alone_accept_no_judge_since_no_controls_ran(tmp_path: Path, told: Told) -> None:
     perfect = labels(tmp_path / "both.csv", [{"id": i, "human": i, "judge": i} for i in range(0, 101, 2)])
     text = told("judge", "calibrate", "--labels", str(perfect), code=1)
-    assert "no controls ran with scores from a file: no judge is accepted by it; name its run: --run RUN" in text
+    assert "scores from a file come without controls, so no judge is accepted by them; name its run: --run RUN" in text
     assert text.endswith("rejected by controls")
 
 

@@ -368,7 +368,7 @@ def test_sigterm_ends_all_processes_of_a_training_after_saving(
     command = ["pretrain", "--preset", "tiny", "--nproc", "2", *steps]
     code, told = terminated(command, settings, tmp_path)
     assert code == 75, told
-    assert "error: InterruptedRun: pretrain was stopped; the same command goes on with what is left undone" in told
+    assert "error: InterruptedRun: pretrain was stopped; the same command resumes it" in told
     [work] = settings.store.glob("pretrain/*.work")
     assert len(list((work / "run/checkpoints").iterdir())) == 1
     begun = newest(client, "pretrain")

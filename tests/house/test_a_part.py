@@ -248,7 +248,7 @@ def test_the_page_shows_its_rows_and_that_no_stage_reads_them(part: Part, file: 
 def test_it_is_added_by_its_columns_or_its_kind_and_grows_a_chain(
     told: Told, part: Part, home: Path, file: Path, tmp_path: Path
 ) -> None:
-    assert "What they are: corpus, labelled, instructions or pairs-of-texts;" in told("data", "add", "--help")
+    assert "Kind of data: corpus, labelled, instructions or pairs-of-texts;" in told("data", "add", "--help")
     assert "unknown kind of data 'pairs-of'; did you mean" in told(
         "data", "add", str(file), "--kind", "pairs-of", code=2
     )

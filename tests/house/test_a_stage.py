@@ -60,7 +60,7 @@ def gptworks(home: Path) -> Run:
 def test_it_is_a_command_with_its_help_and_examples(gptworks: Run) -> None:
     assert "count-letters" in gptworks("--help").stdout
     text = gptworks("count-letters", "--help").stdout
-    assert "Count a letter in the held-out answers. Makes what it needs first." in text
+    assert "Count a letter in the held-out answers. Builds what it needs first." in text
     assert "gptworks count-letters --preset tiny --set letters.letter=a" in text
     assert "--nproc" not in text  # it trains nothing
 

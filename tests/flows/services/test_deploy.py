@@ -74,11 +74,11 @@ def test_containers_join_what_compose_has_made() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("defaults: {imagee: a}", "'imagee' is no variable of a docker pool; these are: command, env"),
+        ("defaults: {imagee: a}", "a docker pool has no variable 'imagee'; expected one of command, env"),
         ("defaults: {image: 7}", "image: 7 is not of type 'string'"),
         ("defaults: {volumes: here}", "volumes: 'here' is not of type 'array'"),
         ("configuration: {imagee: a}", "a docker job has no part 'imagee'"),
-        ("configuration: {image: '{{ imagee }}'}", "no variables of a docker pool: imagee"),
+        ("configuration: {image: '{{ imagee }}'}", "a docker pool has no variables imagee"),
     ],
 )
 def test_what_prefect_does_not_know_is_refused(tmp_path: Path, text: str, message: str) -> None:

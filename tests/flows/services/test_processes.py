@@ -73,7 +73,7 @@ def test_one_that_is_not_ready_in_time_is_told(tmp_path: Path) -> None:
 def test_a_wanted_port_that_is_taken_is_refused_and_a_default_one_is_passed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        told = rf"port {taken} is taken by process {os.getpid()} \(.+\); choose another by --mlflow-port"
+        told = rf"port {taken} is taken by process {os.getpid()} \(.+\); choose another with --mlflow-port"
         with pytest.raises(ServiceError, match=told):
             choose_port(taken, default=5000, option="--mlflow-port")
         assert choose_port(None, default=taken, option="--mlflow-port") != taken

@@ -94,7 +94,7 @@ def test_a_long_prompt_is_cut_and_told_or_refused(url: str) -> None:
         ({"options": {"tepmerature": 2}}, 400, "options.tepmerature: Extra inputs are not permitted"),
         ({"format": "json"}, 400, "format is not supported by this server"),
         ({"think": True}, 400, '"keeper" does not support thinking'),
-        ({"model": "llama3"}, 404, "model 'llama3' not found; this server has 'keeper'"),
+        ({"model": "llama3"}, 404, "model 'llama3' not found; expected 'keeper'"),
         ({"context": [1, 999]}, 400, r"token id 999 is outside the vocabulary"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the server bears: clients that go away, too many at once, large bodies, strangers, and being told to stop."""
+"""What the server bears: clients that go away, too many at once, large bodies, strangers, and a request to stop."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_too_many_requests_are_told_to_come_again(
         assert (refused.status_code, same.status_code) == (503, 503)
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["error"]["type"] == "overloaded_error"
-        assert "the server is busy: 2 requests are being answered or wait" in same.json()["error"]
+        assert "the server is busy: 2 requests are running or waiting" in same.json()["error"]
         until(lambda: httpx.post(f"{url}/v1/completions", json=short_prompt(), timeout=60).status_code == 200)
         assert metric(url, 'gptworks_http_requests_total{path="/v1/completions",status="503"}') == 1
 
@@ -194,10 +194,10 @@ def test_a_model_with_another_tokenizer_is_refused(talker: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"slots": 0}, "slots is 0; it must be at least 1"),
-        ({"max_queue": -1}, "max_queue is -1; it must be 0 or more"),
-        ({"port": 70_000}, "port is 70000; it must be from 0 to 65535"),
-        ({"token": "a b"}, "the token must be ASCII characters without blanks"),
+        ({"slots": 0}, "expected slots of at least 1, got 0"),
+        ({"max_queue": -1}, "expected max_queue of 0 or more, got -1"),
+        ({"port": 70_000}, "expected port from 0 to 65535, got 70000"),
+        ({"token": "a b"}, "expected token of ASCII characters without blanks"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(bad: dict[str, Any], message: str) -> None:
