@@ -19,7 +19,7 @@ from gptcore.train import Progress
 log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 15.0
 SECONDS_LEFT = "seconds_left"
-"""Metric of a progress whose stage reckons itself what is left, as where answers come from a store; NaN for unknown."""
+"""Metric with the stage's own estimate of what is left, as where answers come from a store; NaN for unknown."""
 _SHOWN = ("train/loss", "val/loss", "val/accuracy")
 
 
@@ -47,7 +47,7 @@ def _bars(console: Console) -> Bars:
 
 
 class TimeLeft(TimeRemainingColumn):
-    """What the stage itself reckons, where it does; by the steps so far elsewhere."""
+    """The stage's own estimate, where it has one; elsewhere by the steps so far."""
 
     def render(self, task: Task) -> Text:
         """The time, or dashes while it is not known."""

@@ -16,7 +16,7 @@ from gptcore.errors import ConfigError
 
 SQLITE = "sqlite:///"
 
-# Every package of the project that would report home, told not to. MLflow reads DO_NOT_TRACK only as the word "true".
+# Telemetry of every package of the project is switched off. MLflow reads DO_NOT_TRACK only as the word "true".
 _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -33,9 +33,9 @@ _QUIET = {
 _SERVICES = {
     # The first start on an empty folder migrates a database: 40 to 60 s on two cores, where the default allows 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    # At the default of 5 s a slow database start kills the server's triggers without a word.
+    # At the default of 5 s a slow database start kills the server's triggers silently.
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-    # SQLite has one writer at a time; a worker that is told "database is locked" is lost for its first minute.
+    # SQLite has one writer at a time; a worker that gets "database is locked" is lost for its first minute.
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     # Leases in memory end every run of a limited deployment when the server restarts.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -123,7 +123,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """
     home = Path(environ.get("GPTWORKS_HOME") or "var").expanduser().absolute()
     if home.exists() and not home.is_dir():
-        raise ConfigError(f"GPTWORKS_HOME is {home}, which is a file; it must be a folder (or not exist yet)")
+        raise ConfigError(f"GPTWORKS_HOME: expected a folder, or a path that does not exist yet, got the file {home}")
     uri = _tracking_uri(environ.get("MLFLOW_TRACKING_URI", ""), home)
     default_ui = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     return Settings(

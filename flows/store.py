@@ -151,7 +151,7 @@ class StageStore:
             manifest = _read_manifest(folder, verify=verify)
         except DataError as problem:
             aside = _retire(folder, "corrupt")
-            log.warning("%s/%s is damaged: %s; it was set aside as %s and is made again", stage, key, problem, aside)
+            log.warning("%s/%s is damaged: %s; it was set aside as %s and will be rebuilt", stage, key, problem, aside)
             return None
         return _entry(folder, manifest)
 
@@ -162,7 +162,7 @@ class StageStore:
             The folder's new name, ``<key>.replaced-<n>``, which ``reconcile`` removes if the caller does not.
 
         Raises:
-            FileNotFoundError: there is no such output.
+            FileNotFoundError: the output does not exist.
         """
         aside = _retire(self.folder(stage, key), "replaced")
         if aside is None:
@@ -252,7 +252,7 @@ def _sync(path: Path) -> str:
 
 
 def _retire(folder: Path, reason: str) -> Path | None:
-    """Rename a folder to the first free ``<name>.<reason>-<n>``; None when there is no such folder (any more)."""
+    """Rename a folder to the first free ``<name>.<reason>-<n>``; None when the folder does not exist (any more)."""
     n = 1
     while (aside := folder.with_name(f"{folder.name}.{reason}-{n}")).exists():
         n += 1

@@ -42,7 +42,7 @@ def find_export(name: str) -> Export:
     """The export of this name.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: it is unknown; names the nearest.
     """
     known = {export.name: export for export in list_exports()}
     if name not in known:

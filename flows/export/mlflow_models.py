@@ -53,7 +53,7 @@ class TextGeneration(PythonModel):
 
         Raises:
             ConfigError: a param is impossible.
-            DataError: a prompt is no text.
+            DataError: a prompt is not a text.
         """
         del context
         values = {**{spec.name: spec.default for spec in _PARAMS}, **(params or {})}
@@ -78,7 +78,7 @@ class Classification(PythonModel):
         """Read the checkpoint.
 
         Raises:
-            ConfigError: it is no classifier.
+            ConfigError: it is not a classifier.
         """
         self._classifier = TextClassifier.load(Path(context.artifacts[_ARTIFACT]))
 
@@ -88,7 +88,7 @@ class Classification(PythonModel):
         """Classify each row.
 
         Raises:
-            DataError: a text is no text.
+            DataError: a value is not a text.
         """
         del context, params
         best, ids = self._classifier.probabilities(_texts(model_input, "text")).max(dim=1)
@@ -118,7 +118,7 @@ def export_mlflow(source: Path, folder: Path) -> Path:
         ConfigError: the folder holds something else, the head gives neither words nor classes, or a layer is of a kind
             that nobody knows.
         CheckpointError: the checkpoint is missing or damaged.
-        ExportMismatch: what was read back answers otherwise than the checkpoint.
+        ExportMismatch: what was read back gives other answers than the checkpoint.
     """
     MLFLOW.run(source, folder)
     return folder
@@ -134,7 +134,7 @@ class MLflowExporter(Exporter):
         """The checkpoint as it is.
 
         Raises:
-            ConfigError: a layer is of a kind that nobody knows.
+            ConfigError: a layer is of an unknown kind.
         """
         require_known(job.loaded.model, what=f"exporting {job.source}")
         return job
@@ -206,9 +206,9 @@ def _outputs(rows: pd.DataFrame) -> Outputs:
 
 def _texts(rows: pd.DataFrame, column: str) -> list[str]:
     if column not in rows:
-        raise DataError(f"the rows have the columns {list(rows.columns)}; {column!r} is missing")
+        raise DataError(f"expected a column {column!r}, got {list(rows.columns)}")
     texts = rows[column].tolist()
     wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
     if wrong is not None:
-        raise DataError(f"row {wrong}: {column} is {texts[wrong]!r}; it must be a text")
+        raise DataError(f"row {wrong}: expected a text in {column}, got {texts[wrong]!r}")
     return texts

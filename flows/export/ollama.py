@@ -74,7 +74,7 @@ class OllamaExporter(GGUFExporter):
                 last = step.status or ""
                 job.say(last)
             if last != "success":
-                raise OllamaRefused(f"Ollama ended with {last!r} and not with success; its log says why")
+                raise OllamaRefused(f"expected Ollama to end with success, got {last!r}; see its log")
             shown = client.show(job.out)
         if shown.template != template:
             raise ExportMismatch(
@@ -99,7 +99,7 @@ def _refusals(place: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, httpx.TransportError) as error:
-        raise OllamaRefused(f"no Ollama answers at {place} ({error}); start it: ollama serve") from error
+        raise OllamaRefused(f"no Ollama server answers at {place} ({error}); start it: ollama serve") from error
     except ollama.ResponseError as error:
         raise OllamaRefused(
             f"Ollama at {place} refuses the model: {error.error} (status {error.status_code}); versions before 2026 "

@@ -43,7 +43,7 @@ class Order:
     rdzv: str | None = None
     """HOST:PORT where the machines meet; None for one machine alone."""
     max_restarts: int = 0
-    """How often all processes are started again when one dies."""
+    """How often all processes are restarted after a crash."""
 
     @property
     def output(self) -> Path:
@@ -82,8 +82,8 @@ def start_agent(order: Order) -> Iterator[subprocess.Popen[bytes]]:
 def attend(agent: subprocess.Popen[bytes], *, over: Callable[[], bool]) -> None:
     """Wait until the agent has ended; ``over`` is called again and again while it runs, and once after.
 
-    It is asked to stop, which saves the training, when ``over`` says so or an exception (Ctrl-C, a signal that Prefect
-    turned into one) comes here; the exception goes on when the agent has ended. A second one does not wait.
+    It is asked to stop, which saves the training, when ``over`` is true or an exception (Ctrl-C, a signal that Prefect
+    turned into one) comes here; the exception is raised again when the agent has ended. A second one does not wait.
     """
     try:
         _wait(agent, over)

@@ -50,10 +50,10 @@ class CodecarbonMeter:
         self.source = "measured" if modes and set(modes) <= _COUNTERS else "estimated"
 
     def stop(self) -> float | None:
-        """The kWh of processors and GPUs since ``start``; None, and a warning, if codecarbon could not tell."""
+        """The kWh of processors and GPUs since ``start``; None, and a warning, if codecarbon could not measure it."""
         self._tracker.stop()
         found = getattr(self._tracker, "final_emissions_data", None)
         if found is None:
-            log.warning("codecarbon could not tell the energy of this run")
+            log.warning("codecarbon could not measure the energy of this run")
             return None
         return float(found.cpu_energy + found.gpu_energy)

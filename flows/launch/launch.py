@@ -1,7 +1,7 @@
 """Launch: in how many processes a training runs, on how many machines, and where other work is spread.
 
 It decides how fast a stage ends and not what comes of it, so it belongs to no stage's key: an output that was begun
-in one process is found, or gone on with, by two.
+in one process is found, or resumed, by two.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Launch(BaseModel):
     parallel: Literal["ddp", "fsdp"] = Field(
         default="ddp", description="Copies of the model, or one model spread over the processes"
     )
-    max_restarts: int = Field(default=0, ge=0, description="How often all processes are started again when one dies")
+    max_restarts: int = Field(default=0, ge=0, description="How often to restart all processes after a crash")
     runner: Runner = Field(default="threads", description="Who prepares data and scores answers, batch by batch")
-    workers: int | None = Field(default=None, ge=1, description="How many of them at once; by default as many as cores")
+    workers: int | None = Field(default=None, ge=1, description="How many at once; by default one per core")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.nnodes > 1 and self.rdzv is None:
             raise ConfigError(
-                f"--nnodes is {self.nnodes}, but no --rdzv says where the machines meet; "
+                f"--nnodes is {self.nnodes}, but --rdzv is missing; "
                 "give this machine's name and a free port, as in --rdzv node1:29500"
             )
         if self.rdzv is not None:
@@ -85,7 +85,7 @@ class Launch(BaseModel):
         check_gpus(self.nproc)
 
     def __str__(self) -> str:
-        """As a person reads it."""
+        """The launch in words."""
         processes = f"{self.nproc} process{'es' if self.nproc > 1 else ''}"
         if self.nnodes > 1:
             processes = f"{self.nnodes} machines that meet at {self.rdzv}, here {processes}"
@@ -102,7 +102,7 @@ def address(rdzv: str) -> tuple[str, int]:
     """
     host, _, port = rdzv.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--rdzv is {rdzv!r}; it must be HOST:PORT, as in node1:29500")
+        raise ConfigError(f"--rdzv: expected HOST:PORT, as in node1:29500, got {rdzv!r}")
     return host.strip("[]"), int(port)
 
 
@@ -116,4 +116,6 @@ def check_gpus(nproc: int) -> None:
 
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else nproc
     if nproc > n_gpus:
-        raise ConfigError(f"--nproc is {nproc}, but this machine has {n_gpus} GPUs; each process needs its own")
+        raise ConfigError(
+            f"--nproc: expected at most {n_gpus}, the GPUs of this machine, got {nproc}; each process needs its own"
+        )

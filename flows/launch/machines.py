@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def leading(launch: Launch) -> Iterator[None]:
-    """Keep the meeting point open for one command, and tell those who came how it ended.
+    """Keep the meeting point open for one command, and report its end to the machines that joined.
 
     Raises:
         LaunchError: it cannot be opened on this machine.
@@ -74,10 +74,10 @@ def announce(order: Order) -> None:
 def join(rdzv: str, *, nproc: int, patience: float = SECONDS_TO_MEET) -> None:
     """Give ``nproc`` processes of this machine to the command that leads at ``rdzv`` (HOST:PORT), until it ends.
 
-    A command that is gone without a word may be given again: this waits ``patience`` seconds for it as for the first.
+    A command that has disappeared may be started again: this waits ``patience`` seconds for it as for the first.
 
     Raises:
-        ConfigError: ``rdzv`` is no address, or there are fewer GPUs than processes.
+        ConfigError: ``rdzv`` is not an address, or there are fewer GPUs than processes.
         LaunchError: nobody leads there, or the command failed.
         GptcoreError: the command failed with it.
     """
@@ -90,7 +90,7 @@ def join(rdzv: str, *, nproc: int, patience: float = SECONDS_TO_MEET) -> None:
             _serve(store, rdzv, nproc)
             return
         except RuntimeError as lost:  # torch's, of any store operation
-            log.warning("%s is gone without a word (%s); waiting for it to lead again", rdzv, type(lost).__name__)
+            log.warning("%s does not answer any more (%s); waiting for it to lead again", rdzv, type(lost).__name__)
 
 
 def _serve(store: TCPStore, rdzv: str, nproc: int) -> None:

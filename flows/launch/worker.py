@@ -58,7 +58,7 @@ def main() -> None:
 def end_with_the_pipe() -> None:
     """Save and stop when standard input ends: who started this training is gone, however it went.
 
-    torchrun starts its processes in sessions of their own, so that nothing else would tell them.
+    torchrun starts its processes in sessions of their own, so that nothing else would notify them.
     """
 
     def watch() -> None:

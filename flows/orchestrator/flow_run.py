@@ -1,4 +1,4 @@
-"""What a stage tells Prefect and learns from it; all of it does nothing outside a flow."""
+"""What a stage sends to Prefect and reads from it; outside a flow none of it has an effect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gptcore.errors import ConfigError
 
 
 def check_worker_home() -> None:
-    """Refuse to run for a worker that does not say where outputs stay.
+    """Refuse to run for a worker without a lasting folder for outputs.
 
     A worker runs each flow in a folder that it removes; with the default of ``var`` below the working directory all
     outputs would go with it.

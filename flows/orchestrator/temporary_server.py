@@ -33,7 +33,7 @@ _CHOICES = (
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE",
     "PREFECT_SERVER_EPHEMERAL_ENABLED",
 )
-"""Variables by which Prefect is told, or led to a file that tells, which server it is to use."""
+"""Variables that give Prefect its server, or a file that names it."""
 _CHOOSING_FILES = {"prefect.toml": "", "pyproject.toml": "[tool.prefect", ".env": "PREFECT_"}
 """Files in the working directory that Prefect reads, and what one that has settings for it contains."""
 _SECONDS_TO_END = 5.0
@@ -64,7 +64,7 @@ def begin_server(settings: Settings) -> Callable[[], None]:
         *("--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
     ]
     first = _end_with_parent if sys.platform == "linux" else None
-    # Ctrl-C does not reach it: that is for the flow, which tells the server of it
+    # Ctrl-C does not reach it: that is for the flow, which reports it to the server
     process = launch(command, environment={**os.environ, **_EPHEMERAL}, log=log, cwd=Path.cwd(), first=first)
     _BEGUN.append(process)
     atexit.register(end, process, seconds=_SECONDS_TO_END)
@@ -108,5 +108,5 @@ def is_temporary() -> bool:
 
 
 def _end_with_parent() -> None:
-    # also where the command is killed and cannot say so: prctl(2)
+    # also where the command is killed: prctl(2)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

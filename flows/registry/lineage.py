@@ -52,7 +52,7 @@ def lineage(settings: Settings, model: str, *, offline: bool = False) -> Link:
     ``offline`` reads the store and the mirror alone, without MLflow.
 
     Raises:
-        RegistryError: there is no such version; offline, also if nothing was ever published from here.
+        RegistryError: the version does not exist; offline, also if nothing was ever published from here.
         DataError: an output that the version was made from is gone; offline only.
     """
     name, number, alias = _parse(model)
@@ -73,7 +73,7 @@ def _parse(model: str) -> tuple[str, int | None, str]:
     name, at, alias = model.partition("@")
     name, slash, number = name.partition("/")
     if slash and not number.isdecimal():
-        raise RegistryError(f"{model!r} names no version; write NAME, NAME@ALIAS or NAME/NUMBER")
+        raise RegistryError(f"expected NAME, NAME@ALIAS or NAME/NUMBER, got {model!r}")
     return name, int(number) if slash else None, alias if at else CHAMPION
 
 
@@ -95,7 +95,7 @@ def _find_mirrored(settings: Settings, name: str, number: int | None, alias: str
         raise RegistryError(f"{path} is missing: no version of {name} was registered from here") from error
     number = mirror["aliases"].get(alias) if number is None else number
     if str(number) not in mirror["versions"]:
-        raise RegistryError(f"{path} knows no {alias if number is None else f'version {number}'} of {name}")
+        raise RegistryError(f"{path} has no {alias if number is None else f'version {number}'} of {name}")
     found = mirror["versions"][str(number)]
     return Version(name, int(number), found["run_id"], "", datetime.fromtimestamp(0, UTC), found["tags"])
 
@@ -129,7 +129,7 @@ def _tree(
 
     def link(stage: str) -> Link:
         facts, inputs = found[stage]
-        # what is behind one of the other inputs anyway is told there
+        # what is behind one of the other inputs anyway is shown there
         behind = {name for inner in inputs if inner in found for name in found[inner][1]}
         direct = sorted((name, value) for name, value in inputs.items() if name not in behind)
         parts = (link(name) if name in found else _source(name, value, origins) for name, value in direct)

@@ -1,4 +1,4 @@
-"""Who becomes champion: publishing after a gate, promoting by hand, and going back."""
+"""Who becomes champion: publishing after a gate, promoting by hand, and rolling back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def publish(registry: ModelRegistry, number: int, *, expected: int | None, reaso
 
     Raises:
         ChampionChanged: another version is champion by now.
-        RegistryError: there is no such version.
+        RegistryError: the version does not exist.
     """
     with registry.hold():
         now = registry.aliases()
@@ -40,13 +40,15 @@ def publish(registry: ModelRegistry, number: int, *, expected: int | None, reaso
 
 
 def promote(registry: ModelRegistry, number: int, *, reason: str) -> Version:
-    """Make a version the champion because a person says so, whatever a gate said.
+    """Make a version the champion by a person's decision, whatever its gate decided.
 
     Raises:
-        RegistryError: there is no such version, it is champion already, or no reason is given.
+        RegistryError: the version does not exist, it is champion already, or no reason is given.
     """
     if not reason.strip():
-        raise RegistryError(f"a promotion of {registry.name} needs a reason, for those who ask later: --reason TEXT")
+        raise RegistryError(
+            f"a promotion of {registry.name} needs a reason, which is kept with the version: --reason TEXT"
+        )
     with registry.hold():
         version, now = registry.version(number), registry.aliases()
         if now.champion == number:
@@ -55,7 +57,7 @@ def promote(registry: ModelRegistry, number: int, *, reason: str) -> Version:
 
 
 def rollback(registry: ModelRegistry, *, reason: str) -> Version:
-    """Make the champion before the present one champion again; the present one is not promoted by a gate any more.
+    """Roll back to the previous champion; the present one is not promoted by a gate any more.
 
     Raises:
         RegistryError: there is no champion, or none before it.
@@ -64,7 +66,7 @@ def rollback(registry: ModelRegistry, *, reason: str) -> Version:
         now = registry.aliases()
         if now.champion is None or now.previous is None:
             there = "no champion yet" if now.champion is None else f"no champion before version {now.champion}"
-            raise RegistryError(f"{registry.name} has {there}; there is nothing to go back to")
+            raise RegistryError(f"{registry.name} has {there}; there is nothing to roll back to")
         back = registry.version(now.previous)
         earlier = back.tags.get(REPLACED, "")
         registry.move(replace(now, champion=back.number, previous=int(earlier) if earlier else None))

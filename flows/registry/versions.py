@@ -2,7 +2,7 @@
 
 ``champion``    the version in use; a gate or a person put it there
 ``challenger``  the newest version that came out of a chain
-``previous``    the champion before: where ``gptworks rollback`` goes
+``previous``    the champion before: where ``gptworks rollback`` leads
 
 MLflow's aliases are free names without compare-and-set, and one move needs several of them. So a move is made under an
 operating-system lock, and a tag of the registered model (the journal) says first what all aliases were. Whoever finds
@@ -114,28 +114,26 @@ class ModelRegistry:
         return self._model() is not None
 
     def aliases(self) -> Aliases:
-        """Who is what now.
+        """The present aliases.
 
         Raises:
-            RegistryError: there is no such model.
+            RegistryError: the model does not exist.
         """
         model = self._model()
         if model is None:
-            raise RegistryError(
-                f"there is no registered model {self.name!r}; `gptworks retrain` makes its first version"
-            )
+            raise RegistryError(f"the registry has no model {self.name!r}; `gptworks retrain` makes its first version")
         return Aliases(**{name: int(number) for name, number in model.aliases.items() if name in asdict(Aliases())})
 
     def version(self, number: int) -> Version:
         """One version by its number.
 
         Raises:
-            RegistryError: there is none.
+            RegistryError: the version does not exist.
         """
         found = find(partial(self._client.get_model_version, self.name, str(number)))
         if found is None:
             numbers = ", ".join(str(each.number) for each in self.versions()) or "none"
-            raise RegistryError(f"{self.name} has no version {number}; there are: {numbers}")
+            raise RegistryError(f"{self.name} has no version {number}; expected one of {numbers}")
         return _version(found)
 
     def champion(self) -> Version | None:
@@ -180,7 +178,7 @@ class ModelRegistry:
             return self.version(known.number)
 
     def set_tags(self, number: int, tags: Mapping[str, str]) -> None:
-        """Say something of a version; an empty text takes the tag away."""
+        """Set tags of a version; an empty text removes the tag."""
         for name, value in tags.items():
             if value:
                 self._client.set_model_version_tag(self.name, str(number), name, value[:_MAX_TAG])
@@ -189,7 +187,7 @@ class ModelRegistry:
                     self._client.delete_model_version_tag(self.name, str(number), name)
 
     def set_model_tags(self, tags: Mapping[str, str]) -> None:
-        """Say something of the model as a whole; nothing happens before its first version."""
+        """Set tags of the model as a whole; nothing happens before its first version."""
         if self.exists():
             for name, value in tags.items():
                 self._client.set_registered_model_tag(self.name, name, value[:_MAX_TAG])

@@ -1,1 +1,1 @@
-"""What a run says of itself, on the disk and in MLflow."""
+"""What a run logs, on the disk and in MLflow."""

@@ -1,7 +1,7 @@
 """The calls that write into one MLflow run.
 
 A call that fails is either to be made again later (an exception), or will never be taken, however often it is made:
-then what it carried is listed as lost, and the rest goes on.
+then its content is listed as lost, and the rest is sent.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RunCalls:
         self.points(points[half:])
 
     def params(self, params: Mapping[str, str]) -> None:
-        """Add params; one that has a value keeps it, and a different one is told."""
+        """Add params; one that has a value keeps it, and a different one is a warning."""
         from mlflow.entities import Param
 
         fresh = []
@@ -122,15 +122,15 @@ class RunCalls:
             self._mark_table(name)
 
     def reopen(self, tags: Mapping[str, str], *, attempt: int) -> None:
-        """Have the run go on."""
+        """Resume the run."""
         self.tags({**tags, "gptworks.attempt": str(attempt)})
         if "gptworks.failure" in self.client.get_run(self.run_id).data.tags:
             self._attempt(partial(self.client.delete_tag, self.run_id, "gptworks.failure"))
         self._attempt(partial(self.client.update_run, self.run_id, status="RUNNING"))
-        log.info("MLflow run %s goes on, attempt %d", self.run_id, attempt)
+        log.info("MLflow run %s resumes, attempt %d", self.run_id, attempt)
 
     def end(self, entry: Entry) -> None:
-        """Say how the run ended."""
+        """Write the final status of the run."""
         if entry["reason"]:
             self.tags({"gptworks.failure": entry["reason"][:5000]})
         end = partial(self.client.set_terminated, self.run_id, status=entry["status"], end_time=entry["time"])

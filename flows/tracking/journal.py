@@ -1,7 +1,7 @@
-"""The journal of a tracked run: everything that is said about it, on the local disk first.
+"""The journal of a tracked run: everything that is logged about it, on the local disk first.
 
     <spool>/<stage>-<key>-<run id>/
-        journal.jsonl   one line for each thing said, in order; only ever appended to
+        journal.jsonl   one line for each entry, in order; only ever appended to
         state.json      which MLflow run it became, and how much of the journal MLflow has
         files/          artifacts on their way, hard-linked or copied when they were logged
         writer.lock     held (flock) by the process that the run belongs to
@@ -34,7 +34,7 @@ from gptcore.locking import hold
 
 LOCAL_ID = re.compile(r"\bgw-[0-9a-f]{32}\b")
 """The form of a run's own id, wherever it stands in a text."""
-ENDED_WITHOUT_A_WORD = "its process ended without saying why: it was killed, or the machine went down"
+ENDED_WITHOUT_A_WORD = "the process was killed without a final status, or the machine went down"
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ Entry = dict[str, Any]
 
 
 def new_run_id() -> str:
-    """An id for a run that nobody has yet."""
+    """A new, unique id for a run."""
     return f"gw-{uuid.uuid4().hex}"
 
 
@@ -80,7 +80,7 @@ class Journal:
         self.path = folder / "journal.jsonl"
         self.files = folder / "files"
         self.in_memory: list[Entry] = []
-        """What was said after the disk refused a line; lost with this process unless it is shipped before."""
+        """Entries since the disk refused a line; lost with this process unless they are shipped before."""
         self._state = folder / "state.json"
         self._descriptor: int | None = None
         self._unsynced = False
@@ -103,7 +103,7 @@ class Journal:
                 self.close()
 
     def append(self, kind: str, **what: Any) -> None:
-        """Say one thing; never raises because of the disk, and never waits for anything but it."""
+        """Append one entry; never raises because of the disk, and never waits for anything but it."""
         entry: Entry = {"kind": kind, **what}
         with self._lock:
             if self.in_memory:
@@ -125,7 +125,7 @@ class Journal:
                 self.in_memory.append(entry)
 
     def sync(self) -> None:
-        """Have the disk keep what was said so far."""
+        """Sync all entries so far to the disk."""
         with self._lock:
             if not self._unsynced or self._descriptor is None:
                 return
@@ -196,7 +196,7 @@ class Journal:
             return True
 
     def read(self, offset: int) -> Iterator[tuple[int, Entry]]:
-        """The whole lines from ``offset`` on, each with the offset behind it; one that is no JSON has the kind torn."""
+        """The whole lines from ``offset`` on, each with the offset behind it; one not in JSON has the kind torn."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
@@ -208,15 +208,15 @@ class Journal:
                 try:
                     entry = json.loads(line)
                 except ValueError:
-                    entry = {"kind": "torn"}  # by a crash; training says it again when it resumes
+                    entry = {"kind": "torn"}  # by a crash; training logs it again when it resumes
                 yield offset, entry
 
     def header(self) -> Entry | None:
-        """The first line, which says what run this is; None if a crash came before it."""
+        """The first line, which identifies the run; None if a crash came before it."""
         return next((entry for _, entry in self.read(0) if entry["kind"] == "run"), None)
 
     def final_status(self) -> str:
-        """The status that the last attempt has ended with; empty until it has said so."""
+        """The status that the last attempt ended with; empty until it is written."""
         said = [entry for _, entry in self.read(0) if entry["kind"] in ("run", "begin", "end")]
         return str(said[-1].get("status", "")) if said else ""
 
@@ -265,13 +265,13 @@ def find_unfinished(spool: Path, *, stage: str, key: str) -> Journal | None:
 
 
 def journals(spool: Path) -> list[Journal]:
-    """Every journal that says what run it is, oldest first: a parent comes before what it holds."""
+    """Every journal with a header, oldest first: a parent comes before what it holds."""
     here = [Journal(folder) for folder in spool.glob("*-gw-*") if folder.is_dir()]
     return sorted((each for each in here if each.header() is not None), key=_creation_time)
 
 
 def close_abandoned(journal: Journal, *, whole: bool) -> bool:
-    """Say how a run ended whose process is gone; True if that had not been said.
+    """Write the final status of a run whose process is gone; True if it had none.
 
     It is FINISHED if its output is ``whole``, else KILLED.
     """

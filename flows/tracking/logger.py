@@ -1,7 +1,7 @@
-"""MlflowLogger: what a stage says about itself while it runs, kept in the run's journal and sent from there.
+"""MlflowLogger: what a stage logs while it runs, kept in the run's journal and sent from there.
 
 It satisfies ``gptcore.train.logger.RunLogger`` and adds figures, tables, texts, tags and data sets. Nothing here waits
-for MLflow or raises because it is away, but what asks for MLflow's own id or for everything to have arrived.
+for MLflow or raises because it is unreachable, but what asks for MLflow's own id or for everything to have arrived.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MlflowLogger:
         return run_url(self._ui, self.run_id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Add params, flattened to dotted names; one that has a value keeps it, and a different one is told."""
+        """Add params, flattened to dotted names; one that has a value keeps it, and a different one is a warning."""
         self._journal.append("params", params=flatten(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -115,7 +115,7 @@ class MlflowLogger:
         return self._shipper.wait(self._shipment, stall=_SECONDS_WITHOUT_PROGRESS)
 
     def close(self, *, status: str, reason: str = "", stall: float = _SECONDS_WITHOUT_PROGRESS) -> None:
-        """Say how it ended, wait for MLflow while it takes something at least every ``stall`` seconds."""
+        """Write the final status, then wait for MLflow while it takes something at least every ``stall`` seconds."""
         self._journal.append("end", status=status, reason=reason, time=int(time.time() * 1000))
         self._journal.sync()
         self._shipper.finish(self._shipment)

@@ -24,7 +24,7 @@ EXPERIMENTS: dict[str, str] = {
     "judge-calibrate": "The judge's scores against people's, made by `gptworks judge calibrate`.",
     "gate-evaluation": "Versions of a registered model, measured for the gate: same items, same judge, same decoding.",
     "gate": "Decisions of the gate about a challenger, each with its table.",
-    "retrain": "Rounds of retraining: why it ran, and what came of it.",
+    "retrain": "Rounds of retraining: why it ran, and its result.",
     "compare": "Comparisons of two runs, made by `gptworks compare RUN RUN`.",
     "sweep": "One run for each sweep; its trials hang below it, with the varied settings as params and one metric, "
     "`objective`.",

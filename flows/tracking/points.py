@@ -1,6 +1,6 @@
 """Which points of a journal are new, and the points themselves.
 
-A training that resumes says again what it said after its checkpoint. The steps of each metric only ever grow, so what
+A training that resumes logs again what it logged after its checkpoint. The steps of each metric only ever grow, so what
 is not behind the last point has been there: no point twice, and the curve does not zigzag.
 """
 
@@ -33,7 +33,7 @@ class Fold:
         """The new points of one line.
 
         Without a step a value is a summary of the whole run: it goes to the metric's last step, where it counts as the
-        latest, and is dropped only when it says nothing new.
+        latest, and is dropped only when its value is not new.
         """
         step, new = entry["step"], []
         for name, value in entry["metrics"].items():

@@ -1,4 +1,4 @@
-"""Tracked runs: opening them, and closing them truthfully.
+"""Tracked runs: opening them, and closing them with their true status.
 
 One experiment per stage (``gptworks/pretrain``, ...), so that its table compares like with like. A run is a journal
 on the local disk (``flows/tracking/journal.py``) that a thread brings to MLflow (``flows/tracking/shipper.py``): a
@@ -45,7 +45,7 @@ def stage_run(
     run_id: str | None = None,
     about: str = "",
 ) -> Iterator[MlflowLogger]:
-    """Open the tracked run of one stage, and close it truthfully: FINISHED, FAILED or KILLED.
+    """Open the tracked run of one stage, and close it with its true status: FINISHED, FAILED or KILLED.
 
     Whether MLflow answers makes no difference here. An unfinished run with this key is continued, so commit the stage's
     output inside the block: a run that is FINISHED is never opened again except by its id.

@@ -72,7 +72,7 @@ class Shipment:
         self.problem: Exception | None = None
         """Why the last attempt to send it failed."""
         self.finished = False
-        """Nothing more will be said."""
+        """Nothing more will be logged."""
         self._gone = False
         self._experiment, self._resolve = experiment, resolve
         self._held = ExitStack()
@@ -81,14 +81,14 @@ class Shipment:
 
     @property
     def done(self) -> bool:
-        """Whether MLflow has all that was said so far."""
+        """Whether MLflow has all that was logged so far."""
         size = self.journal.path.stat().st_size if self.journal.path.exists() else 0
         said = len(self.journal.in_memory) == self._taken and self._read >= size
         return self._attached and said and not (self._facts or self._files)
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to do until more is said."""
+        """Whether nothing is left to do until more is logged."""
         return self.done and (self._gone or not self.finished)
 
     def ship(self, client: MlflowClient) -> None:
@@ -110,7 +110,7 @@ class Shipment:
             self.ship(client)
 
     def let_go(self) -> None:
-        """Forget a run that ended well; keep the journal of another one, which may go on."""
+        """Forget a run that ended well; keep the journal of another one, which may be resumed."""
         if self._last_status == "FINISHED":
             self.journal.remove()
         else:
@@ -138,7 +138,7 @@ class Shipment:
         self.state = self.journal.state()
         header = self.journal.header() or next((e for e in self.journal.in_memory if e["kind"] == "run"), None)
         if header is None:
-            raise NotYet(f"{self.journal.path} does not say yet what run it is")
+            raise NotYet(f"{self.journal.path} has no header yet")
         run = self._run(client, header)
         self._params = dict(run.data.params)
         self._attempt = self._attempts_before(run) if self.state.continued else 0

@@ -64,7 +64,7 @@ class Shipper:
         return shipment
 
     def finish(self, shipment: Shipment) -> None:
-        """Nothing more will be said: let go of the journal when MLflow has it."""
+        """Nothing more will be logged: release the journal when MLflow has it."""
         with self._changed:
             shipment.finished = True
             self._go()
@@ -76,7 +76,7 @@ class Shipper:
             self._go()
 
     def wait(self, shipment: Shipment, *, stall: float) -> bool:
-        """Wait until MLflow has all that was said.
+        """Wait until MLflow has all that was logged.
 
         Returns:
             False when MLflow does not answer, or nothing moves for ``stall`` seconds; what is left is sent later.
@@ -127,7 +127,7 @@ class Shipper:
         return [shipment for shipment in every if not self.wait(shipment, stall=stall)]
 
     def _has_tried(self, n_passes: int) -> bool:
-        """Whether so many passes are enough to know; the first of them may have begun before MLflow was back."""
+        """Whether that many passes are enough to know; the first may have begun before MLflow was back."""
         if self._looked_back and all(shipment.settled for shipment in self._shipments.values()):
             return True
         if self._failing is not None:
@@ -171,7 +171,7 @@ class Shipper:
             with self._changed:
                 shipments = list(self._shipments.values())
             problems = [shipment for shipment in shipments if not self._send(shipment, client)]
-        except Exception as error:  # whatever a client raises, whoever logs goes on
+        except Exception as error:  # whatever a client raises, logging continues
             self._fail(error)
         else:
             self._recover()

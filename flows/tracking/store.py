@@ -32,7 +32,7 @@ class TrackingError(GptcoreError):
 
 
 def check_answers(settings: Settings) -> None:
-    """Ask a server for a sign of life: MLflow's own client would take minutes to notice that there is none.
+    """Check that a server is alive: MLflow's own client would take minutes to notice that there is none.
 
     Raises:
         OSError: nothing answers within five seconds. Any answer counts, also one that asks for a password.
@@ -45,7 +45,7 @@ def check_answers(settings: Settings) -> None:
     except urllib.error.HTTPError:
         pass
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # the client may have been told to trust it
+        if not isinstance(error.reason, ssl.SSLError):  # the client may be configured to trust it
             raise
 
 

@@ -1,4 +1,4 @@
-"""What was found out of order, and what was done about it."""
+"""Findings of a check, and what was done about them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was out of order."""
+    """One problem."""
 
     kind: str
     """``prefect run``, ``mlflow run``, ``output``, ``file``, ``lock`` or ``server``."""
     what: str
     """Its name or path."""
     found: str
-    """How it was."""
+    """Its state before."""
     done: str
-    """What became of it."""
+    """What was done."""
 
 
 @dataclass
 class Report:
-    """Everything that one look has found."""
+    """All findings of one check."""
 
     dry_run: bool = False
-    """Whether it was only a look: ``done`` then says what would be."""
+    """Whether nothing was changed: ``done`` is then what would be done."""
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, kind: str, what: str, *, found: str, done: str) -> None:
-        """Keep one finding."""
+        """Add one finding."""
         self.findings.append(Finding(kind, what, found, done))
 
     def rows(self) -> list[dict[str, str]]:

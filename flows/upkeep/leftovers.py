@@ -36,7 +36,7 @@ def clear(settings: Settings, report: Report) -> None:
             continue
         if report.dry_run or remove_if_free(lock):
             name = str(lock.relative_to(settings.home))
-            report.add("lock", name, found="held by nobody, and for nothing", done="removed")
+            report.add("lock", name, found="held by no process, and for no output", done="removed")
 
 
 def remove_tree(path: Path) -> None:
@@ -59,7 +59,7 @@ def _partials(home: Path) -> Iterator[Path]:
 
 
 def _may_be_written(path: Path, store: StageStore) -> bool:
-    """By the process that its name tells, or by any within an hour: another machine's processes are not seen here."""
+    """By the process that its name names, or by any within an hour: another machine's processes are not seen here."""
     match = _PARTIAL.search(path.name)
     assert match is not None
     inside = path.relative_to(store.root).parts if path.is_relative_to(store.root) else ()

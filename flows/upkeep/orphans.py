@@ -1,4 +1,4 @@
-"""Runs that somebody was working on, and nobody is: in Prefect and in MLflow.
+"""Runs whose process is gone: in Prefect and in MLflow.
 
 A process on this machine is known by its locks, which the kernel frees. One elsewhere is known to Prefect, by the signs
 of life that it gives.
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 TERMINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 """Types of the states that a Prefect run does not leave by itself."""
 SILENT = timedelta(minutes=5)
-"""A run elsewhere that has given no sign of life for so long is dead; runs give one a minute."""
+"""A run elsewhere without a heartbeat for this long is dead; runs send one a minute."""
 UNBEGUN = timedelta(minutes=15)
-"""A run that was taken by a worker and has not begun after so long never will: a node may have to be made first."""
+"""A run that was taken by a worker and has not started after this long never will: a node may have to be made first."""
 SETTLED = timedelta(seconds=20)
 """So long after a crash its worker may still be at it: hooks of the flow run in a process of their own."""
 _CLOSED = "(closed by gptworks reconcile)"
@@ -52,7 +52,7 @@ class Orphans:
     """Prefect's server, if one is known."""
 
     def close_prefect_runs(self) -> None:
-        """Have each run whose process is gone be Crashed, or Cancelled if that was asked for."""
+        """Set each run whose process is gone to Crashed, or to Cancelled if that was asked for."""
         assert self.api is not None
         for run in self.api.runs(states=ACTIVE):
             why = self._why_gone(run)
@@ -69,9 +69,9 @@ class Orphans:
             self.report.add("prefect run", run["name"], found=f"{run['state_name']}, but {why}", done=f"now {state}")
 
     def retry_crashed_runs(self, *, max_attempts: int, window: timedelta) -> None:
-        """Have runs that crashed go on, which were begun fewer than ``max_attempts`` times.
+        """Resume crashed runs that were started fewer than ``max_attempts`` times.
 
-        A worker tells twice that a run has crashed, and the second time would undo what is done here in between.
+        A worker reports twice that a run has crashed, and the second report would undo what is done here in between.
         """
         assert self.api is not None
         since = datetime.now(UTC) - window
@@ -82,13 +82,13 @@ class Orphans:
                 continue
             attempts = self._attempts(run)
             if attempts >= max_attempts:
-                why = f"Crashed in attempt {attempts}, and no more than {max_attempts} are allowed"
-                self.report.add("prefect run", run["name"], found=why, done="left; the log says why it crashed")
+                why = f"Crashed in attempt {attempts} of at most {max_attempts}"
+                self.report.add("prefect run", run["name"], found=why, done="left alone; see its log for the cause")
             elif not self._is_superseded(run):
                 if not self.report.dry_run:
                     message = f"attempt {attempts + 1} of {max_attempts} {_GRANTED}"
                     self.api.set_state(run["id"], "SCHEDULED", name="AwaitingRetry", message=message)
-                done = f"goes on: attempt {attempts + 1} of {max_attempts}"
+                done = f"resumes: attempt {attempts + 1} of {max_attempts}"
                 self.report.add("prefect run", run["name"], found=f"Crashed in attempt {attempts}", done=done)
 
     def skip_missed_runs(self) -> None:
@@ -106,7 +106,7 @@ class Orphans:
             self.report.add("prefect run", missed["name"], found=found, done="now Skipped")
 
     def send_journals(self) -> None:
-        """Bring to MLflow what runs have said whose processes are gone, and how they ended."""
+        """Send to MLflow what runs whose processes are gone have logged, and their final status."""
         left = [each for each in waiting(self.settings) if not each.owned]
         still = left if self.report.dry_run or not left else sync(self.settings)
         for each in left:
@@ -115,7 +115,7 @@ class Orphans:
             self.report.add("mlflow run", f"{each.stage} {each.run_id or each.local_id}", found=found, done=done)
 
     def close_mlflow_runs(self) -> None:
-        """Have each run that is left RUNNING say how it ended: FINISHED, FAILED or KILLED."""
+        """Give each run that is left RUNNING its final status: FINISHED, FAILED or KILLED."""
         client = connect(self.settings)
         for run in search_runs(client, "attributes.status = 'RUNNING'"):
             status, why = self._final_status(run)
@@ -145,11 +145,11 @@ class Orphans:
             return "it never began" if now - since > UNBEGUN else ""
         assert self.api is not None
         if now - since > SILENT and not self.api.heard_since(run["id"], now - SILENT):
-            return f"it has given no sign of life for {SILENT.seconds // 60} minutes"
+            return f"it has sent no heartbeat for {SILENT.seconds // 60} minutes"
         return ""
 
     def _attempts(self, run: Row) -> int:
-        """How often it was begun, or had go on: one that crashes before its flow begins is not counted by Prefect."""
+        """Number of its attempts: one that crashes before its flow begins is not counted by Prefect."""
         assert self.api is not None
         granted = sum(1 for state in self.api.states(run["id"]) if str(state["message"] or "").endswith(_GRANTED))
         return max(granted + 1, int(run["run_count"]))
@@ -169,7 +169,7 @@ class Orphans:
         )
 
     def _final_status(self, run: Run) -> tuple[str, str]:
-        """How a run that MLflow takes for running has ended, and why that is known; no status if it may still run."""
+        """The final status of a run that MLflow takes for running, and the reason; no status if it may still run."""
         tags = run.data.tags
         stage, key = tags.get(f"{PREFIX}.stage", ""), tags.get(f"{PREFIX}.key", "")
         flow_run = tags.get("prefect.flow_run_id", "")

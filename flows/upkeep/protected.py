@@ -33,7 +33,7 @@ class Protected(NamedTuple):
 
 
 class UnknownLineage(GptcoreError):
-    """It cannot be told what a model in use was made from, so nothing may be removed."""
+    """It is unknown what a model in use was made from, so nothing may be removed."""
 
     exit_code = 3
 

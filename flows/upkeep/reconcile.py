@@ -18,16 +18,16 @@ class Policy:
     """How far to go."""
 
     max_attempts: int = 3
-    """How often a run that crashes is begun in all."""
+    """Maximum number of attempts of a run that crashes."""
     window: timedelta = timedelta(days=1)
     """A run that crashed longer ago is left alone."""
 
 
 def reconcile(settings: Settings, *, api_url: str, policy: Policy | None = None, dry_run: bool = False) -> Report:
-    """Close runs without a process, have crashed ones go on, skip missed ones, remove what is half-written.
+    """Close runs without a process, resume crashed ones, skip missed ones, remove half-written files.
 
-    Without an ``api_url`` Prefect's runs are left alone. A server that does not answer is a finding, and the rest goes
-    on without it.
+    Without an ``api_url`` Prefect's runs are left alone. A server that does not answer is a finding, and the rest is
+    done without it.
     """
     policy = policy or Policy()
     report = Report(dry_run)

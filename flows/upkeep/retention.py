@@ -38,8 +38,8 @@ class Retention(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     output_days: float = Field(default=30, ge=0, description="Outputs of stages that no model in use needs")
-    newest: int = Field(default=2, ge=0, description="So many outputs of each stage stay, however old")
-    work_days: float = Field(default=14, ge=0, description="Interrupted work that nobody has gone on with")
+    newest: int = Field(default=2, ge=0, description="Number of outputs of each stage that stay, however old")
+    work_days: float = Field(default=14, ge=0, description="Interrupted work that was not resumed")
     damaged_days: float = Field(default=7, ge=0, description="Outputs that were set aside as damaged")
     failed_run_days: float | None = Field(default=30, ge=0, description="Tracked runs that failed or were killed")
     finished_run_days: float | None = Field(default=None, ge=0, description="Tracked runs that ended well")
@@ -59,10 +59,10 @@ class Cleaning:
 
 
 def clean(settings: Settings, policy: Retention, *, dry_run: bool) -> Cleaning:
-    """Remove what the policy does not keep; with ``dry_run`` only say what that is, and how much.
+    """Remove what the policy does not keep; with ``dry_run`` only report what and how much.
 
     Raises:
-        UnknownLineage: it cannot be text which models are in use, or what they were made from.
+        UnknownLineage: it is unknown which models are in use, or what they were made from.
     """
     used = find_protected(settings)
     done = Cleaning(Report(dry_run), kept=tuple(used.models))

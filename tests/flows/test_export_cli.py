@@ -70,5 +70,7 @@ def test_a_model_is_made_on_an_ollama_server(source: Path) -> None:
 
 
 def test_an_absent_server_is_told_before_the_work(source: Path) -> None:
-    with pytest.raises(OllamaRefused, match=r"no Ollama answers at http://127\.0\.0\.1:9 .*start it: ollama serve"):
+    with pytest.raises(
+        OllamaRefused, match=r"no Ollama server answers at http://127\.0\.0\.1:9 .*start it: ollama serve"
+    ):
         OLLAMA.run(source, "keeper", options={"host": "http://127.0.0.1:9"})

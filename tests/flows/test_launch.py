@@ -20,10 +20,10 @@ from gptcore.train import MemoryLogger, Progress
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"nnodes": 2}, "--nnodes is 2, but no --rdzv says where the machines meet"),
+        ({"nnodes": 2}, "--nnodes is 2, but --rdzv is missing"),
         ({"rdzv": "node1:29500"}, "--rdzv is 'node1:29500', but --nnodes is 1: one machine meets nobody"),
-        ({"nnodes": 2, "rdzv": "node1"}, "--rdzv is 'node1'; it must be HOST:PORT, as in node1:29500"),
-        ({"nnodes": 2, "rdzv": "node1:70000"}, "--rdzv is 'node1:70000'; it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv": "node1"}, "--rdzv: expected HOST:PORT, as in node1:29500, got 'node1'"),
+        ({"nnodes": 2, "rdzv": "node1:70000"}, "--rdzv: expected HOST:PORT, as in node1:29500, got 'node1:70000'"),
         ({"parallel": "fsdp"}, "--parallel is 'fsdp', but there is one process"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a stage tells Prefect and learns from it."""
+"""What a stage sends to Prefect and reads from it."""
 
 from __future__ import annotations
 

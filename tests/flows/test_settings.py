@@ -50,7 +50,7 @@ def test_a_folder_as_tracking_store_is_refused_with_the_remedy() -> None:
 
 def test_a_file_as_home_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
-    with pytest.raises(ConfigError, match="which is a file; it must be a folder"):
+    with pytest.raises(ConfigError, match="expected a folder, or a path that does not exist yet, got the file"):
         read_settings({"GPTWORKS_HOME": str(tmp_path / "taken")})
 
 

@@ -97,7 +97,7 @@ def test_versions_are_registered_once_per_key_and_the_newest_is_the_challenger(
     assert registry.aliases() == Aliases(challenger=2)
     assert registry.version(1).tags["gptworks.data"] == "data of a"
     assert registry.with_key("a") == registry.version(1)
-    with pytest.raises(RegistryError, match="has no version 7; there are: 2, 1"):
+    with pytest.raises(RegistryError, match="has no version 7; expected one of 2, 1"):
         registry.version(7)
 
 
@@ -112,7 +112,7 @@ def test_publishing_moves_every_name_and_rollback_goes_all_the_way_back(registry
     assert registry.version(3).tags[ROLLED_BACK].endswith(": wrong prices")
     assert rollback(registry, reason="worse still").number == 1
     assert registry.aliases() == Aliases(champion=1)
-    with pytest.raises(RegistryError, match="no champion before version 1; there is nothing to go back to"):
+    with pytest.raises(RegistryError, match="no champion before version 1; there is nothing to roll back to"):
         rollback(registry, reason="again")
 
 
@@ -216,6 +216,6 @@ def test_the_mirror_says_what_the_registry_says(registry: ModelRegistry, setting
 
 
 def test_a_model_that_does_not_exist_is_named(registry: ModelRegistry) -> None:
-    with pytest.raises(RegistryError, match="there is no registered model 'model-"):
+    with pytest.raises(RegistryError, match="the registry has no model 'model-"):
         registry.aliases()
     assert not registry.repair()
