@@ -65,7 +65,7 @@ class Drawing(Form):
             top_k=None if self.top_k in (0, -1) else self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty or 1.0,
+            repetition_penalty=self.repetition_penalty,
             seed=secrets.randbelow(2**31) if self.seed is None else self.seed,
         )
 

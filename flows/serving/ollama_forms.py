@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flows.serving.forms import Drawing, Form, Neutral, encode_chat
 from flows.serving.ollama_pages import OllamaChatPage, OllamaPage
@@ -34,7 +34,9 @@ class Options(Drawing):
     temperature: float = 0.8
     top_k: int | None = 40
     top_p: float | None = 0.9
-    repetition_penalty: float = Field(default=1.0, alias="repeat_penalty")
+    repetition_penalty: Annotated[float, AfterValidator(lambda value: value or 1.0)] = Field(
+        default=1.0, alias="repeat_penalty"
+    )  # Ollama takes 0 for "off"
 
 
 class Asked(Form):

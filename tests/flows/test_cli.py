@@ -94,7 +94,7 @@ def test_the_options_of_a_flow_are_in_its_help(told: Told) -> None:
         (("pretrain", "--set", "pretrain.train.epoch=2"), "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
         (
             ("pretrain", "--judge", "perhaps"),
-            "expected EvaluateStage.judge to be one of 'auto', 'required', got 'perhaps'",
+            "expected EvaluateStage.judge to be one of 'auto', 'required', 'off', got 'perhaps'",
         ),
         (("pretrain", "--optimizer", "moun"), "unknown optimizer 'moun'; did you mean 'muon'? (known: adamw, muon)"),
         (("pretrain", "--seed", "x"), "Invalid value for '--seed'"),

@@ -31,7 +31,7 @@ from flows.settings import read_settings
 from flows.sources.added import DataFolder
 from flows.sources.base import Places, Row, SourceConfig
 from flows.sources.files import Files
-from flows.sources.parts import Part, list_parts, register_part, registered
+from flows.sources.parts import Part, describe_lack, list_parts, register_part, registered
 from flows.stages.context import Inputs
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome, PipelineReport
@@ -238,7 +238,8 @@ def test_the_page_shows_its_rows_and_that_no_stage_reads_them(part: Part, file: 
     result = prepared(Files.of([], {"pairs": file}), tmp_path / "out")
     made = Outcome("prepare-data", "k", tmp_path / "out", result, 1.0, cached=False, run_id=None)
     when = datetime(2025, 3, 1, tzinfo=UTC)
-    report = PipelineReport("tiny", "k", when, 1.0, resolve("tiny").to_dict(), {}, (made,), {})
+    lacks = {"finetune-classifier": describe_lack(["classify"])}
+    report = PipelineReport("tiny", "k", when, 1.0, resolve("tiny").to_dict(), {}, (made,), {}, lacks)
     page = write_report(report, tmp_path / "report.html").read_text()
     assert re.search(rf'pairs of texts</td><td class="n">{result.part("pairs").rows["train"]}</td>', page)
     assert f"Not used: {UNREAD}." in page
