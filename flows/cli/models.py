@@ -56,7 +56,7 @@ def runs(
         return
     known = ("pipeline", *STAGES)
     if stage not in known:
-        raise ConfigError(f"there is no stage {stage!r}{nearest(stage, known)}")
+        raise ConfigError(f"unknown stage {stage!r}{nearest(stage, known)}")
     console, client = table_console(), connect(read_settings())
     experiment = client.get_experiment_by_name(f"{PREFIX}/{stage}")
     if experiment is None:

@@ -71,7 +71,7 @@ def deploy(
     """Create pool and queues, and deploy every flow of ``folder``'s prefect.yaml; what is there is brought up to date.
 
     ``environment`` holds all variables of the ``prefect`` command that deploys; ``limit`` runs of the pool's own queue
-    may go on at once. Gives what the command printed.
+    may run at once. Gives what the command printed.
 
     Raises:
         ServiceError: the server does not answer, or refuses a deployment.

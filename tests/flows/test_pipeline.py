@@ -202,7 +202,7 @@ def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
     mistyped = run(capsys, "runs", "--stage", "pretrian")
     assert mistyped.code == 2
     assert (
-        "there is no stage 'pretrian'; did you mean 'pretrain'? (known: compress, evaluate, finetune-" in mistyped.err
+        "unknown stage 'pretrian'; did you mean 'pretrain'? (known: compress, evaluate, finetune-" in mistyped.err
     )
 
 
