@@ -201,9 +201,7 @@ def test_a_dry_run_and_the_list_of_runs_tell_what_is_there(
     assert "FINISHED" in listed
     mistyped = run(capsys, "runs", "--stage", "pretrian")
     assert mistyped.code == 2
-    assert (
-        "unknown stage 'pretrian'; did you mean 'pretrain'? (known: compress, evaluate, finetune-" in mistyped.err
-    )
+    assert "unknown stage 'pretrian'; did you mean 'pretrain'? (known: compress, evaluate, finetune-" in mistyped.err
 
 
 def test_doctor_finds_everything_but_the_judge(
