@@ -96,13 +96,13 @@ def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetim
         seconds=total,
         config=stages.pipeline.to_dict(),
         sources=stages.pipeline.prepare.source.digests(stages.places),
-        stages=tuple(_spent(outcome, seconds[name]) for name, outcome in stages.outcomes.items()),
+        stages=tuple(_with_seconds(outcome, seconds[name]) for name, outcome in stages.outcomes.items()),
         environment=environment_tags(),
         left_out=stages.left_out,
     )
 
 
-def _spent(outcome: Outcome, seconds: float) -> Outcome:
+def _with_seconds(outcome: Outcome, seconds: float) -> Outcome:
     """An outcome with the time that its flow took."""
     return replace(outcome, seconds=seconds, cached=seconds == 0.0)
 

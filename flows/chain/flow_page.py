@@ -35,7 +35,7 @@ def on_flow_page(stage: str, run: MlflowLogger) -> Iterator[Callable[[Progress],
     page = _Page(stage, run, flow_run_id)
     page.thread.start()
     try:
-        yield page.tell
+        yield page.report
         page.share = 1.0
     finally:
         page.over.set()
@@ -58,7 +58,7 @@ class _Page:
         self._artifact: UUID | None = None
         self._linked = False
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         """Take note; costs nothing."""
         self.share = min(1.0, progress.step / max(1, progress.n_steps))
         if progress.metrics:

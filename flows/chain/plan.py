@@ -34,13 +34,13 @@ class PlanLine(NamedTuple):
 def plan(config: Pipeline, name: str, *, data_dir: Path | None) -> list[PlanLine]:
     """The stages that ``name`` (a stage, or ``pipeline``) would need, in order."""
     chain = Chain(config, read_settings(), data_dir, progress_bar)
-    wanted = list(STAGES) if name == "pipeline" else _needed(name)
+    wanted = list(STAGES) if name == "pipeline" else _list_needed(name)
     rate, estimate = _product_rate(), _estimate(chain)
     return [_line(chain, STAGES[stage], estimate, rate) for stage in STAGES if stage in wanted]
 
 
-def _needed(name: str) -> list[str]:
-    return [*(inner for need in STAGES[name].needs for inner in _needed(need)), name]
+def _list_needed(name: str) -> list[str]:
+    return [*(inner for need in STAGES[name].needs for inner in _list_needed(need)), name]
 
 
 def _estimate(chain: Chain) -> Estimate:

@@ -186,10 +186,10 @@ def _print_plan(config: Pipeline, policy: Any, *, data_dir: Path | None, force: 
     from flows.chain.request import chain
     from flows.cli.models import print_plan
     from flows.registry.versions import ModelRegistry
-    from flows.retrain import checked, model_name
+    from flows.retrain import check, model_name
 
     stages = chain(config, data_dir=data_dir)
-    _, reason = checked(
+    _, reason = check(
         stages, ModelRegistry(stages.settings, model_name(config.preset)), policy, force=force, resumed=False
     )
     if reason.run:

@@ -85,14 +85,14 @@ def decide(challenger: Evidence, champion: Evidence | None, *, policy: GatePolic
         return _decision(rows, challenger.key, policy, won="the first model: it meets the floors and budgets")
     _check_same_evaluation(challenger, champion)
     both = set(challenger.values) & set(champion.values)
-    primary = policy.chosen_primary(both, judged=challenger.judged and champion.judged)
+    primary = policy.choose_primary(both, judged=challenger.judged and champion.judged)
     rows = [
         *_primary((challenger, champion), primary, policy),
         *_judge((challenger, champion), primary, policy),
         *_guardrails((challenger, champion), primary, policy),
         *rows,
     ]
-    return _decision(rows, challenger.key, policy, won=_won(rows))
+    return _decision(rows, challenger.key, policy, won=_describe_win(rows))
 
 
 def _decision(rows: list[Row], key: str, policy: GatePolicy, *, won: str) -> Decision:
@@ -111,7 +111,7 @@ def _because(rows: list[Row]) -> str:
     return "; ".join(f"{row.kind} {row.name}: {row.note or row.demand}" for row in rows)
 
 
-def _won(rows: list[Row]) -> str:
+def _describe_win(rows: list[Row]) -> str:
     best = next((row for row in rows if row.kind == "primary"), None)
     if best is None or best.difference is None or best.low is None:
         return "every demand is met"
@@ -141,16 +141,16 @@ def _primary(sides: Sides, primary: Measure | None, policy: GatePolicy) -> Itera
         note = "it was not measured of both models, so nothing says which is better"
         yield Row("primary", name, "", None, None, None, None, None, "better than the champion", "undecided", note)
         return
-    demand, found = "better: interval above 0", _paired(sides, primary, policy)
+    demand, found = "better: interval above 0", _measure_difference(sides, primary, policy)
     n = found.n if found else 0
     if found is None or n < policy.min_items:
         note = f"{n} pairs of items; at least {policy.min_items} are needed"
-        yield _compared("primary", primary, sides, found, demand, "undecided", note)
+        yield _comparison("primary", primary, sides, found, demand, "undecided", note)
         return
     outcome, note = _superior(found, policy.margins.get(primary, 0.0), UNITS[primary])
     if outcome == "passed" and (lowest := _lowest(sides, primary)) <= 0:
         outcome, note = "undecided", f"the unscored items alone could make it {lowest:+.3g} {UNITS[primary]}"
-    yield _compared("primary", primary, sides, found, demand, outcome, note)
+    yield _comparison("primary", primary, sides, found, demand, outcome, note)
 
 
 def _superior(found: PairedDifference, margin: float, unit: str) -> tuple[Outcome, str]:
@@ -211,25 +211,25 @@ def _one_sided(name: Measure, sides: Sides, outcome: Outcome, note: str) -> Row:
 
 
 def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
-    found, margin, unit = _paired(sides, name, policy), policy.margins.get(name), UNITS[name]
+    found, margin, unit = _measure_difference(sides, name, policy), policy.margins.get(name), UNITS[name]
     if margin is None:
-        return _compared("guardrail", name, sides, found, "none", "shown", "")
+        return _comparison("guardrail", name, sides, found, "none", "shown", "")
     demand = f"not worse by {margin:.3g}"
     if name == "judge" and any(side.judge_invalid for side in sides):
-        return _compared("guardrail", name, sides, found, demand, "undecided", "the judge is not valid")
+        return _comparison("guardrail", name, sides, found, demand, "undecided", "the judge is not valid")
     if found is None or math.isnan(found.low):
-        return _compared("guardrail", name, sides, found, demand, "undecided", f"{found.n if found else 0} pairs")
+        return _comparison("guardrail", name, sides, found, demand, "undecided", f"{found.n if found else 0} pairs")
     if found.low > -margin or found.low == found.high == 0:
-        return _compared("guardrail", name, sides, found, demand, "passed", "")
+        return _comparison("guardrail", name, sides, found, demand, "passed", "")
     interval = f"({found.low:.3g} to {found.high:.3g})"
     if found.high < -margin:
         note = f"worse by {-found.difference:.3g} {unit} {interval}"
-        return _compared("guardrail", name, sides, found, demand, "failed", note)
+        return _comparison("guardrail", name, sides, found, demand, "failed", note)
     note = f"it may be worse by more than {margin:.3g} {unit} {interval}"
-    return _compared("guardrail", name, sides, found, demand, "undecided", note)
+    return _comparison("guardrail", name, sides, found, demand, "undecided", note)
 
 
-def _compared(
+def _comparison(
     kind: Kind, name: Measure, sides: Sides, found: PairedDifference | None, demand: str, outcome: Outcome, note: str
 ) -> Row:
     ours, theirs = (side.mean(name) for side in sides)
@@ -239,7 +239,7 @@ def _compared(
     return replace(row, difference=found.difference, low=found.low, high=found.high, n=found.n)
 
 
-def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:
+def _measure_difference(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:
     """More being better; None without a pair. Items are taken in the order of their ids, so no order is an input."""
     challenger, champion = (side.values[name] for side in sides)
     pairs = [(champion[item], challenger[item]) for item in sorted(champion) if item in challenger]

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Held:
+class GateResult:
     """A gate that was held."""
 
     decision: Decision
@@ -63,7 +63,7 @@ class Gate:
     registry: ModelRegistry
     policy: GatePolicy
 
-    def hold(self, challenger: Version, champion: Version | None) -> Held:
+    def hold(self, challenger: Version, champion: Version | None) -> GateResult:
         """Measure, decide, and say so in MLflow: a run with the table, and tags of the version.
 
         Raises:
@@ -80,7 +80,7 @@ class Gate:
             if theirs.instrument != ours.instrument:  # a judge's server that was updated since
                 theirs = self._evidence(champion, instrument, anew=True)
         decision = decide(ours, theirs, policy=self.policy)
-        return self._tell(decision, challenger, champion, items)
+        return self._record(decision, challenger, champion, items)
 
     def _items(self, challenger: Version, champion: Version | None) -> EvaluationSet:
         prepared = find_prepared(challenger, self.chain)
@@ -107,7 +107,7 @@ class Gate:
 
         What a judge said that failed its controls is asked again: it may have been the server's bad hour.
         """
-        store, planned = self.chain.store, instrument.described()
+        store, planned = self.chain.store, instrument.describe()
         key = stage_key(EVALUATION, version=_VERSION, config=planned, inputs={"model": version.key})
         known = store.find(EVALUATION, key)
         if known is not None and Evidence.load(known.path / _EVIDENCE).judge_invalid:
@@ -122,12 +122,12 @@ class Gate:
             with stage_run(
                 settings, stage=EVALUATION, name=name, key=key, params=planned, tags=tags, run_id=run_id
             ) as tracked:
-                found = self._measured(version, instrument, work.folder, tracked)
+                found = self._measure(version, instrument, work.folder, tracked)
                 work.run_id = tracked.run_id
                 work.commit({"eval_key": found.key}, version=_VERSION, config=planned, inputs={"model": version.key})
         return found
 
-    def _measured(self, version: Version, instrument: Instrument, folder: Path, tracked: MlflowLogger) -> Evidence:
+    def _measure(self, version: Version, instrument: Instrument, folder: Path, tracked: MlflowLogger) -> Evidence:
         with self.chain.progress(f"{EVALUATION} {version.number}") as on_progress:
             context = Context(
                 folder=folder,
@@ -146,7 +146,9 @@ class Gate:
         tracked.log_artifact(folder / _EVIDENCE)
         return found
 
-    def _tell(self, decision: Decision, challenger: Version, champion: Version | None, items: EvaluationSet) -> Held:
+    def _record(
+        self, decision: Decision, challenger: Version, champion: Version | None, items: EvaluationSet
+    ) -> GateResult:
         against = None if champion is None else champion.number
         other = "the floors" if champion is None else f"champion {against}"
         title = f"{challenger.model}: version {challenger.number} against {other}"
@@ -179,7 +181,7 @@ class Gate:
             tracked.set_tags({"mlflow.note.content": text})
         again = any(row.outcome == "undecided" and "judge" in (row.kind, row.name) for row in decision.rows)
         self.registry.set_tags(challenger.number, {**tags, f"{PREFIX}.gate.run": tracked.run_id})
-        return Held(decision, tracked.run_id, tracked.url, against, again, text)
+        return GateResult(decision, tracked.run_id, tracked.url, against, again, text)
 
 
 def find_prepared(version: Version, chain: Chain) -> Entry | None:
@@ -204,7 +206,7 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
         if stage not in keys:
             return None
         entry = chain.store.find(stage, keys[stage])
-        return entry.path / CHECKPOINT if entry else _fetched(chain, runs.get(stage, ""), f"{stage}-{keys[stage]}")
+        return entry.path / CHECKPOINT if entry else _fetch(chain, runs.get(stage, ""), f"{stage}-{keys[stage]}")
 
     return ModelFiles(version.key, part("base"), part("instruct"), part("classifier"), variants)
 
@@ -224,7 +226,7 @@ def variants_of(result: CompressResult) -> tuple[Variant, ...]:
     )
 
 
-def _fetched(chain: Chain, run_id: str, name: str) -> Path:
+def _fetch(chain: Chain, run_id: str, name: str) -> Path:
     target = chain.settings.cache / "champions" / name
     inside = target / CHECKPOINT
     if inside.is_dir():

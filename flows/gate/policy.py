@@ -69,7 +69,7 @@ class GatePolicy(BaseModel):
                 raise ValueError(f"{name} is {value}; it must be 0 or more, in {UNITS[name]}")
         return values
 
-    def chosen_primary(self, measured: set[Measure], *, judged: bool) -> Measure | None:
+    def choose_primary(self, measured: set[Measure], *, judged: bool) -> Measure | None:
         """The measure that must be better: among those measured of both, the one that says most about answers."""
         if self.primary != "auto":
             return self.primary

@@ -99,7 +99,7 @@ class Session:
     """Who labels."""
     ask: Callable[[str], str]
     """Puts a question and gives the line that was typed; raises EOFError at the end of input."""
-    tell: Callable[[str], None]
+    show: Callable[[str], None]
     """Shows a text."""
 
 
@@ -121,13 +121,13 @@ def label_items(rows: Sequence[Mapping[str, Any]], session: Session, *, seed: in
     drawn = list(rows)
     random.Random(f"{seed} labels").shuffle(drawn)
     drawn = drawn[:limit]
-    known = _labelled(session, {str(row["id"]): answer_mark(row["response"]) for row in rows})
+    known = _read_scored(session, {str(row["id"]): answer_mark(row["response"]) for row in rows})
     waiting = [row for row in drawn if str(row["id"]) not in known]
     done = len(drawn) - len(waiting)
-    session.tell(f"{len(waiting)} of {len(drawn)} items to score as {session.rater}. {_HELP}")
+    session.show(f"{len(waiting)} of {len(drawn)} items to score as {session.rater}. {_HELP}")
     for row in waiting:
-        session.tell(_shown(row, done=done, total=len(drawn)))
-        score = _asked(session)
+        session.show(_format_item(row, done=done, total=len(drawn)))
+        score = _ask_score(session)
         if score == _QUIT:
             break
         if score != _SKIP:
@@ -142,7 +142,7 @@ _HELP = (
 )
 
 
-def _shown(row: Mapping[str, Any], *, done: int, total: int) -> str:
+def _format_item(row: Mapping[str, Any], *, done: int, total: int) -> str:
     parts = [("Task", row["instruction"]), ("Input", row.get("input", "")), ("Reference", row["reference"])]
     parts += [("Answer", row["response"])]
     # what a model wrote must not steer the terminal
@@ -151,7 +151,7 @@ def _shown(row: Mapping[str, Any], *, done: int, total: int) -> str:
     return f"\n--- {done + 1} of {total} ---\n{told}"
 
 
-def _asked(session: Session) -> str:
+def _ask_score(session: Session) -> str:
     while True:
         try:
             given = session.ask("score 0-100, s or q: ").strip().lower()
@@ -161,10 +161,10 @@ def _asked(session: Session) -> str:
             return given
         if given.isascii() and given.isdecimal() and MIN_SCORE <= int(given) <= MAX_SCORE:
             return str(int(given))
-        session.tell(f"{given!r} is none of these. {_HELP}")
+        session.show(f"{given!r} is none of these. {_HELP}")
 
 
-def _labelled(session: Session, marks: Mapping[str, str]) -> set[str]:
+def _read_scored(session: Session, marks: Mapping[str, str]) -> set[str]:
     """The items that this rater has scored; refuses a file with scores of other answers."""
     if not session.path.is_file() or not session.path.stat().st_size:
         return set()

@@ -19,7 +19,7 @@ Cause = _Train | _Hold | _Skip
 
 
 @dataclass(frozen=True)
-class Tried:
+class EarlierGate:
     """What was decided on the version that this chain gives."""
 
     number: int
@@ -45,7 +45,7 @@ class Situation:
     champion_key: str = ""
     champion_days: float = 0.0
     """Age of the champion."""
-    tried: Tried | None = None
+    tried: EarlierGate | None = None
     """The version that this chain gives, if it was made before."""
     last: int | None = None
     """The newest version: what is new is counted from it."""
@@ -88,13 +88,13 @@ def why(found: Situation, policy: RetrainPolicy, *, force: bool = False, resumed
     if force:
         return Why(True, "forced", "asked for by force")
     if found.tried is not None:
-        return _earlier(found, found.tried)
+        return _explain_earlier(found, found.tried)
     if found.last is None:
         return Why(True, "first", f"{found.model} has no version yet")
-    return _changed(found) or _grown(found, policy)
+    return _explain_change(found) or _explain_growth(found, policy)
 
 
-def _earlier(found: Situation, tried: Tried) -> Why:
+def _explain_earlier(found: Situation, tried: EarlierGate) -> Why:
     """What follows from an earlier gate of this very chain."""
     name = f"version {tried.number}, which this chain gives,"
     if tried.rolled_back:
@@ -114,7 +114,7 @@ def _earlier(found: Situation, tried: Tried) -> Why:
     return Why(False, "decided", f"{name} was held against {champion} before: {tried.verdict}, {tried.reason}")
 
 
-def _changed(found: Situation) -> Why | None:
+def _explain_change(found: Situation) -> Why | None:
     if found.settings_changed:
         return Why(True, "settings", f"the settings are not those of version {found.last}")
     if found.sources_changed:
@@ -127,7 +127,7 @@ def _changed(found: Situation) -> Why | None:
     return None
 
 
-def _grown(found: Situation, policy: RetrainPolicy) -> Why:
+def _explain_growth(found: Situation, policy: RetrainPolicy) -> Why:
     rows = sum(found.new_rows.values())
     grown = f"{found.new_characters:,} new characters and {rows:,} new rows since version {found.last}"
     if found.new_characters >= policy.min_new_characters or rows >= policy.min_new_rows:

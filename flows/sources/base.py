@@ -37,7 +37,7 @@ class Places(NamedTuple):
     """Where the data is that ``gptworks data add`` has taken in."""
 
 
-class Expected(NamedTuple):
+class SourceEstimate(NamedTuple):
     """About how much a source holds, told before it is read as a whole."""
 
     corpus_chars: int
@@ -68,7 +68,7 @@ class SourceConfig(Config):
         """Name -> digest of everything that is read."""
         raise NotImplementedError
 
-    def expected(self, places: Places) -> Expected:
+    def estimate(self, places: Places) -> SourceEstimate:
         """About how much there is to prepare."""
         raise NotImplementedError
 

@@ -107,7 +107,7 @@ def register_part(part: Part) -> Part:
 
 
 @contextmanager
-def registered(part: Part) -> Iterator[Part]:
+def use_part(part: Part) -> Iterator[Part]:
     """Have a part in the table for a while."""
     register_part(part)
     try:

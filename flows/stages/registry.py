@@ -86,13 +86,13 @@ class Stage:
     @property
     def run(self) -> Callable[[Pipeline, Inputs, Context], StageResult]:
         """Makes the output."""
-        body: Callable[[Pipeline, Inputs, Context], StageResult] = self._required("body").run
+        body: Callable[[Pipeline, Inputs, Context], StageResult] = self._require("body").run
         return body
 
     @property
     def result(self) -> type[StageResult]:
         """The kind of value that it hands on."""
-        module = self._required("result")
+        module = self._require("result")
         (kind,) = (each for each in vars(module).values() if getattr(each, "stage", None) == self.name)
         found: type[StageResult] = kind
         return found
@@ -126,7 +126,7 @@ class Stage:
         found: dict[str, str] = outside.digests(pipeline, places, ollama_host) if outside else {}
         return found
 
-    def _required(self, name: str) -> ModuleType:
+    def _require(self, name: str) -> ModuleType:
         module = self._module(name)
         if module is None:
             raise ConfigError(f"the stage {self.name!r} has no module {self.room}.{name}; every stage has one")
@@ -193,7 +193,7 @@ def complete() -> None:
 
 
 @contextmanager
-def registered(stage: Stage) -> Iterator[Stage]:
+def use_stage(stage: Stage) -> Iterator[Stage]:
     """A stage for the time of a block, as tests need it."""
     yield register(stage)
     del REGISTERED.found[stage.name]

@@ -88,7 +88,7 @@ def sweep(
     """
     check_worker_home()
     base = configuration(preset, overrides or [], data)
-    space, settings = _checked(plan, preset, overrides or [], data, seed=base.seed), read_settings()
+    space, settings = _open_space(plan, preset, overrides or [], data, seed=base.seed), read_settings()
     key = stage_key(
         "sweep", version="1", config={"base": base.to_dict(), **plan.model_dump(include=_DECIDING)}, inputs={}
     )
@@ -181,7 +181,7 @@ def _in_a_process(settings: Settings, job: Mapping[str, Any], threads: int) -> d
     return result
 
 
-def _checked(plan: Sweep, preset: Preset, overrides: list[str], data: OwnData | None, *, seed: int) -> Proposer:
+def _open_space(plan: Sweep, preset: Preset, overrides: list[str], data: OwnData | None, *, seed: int) -> Proposer:
     """The space, when the stage exists and the first values can be set.
 
     Raises:
@@ -201,7 +201,7 @@ def _run(plan: Sweep, space: Proposer, job: dict[str, Any], record: Path, parent
     """Every trial, as many at once as there are workers; those of an interrupted attempt are not made again."""
     trials: list[Trial] = read_history(record)
     for done in trials:
-        space.known(done["values"], done["objective"])
+        space.add_trial(done["values"], done["objective"])
     record.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // plan.workers)
     shared = {"job": job, "objective": plan.objective, "parent": parent, "threads": threads}

@@ -69,8 +69,8 @@ class Proposer(Protocol):
         """What came of a trial; None if it failed."""
         ...
 
-    def known(self, values: Values, objective: float | None) -> None:
-        """A trial of an earlier attempt, told in its order before anything is asked."""
+    def add_trial(self, values: Values, objective: float | None) -> None:
+        """Take in a trial of an earlier attempt; in their order, before the first ask."""
         ...
 
 
@@ -96,7 +96,7 @@ class Grid:
     def tell(self, number: int, objective: float | None) -> None:
         """A grid learns nothing."""
 
-    def known(self, values: Values, objective: float | None) -> None:
+    def add_trial(self, values: Values, objective: float | None) -> None:
         """Leave a combination out that was tried."""
         del objective
         self._next += self._next < len(self._all) and self._all[self._next] == values
@@ -143,14 +143,14 @@ class Study:
         state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
         self._study.tell(self._asked.pop(number), None if failed else objective, state=state)
 
-    def known(self, values: Values, objective: float | None) -> None:
+    def add_trial(self, values: Values, objective: float | None) -> None:
         """Have Optuna learn from a trial of an earlier attempt."""
         import optuna
 
         state = optuna.trial.TrialState.FAIL if objective is None else optuna.trial.TrialState.COMPLETE
-        told = {path: _value(self._space[path], text) for path, text in values.items()}
+        params = {path: _value(self._space[path], text) for path, text in values.items()}
         self._study.add_trial(
-            optuna.trial.create_trial(params=told, distributions=self._space, value=objective, state=state)
+            optuna.trial.create_trial(params=params, distributions=self._space, value=objective, state=state)
         )
         self._left = max(0, self._left - 1)
 

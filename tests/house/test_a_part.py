@@ -31,14 +31,14 @@ from flows.settings import read_settings
 from flows.sources.added import DataFolder
 from flows.sources.base import Places, Row, SourceConfig
 from flows.sources.files import Files
-from flows.sources.parts import Part, describe_lack, list_parts, register_part, registered
+from flows.sources.parts import Part, describe_lack, list_parts, register_part, use_part
 from flows.stages.context import Inputs
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome, PipelineReport
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare import body as preparation
 from flows.stages.prepare.result import PrepareResult
-from flows.stages.registry import registered as registered_stage
+from flows.stages.registry import use_stage
 from flows.stages.unread import describe_unread
 from gptcore.data import Document
 from gptcore.data.ledger import Ledger
@@ -62,7 +62,7 @@ Told = Callable[..., str]
 @pytest.fixture
 def part() -> Iterator[Part]:
     """The part, in the table until the test's end."""
-    with registered(PAIRS) as pairs:
+    with use_part(PAIRS) as pairs:
         yield pairs
 
 
@@ -175,7 +175,7 @@ def test_a_configuration_with_it_survives_json_and_one_without_has_its_old_form(
     config = configuration("tiny", [], OwnData(rows={"pairs": file}))
     assert config.prepare.source == Files(more=(("pairs", file),))
     assert Pipeline.from_dict(config.to_dict()) == config
-    assert config.prepare.source.expected(Places(None, file.parent)).rows == {"pairs": N_PAIRS + N_NEAR + N_EQUAL}
+    assert config.prepare.source.estimate(Places(None, file.parent)).rows == {"pairs": N_PAIRS + N_NEAR + N_EQUAL}
     assert "more" not in Files(labelled_rows=file).to_dict()
 
 
@@ -213,7 +213,7 @@ def test_its_option_is_gone_with_it(told: Told, file: Path) -> None:
 
 
 def test_an_option_that_a_command_has_already_is_refused(told: Told) -> None:
-    with registered(replace(PAIRS, option="--seed")):
+    with use_part(replace(PAIRS, option="--seed")):
         text = told("pipeline", "--help", code=2)
     assert "ConfigError: the part 'pairs' has the option --seed, which is taken; choose another" in text
 
@@ -230,7 +230,7 @@ def test_a_stage_that_wants_it_is_left_out_with_the_sentence_that_gives_it(part:
     ):
         nothing.part("pairs")
     assert describe_unread(["classify", "pairs"]) == [UNREAD]
-    with registered_stage(stage):
+    with use_stage(stage):
         assert describe_unread(["classify", "pairs"]) == []
 
 
@@ -259,7 +259,7 @@ def test_it_is_added_by_its_columns_or_its_kind_and_grows_a_chain(
     grown = with_added_data(resolve("tiny"), folder, snapshot=folder.freeze()).prepare.source
     places = Places(None, tmp_path, folder.root)
     assert grown.parts == ("classify", "instruct", "pairs")
-    assert grown.expected(places).rows["pairs"] == n == len(list(grown.rows(part, places) or ()))
+    assert grown.estimate(places).rows["pairs"] == n == len(list(grown.rows(part, places) or ()))
 
 
 def test_added_rows_of_a_part_that_is_gone_are_refused_and_not_left_out() -> None:
@@ -273,7 +273,7 @@ def test_rows_that_fit_two_parts_are_asked_about(part: Part, file: Path, tmp_pat
     columns = ("left", "right", "same")
     other = Part("twins", "--twins", "twins", keys=columns, identity=columns[:2], content=columns[:2])
     with (
-        registered(other),
+        use_part(other),
         pytest.raises(DataError, match="first row fits pairs-of-texts and twins; say which it is by"),
     ):
         DataFolder(tmp_path / "data").add([rows])
@@ -296,7 +296,7 @@ def test_the_gate_holds_its_rows_out_less_what_the_champion_knows(part: Part, fi
 
 
 def test_its_name_and_its_option_are_its_own() -> None:
-    with registered(PAIRS):
+    with use_part(PAIRS):
         for twin in (PAIRS, replace(PAIRS, name="twins"), replace(PAIRS, option="--twins")):
             with pytest.raises(ConfigError, match="two parts of the data have the name"):
                 register_part(twin)

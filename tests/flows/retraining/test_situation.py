@@ -8,13 +8,13 @@ import pytest
 
 from flows.retraining.drift import Drift
 from flows.retraining.policy import RetrainPolicy
-from flows.retraining.situation import Situation, Tried, why
+from flows.retraining.situation import EarlierGate, Situation, why
 
 POLICY = RetrainPolicy()
 GROWN = Situation(
     "m", "k2", champion=1, champion_key="k1", champion_days=3.0, last=1, new_files=1, new_characters=500, new_rows={}
 )
-TRIED = Tried(2, "reject", "no better", against=1, rolled_back="", again=False)
+TRIED = EarlierGate(2, "reject", "no better", against=1, rolled_back="", again=False)
 UNLIKE = Drift(0.5, 0.001, 0.1, 0.5, 0.0, 1.0, 30, 30, ("bits per byte +50.0% (p 0.001)",))
 LIKE = replace(UNLIKE, reasons=())
 
