@@ -49,7 +49,7 @@ def pipeline(
 
     Returns:
         ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
-        ``left_out``: stages that the data has no rows for, and the option that gives some; ``unread``: what is told of
+        ``left_out``: stages that the data has no rows for, and the option that gives some; ``unread``: sentences about
         rows that no stage reads.
     """
     overrides = overrides or []

@@ -1,4 +1,4 @@
-"""Train again when there is reason to, hold the challenger against the champion, and publish what is better.
+"""Retrain when the policy triggers, compare the challenger with the champion, and publish what is better.
 
 The same flow whoever starts it: a schedule, an event (``gptworks data add``) or a person. An event makes it run
 earlier; the checks are the same, so an event too many, or one that was lost, changes nothing but the hour.
@@ -48,7 +48,7 @@ _GATES = 3
 
 
 class Approval(RunInput):
-    """What a person says to a challenger that passed its gate."""
+    """A person's decision on a challenger that passed its gate."""
 
     approve: bool = False
     """Publish it."""
@@ -58,7 +58,7 @@ class Approval(RunInput):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended."""
+    """The outcome of a run."""
 
     outcome: str
     """skipped, promoted, rejected, inconclusive, needs_approval or declined."""
@@ -71,7 +71,7 @@ class Ending:
 
 @flow(
     name="retrain",
-    description="Train again if data, settings or age ask for it; compare with the champion; publish what is better.",
+    description="Retrain when the policy triggers, compare with the champion, publish what is better.",
     persist_result=True,
 )
 def retrain(
@@ -84,7 +84,7 @@ def retrain(
     policy: RetrainPolicy | None = None,
     gate: GatePolicy | None = None,
 ) -> State[dict[str, Any]]:
-    """Check, and where there is reason: train, compare, publish.
+    """Check the policy; when it triggers: train, compare, publish.
 
     Args:
         preset: demo, book or tiny.
@@ -113,7 +113,7 @@ def retrain(
         present(stages.settings.home),
         stage_run(stages.settings, stage=RETRAIN, name=name, key=key, params=params, tags=tags) as tracked,
     ):
-        # Prefect does not count it as another run when a suspended one goes on.
+        # Prefect does not count it as another run when a suspended one resumes.
         resumed = tracked.continued or int(flow_run.run_count or 0) > 1
         found, reason = check(stages, registry, policy, force=force, resumed=resumed)
         if not reason.run:
@@ -162,7 +162,7 @@ def check(
     late = 0.0 if resumed else _lateness_minutes()
     if late > policy.max_lateness_minutes:
         text = (
-            f"it starts {late:.0f} minutes late (most: {policy.max_lateness_minutes:g}); the next one looks at the same"
+            f"it starts {late:.0f} minutes late (at most {policy.max_lateness_minutes:g}); the next one checks the same"
         )
         return Situation(registry.name, ""), Why(False, "late", text)
     look = Look(stages, registry, policy)
@@ -226,7 +226,7 @@ def hold_gate(gate: Gate, version: Version, asked: Round) -> Ending:
 
 
 def _approval(held: GateResult, version: Version, policy: RetrainPolicy) -> Approval | None:
-    """A person's answer: this process ends, and the run goes on when the answer is there; None without a deployment."""
+    """A person's answer: this process ends, and the run resumes when the answer is there; None without a deployment."""
     if not deployment.id:
         return None
     from prefect.flow_runs import suspend_flow_run
@@ -258,7 +258,7 @@ def _refuse(registry: ModelRegistry, version: Version, text: str) -> Ending:
 def _finish(
     ending: Ending, reason: Why, registry: ModelRegistry, tracked: MlflowLogger, policy: RetrainPolicy
 ) -> State[dict[str, Any]]:
-    """Say how the run ended: in the log, to Prefect, MLflow and the registered model, and to whom the policy names."""
+    """Record how the run ended: log, Prefect, MLflow and registered model; notify whom the policy names."""
     facts = {
         "outcome": ending.outcome,
         "cause": reason.cause,
@@ -284,7 +284,7 @@ def _finish(
 
 
 def _markdown(facts: Mapping[str, Any], reason: Why, ending: Ending) -> str:
-    lines = [f"**{facts['model']}: {ending.outcome}**", "", f"- looked: {reason.cause}, {reason.text}"]
+    lines = [f"**{facts['model']}: {ending.outcome}**", "", f"- check: {reason.cause}, {reason.text}"]
     if ending.version is not None:
         lines.append(f"- version {ending.version}: {ending.reason}")
     lines.append(f"- champion: {'none' if ending.champion is None else f'version {ending.champion}'}")

@@ -1,7 +1,7 @@
 """Run one stage: key, store, lock, tracked run, body, commit.
 
-A stage whose output exists is not run again; one that was interrupted goes on in its work folder and in the same
-tracked run.
+A stage whose output exists is not run again; one that was interrupted is resumed in its work folder and in
+the same tracked run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gptcore.train import Progress
 from gptcore.train.measure import peak_rss_mb
 
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
-"""Opens a progress bar for a stage's name; what it yields is told of each step."""
+"""Opens a progress bar for a stage's name; yields an ``on_progress`` callback."""
 
 
 @dataclass
@@ -55,13 +55,13 @@ class Chain:
     data_dir: Path | None
     """The user's folder with catalogued data sets."""
     progress: ProgressBar
-    """How progress is shown."""
+    """Opens the progress bar of a stage."""
     parent_run_id: str | None = None
     """Tracked run of the pipeline, if this is one."""
     launch: Launch = field(default_factory=Launch)
-    """In how many processes a training runs."""
+    """The number of processes of a training."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """What has been made or found so far."""
+    """Stage -> its output, as far as made or found."""
     outside: dict[str, dict[str, str]] = field(default_factory=dict)
     """Stage -> digests of what it reads from outside the store; a corpus is read for them once."""
 
@@ -254,15 +254,15 @@ class Chain:
 
 
 def read_result(stage: Stage, entry: Entry) -> StageResult:
-    """What a finished output hands on.
+    """The result in the manifest of a finished output.
 
     Raises:
-        DataError: it was written in a form that is no longer known.
+        DataError: it is not of the form that this version reads.
     """
     try:
         return stage.result.from_dict(entry.result)
     except ConfigError as error:
         raise DataError(
-            f"{entry.path}: what this output hands on cannot be read ({error}); it was made by another version. "
-            f"Make it anew: gptworks {stage.name} --force"
+            f"{entry.path}: expected a result of this version's form, got one of another version ({error}); "
+            f"make it again: gptworks {stage.name} --force"
         ) from error

@@ -24,7 +24,7 @@ class PlanLine(NamedTuple):
 
     stage: str
     state: str
-    """``exists``, ``goes on`` (interrupted before), ``will run``, or ``left out`` and why."""
+    """``exists``, ``resumes`` (interrupted before), ``will run``, or ``left out`` and why."""
     cost: str
     """Estimated amounts; empty where there is nothing to do or nothing is known."""
     seconds: float
@@ -56,8 +56,8 @@ def _line(chain: Chain, stage: Stage, estimate: Estimate, rate: float) -> PlanLi
     key = chain.key(stage)
     if chain.store.find(stage.name, key) is not None:
         return PlanLine(stage.name, "exists", "", 0.0)
-    begun = chain.store.folder(stage.name, key).with_name(f"{key}.work").is_dir()
-    state = "goes on where it stopped" if begun else "will run"
+    is_interrupted = chain.store.folder(stage.name, key).with_name(f"{key}.work").is_dir()
+    state = "resumes where it stopped" if is_interrupted else "will run"
     if stage.cost is None:
         return PlanLine(stage.name, state, "", 0.0)
     cost = stage.cost(estimate)

@@ -142,7 +142,7 @@ def add(
 ) -> None:
     """Take in data for the next retraining, after reading it through; a Prefect server is told."""
     from flows.sources.added import DataFolder
-    from flows.sources.added_events import tell_added
+    from flows.sources.added_events import send_added
 
     console = Console()
     taken = DataFolder(read_settings().added_data).add(paths, kind=kind, link=link)
@@ -152,7 +152,7 @@ def add(
         console.print(f"known {path}: its content was added before", soft_wrap=True)
     if taken.new:
         read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
-        console.print(tell_added(taken), soft_wrap=True)
+        console.print(send_added(taken), soft_wrap=True)
 
 
 data.command("add", epilog=epilog("add", DATA_EXAMPLES))(WithParts(add))

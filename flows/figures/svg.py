@@ -67,7 +67,7 @@ def loss_svg(history: Sequence[Mapping[str, Any]], *, name: str) -> str | None:
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
-    """The confusion matrix; rows: the true class, columns: the class that was told, shade: share of the row."""
+    """The confusion matrix; rows: the true class, columns: the predicted class, shade: share of the row."""
     n = len(labels)
     figure = Figure(figsize=(1.9 + 0.62 * n, 1.3 + 0.5 * n), layout="constrained")
     axes = figure.subplots()
@@ -82,7 +82,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     # a class may be called anything: a dollar sign is no formula
     axes.set_xticks(range(n), shown, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(n), shown, parse_math=False)
-    axes.set_xlabel("told", color=MUTED)
+    axes.set_xlabel("predicted", color=MUTED)
     axes.set_ylabel("true", color=MUTED)
     clear_frame(axes)
     return figure

@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of a gate."""
+    """The outcome of a gate."""
 
     verdict: Verdict
     reason: str
@@ -128,9 +128,9 @@ def _floors(challenger: Evidence, policy: GatePolicy) -> Iterator[Row]:
         outcome: Outcome = "passed" if (mean <= bound if lower else mean >= bound) else "failed"
         note = ""
         if name == "judge" and challenger.judge_invalid:
-            outcome, note = "undecided", "the judge is not valid"
+            outcome, note = "undecided", "the judge is not validated"
         elif outcome == "failed":
-            note = f"{mean:.3g} {UNITS[name]}, must be {word} {bound:.3g}"
+            note = f"expected {word} {bound:.3g} {UNITS[name]}, got {mean:.3g}"
         yield Row("floor", name, UNITS[name], mean, None, None, None, None, f"{word} {bound:.3g}", outcome, note)
 
 
@@ -138,13 +138,13 @@ def _primary(sides: Sides, primary: Measure | None, policy: GatePolicy) -> Itera
     challenger, champion = sides
     if primary is None or primary not in challenger.values or primary not in champion.values:
         name = primary or policy.primary
-        note = "it was not measured of both models, so nothing says which is better"
+        note = "it was not measured on both models"
         yield Row("primary", name, "", None, None, None, None, None, "better than the champion", "undecided", note)
         return
     demand, found = "better: interval above 0", _measure_difference(sides, primary, policy)
     n = found.n if found else 0
     if found is None or n < policy.min_items:
-        note = f"{n} pairs of items; at least {policy.min_items} are needed"
+        note = f"expected at least {policy.min_items} pairs of items, got {n}"
         yield _comparison("primary", primary, sides, found, demand, "undecided", note)
         return
     outcome, note = _superior(found, policy.margins.get(primary, 0.0), UNITS[primary])
@@ -161,8 +161,8 @@ def _superior(found: PairedDifference, margin: float, unit: str) -> tuple[Outcom
     if max(-found.low, found.high) <= margin:
         return "failed", f"no better: within {margin:.3g} {unit} of the champion, one way or the other"
     return "undecided", (
-        f"{found.difference:+.3g} {unit} ({found.low:.3g} to {found.high:.3g}) may be chance; {found.n} items show a "
-        f"difference of {found.minimum_detectable:.3g}"
+        f"{found.difference:+.3g} {unit} ({found.low:.3g} to {found.high:.3g}) is not statistically significant; "
+        f"{found.n} items detect a difference of {found.minimum_detectable:.3g}"
     )
 
 
@@ -181,7 +181,7 @@ def _or(value: float | None, instead: float) -> float:
 
 
 def _judge(sides: Sides, primary: Measure | None, policy: GatePolicy) -> Iterator[Row]:
-    """A judge that failed its controls decides nothing; and where it is not asked for, its state is shown."""
+    """A judge that failed its controls decides nothing; where the policy does not ask for it, its state is shown."""
     if not all(side.judged for side in sides):
         return
     asked = primary == "judge" or "judge" in policy.margins or "judge" in policy.floors
@@ -200,14 +200,14 @@ def _guardrails(sides: Sides, primary: Measure | None, policy: GatePolicy) -> It
         if all(there):
             yield _guardrail(name, sides, policy)
         elif there[1]:
-            yield _one_sided(name, sides, "failed", "the champion can be put to it, and the challenger cannot")
+            yield _one_sided(name, sides, "failed", "measured on the champion, not on the challenger")
         else:
-            yield _one_sided(name, sides, "shown", "the champion cannot be put to it")
+            yield _one_sided(name, sides, "shown", "not measured on the champion")
 
 
 def _one_sided(name: Measure, sides: Sides, outcome: Outcome, note: str) -> Row:
     ours, theirs = (side.mean(name) if name in side.values else None for side in sides)
-    return Row("guardrail", name, UNITS[name], ours, theirs, None, None, None, "measured of both models", outcome, note)
+    return Row("guardrail", name, UNITS[name], ours, theirs, None, None, None, "measured on both models", outcome, note)
 
 
 def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
@@ -216,7 +216,7 @@ def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
         return _comparison("guardrail", name, sides, found, "none", "shown", "")
     demand = f"not worse by {margin:.3g}"
     if name == "judge" and any(side.judge_invalid for side in sides):
-        return _comparison("guardrail", name, sides, found, demand, "undecided", "the judge is not valid")
+        return _comparison("guardrail", name, sides, found, demand, "undecided", "the judge is not validated")
     if found is None or math.isnan(found.low):
         return _comparison("guardrail", name, sides, found, demand, "undecided", f"{found.n if found else 0} pairs")
     if found.low > -margin or found.low == found.high == 0:
@@ -259,7 +259,7 @@ def _budgets(challenger: Evidence, champion: Evidence | None, policy: GatePolicy
         if not challenger.variants:
             continue  # a chain that compresses nothing has nothing to keep to
         if name not in there:
-            note = f"there is no variant of this name (there are: {', '.join(there)})"
+            note = f"expected one of the variants {', '.join(there)}, got {name}"
             yield Row("budget", name, "", None, None, None, None, None, "exists", "failed", note)
             continue
         yield from _budget(there[name], before.get(name), budget)
@@ -279,6 +279,6 @@ def _budget(variant: Variant, before: Variant | None, budget: Budget) -> Iterato
         earlier = None if before is None else float(getattr(before, field))
         met = value <= bound if is_most else value >= bound
         demand = f"at {'most' if is_most else 'least'} {bound:,.4g}"
-        note = "" if met else f"{value:,.4g} {unit}, must be {demand}"
+        note = "" if met else f"expected {demand} {unit}, got {value:,.4g}"
         outcome: Outcome = "passed" if met else "failed"
         yield Row("budget", f"{variant.name} {what}", unit, value, earlier, None, None, None, demand, outcome, note)

@@ -1,4 +1,4 @@
-"""Hold a gate: measure both models on the same items, decide, and leave the decision where people look for it."""
+"""Hold a gate: measure both models on the same items, decide, and record the decision in MLflow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GateResult:
-    """A gate that was held."""
+    """A decision and where it is recorded."""
 
     decision: Decision
     run_id: str
@@ -64,7 +64,7 @@ class Gate:
     policy: GatePolicy
 
     def hold(self, challenger: Version, champion: Version | None) -> GateResult:
-        """Measure, decide, and say so in MLflow: a run with the table, and tags of the version.
+        """Measure, decide, and record it in MLflow: a run with the table, and tags of the version.
 
         Raises:
             DataError: the files of a model are neither in the store nor in MLflow.
@@ -87,11 +87,13 @@ class Gate:
         if prepared is None:
             raise DataError(
                 f"the data that version {challenger.number} of {challenger.model} was made from is not in the store; "
-                "run the same command again, which makes it"
+                "make it again by the same command"
             )
         other = None if champion is None else find_prepared(champion, self.chain)
         if champion is not None and other is None:
-            log.warning("the data of version %d is gone: its items are believed to be unseen by it", champion.number)
+            log.warning(
+                "the data of version %d is not in the store: assuming that it has not seen the items", champion.number
+            )
         known = other.path if other is not None and other.path != prepared.path else None
         return evaluation_set(prepared.path, champion=known, max_items=self.policy.max_items)
 
@@ -236,7 +238,7 @@ def _fetch(chain: Chain, run_id: str, name: str) -> Path:
         connect(chain.settings).download_artifacts(run_id, CHECKPOINT, str(target))
     except Exception as error:
         raise DataError(
-            f"{name} is neither in the store nor among the artifacts of MLflow run {run_id} ({error}); bring the "
-            "store's folder back, or promote another version: gptworks promote VERSION --reason TEXT"
+            f"{name} is neither in the store nor among the artifacts of MLflow run {run_id} ({error}); restore the "
+            "store's folder, or promote another version: gptworks promote VERSION --reason TEXT"
         ) from error
     return inside

@@ -49,7 +49,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Instrument:
-    """With what the items are put to a model."""
+    """How a model is measured on the items."""
 
     items: EvaluationSet
     evaluate: EvaluateStage
@@ -62,7 +62,7 @@ class Instrument:
     """How many answers are generated."""
 
     def describe(self) -> dict[str, Any]:
-        """Everything that can change a value and is known before anything is measured; plain JSON values."""
+        """The settings that can change a value, known before anything is measured; plain JSON values."""
         judge: dict[str, Any] = {"state": self.judge["state"]}
         if self.judge["state"] == "scored":
             prompts = load_prompts("pointwise")
@@ -84,7 +84,7 @@ class Instrument:
 
 
 def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evidence:
-    """Put every item to the model that can answer it.
+    """Measure a model on every item that it can answer.
 
     Raises:
         CheckpointError, DataError: a part of the model is missing or damaged.
@@ -141,7 +141,7 @@ def _answers(model: TextModel, rows: Sequence[Mapping[str, str]]) -> Values:
 
 
 def _accuracy(path: Path, rows: Sequence[Mapping[str, str]]) -> Values:
-    """1 for the right class and 0 for another; a class that the model was never told of counts against it."""
+    """1 for the right class and 0 for another; a class that the model does not have counts as wrong."""
     answers = TextClassifier.load(path).classify([row["text"] for row in rows])
     return {row["id"]: float(answer == row["label"]) for row, answer in zip(rows, answers, strict=True)}
 

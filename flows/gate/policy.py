@@ -45,7 +45,7 @@ class GatePolicy(BaseModel):
     )
     floors: dict[Measure, float] = Field(
         default={"answers": 8.0, "text": 8.0},
-        description="Means that every model must reach, the first one too; 8 bits per byte is knowing nothing",
+        description="Means that every model must reach, the first one too; 8 bits per byte is chance",
     )
     margins: dict[Measure, float] = Field(
         default={"judge": 2.0, "answers": 0.03, "accuracy": 0.03, "text": 0.03},

@@ -235,14 +235,14 @@ def _samples(pairs: Sequence[tuple[Row, Row]]) -> list[Row]:
 
 def _caveats(one: Run, two: Run) -> list[str]:
     """What speaks against taking the figures side by side."""
-    told = {
+    caveats = {
         "stage": "the runs are of different stages ({}, {}): their metrics mean other things",
         "data": "they saw different data ({}, {}): losses over other tokens do not compare",
         "tokenizer": "their tokenizers differ ({:.8}, {:.8}): compare bits per byte",
         "judge.group": "another judge, prompt or item set ({:.8}, {:.8})",
     }
     tags = _both(one.data.tags, two.data.tags)
-    pairs = ((text, *tags.get(f"{PREFIX}.{tag}", (None, None))) for tag, text in told.items())
+    pairs = ((text, *tags.get(f"{PREFIX}.{tag}", (None, None))) for tag, text in caveats.items())
     found = [text.format(a, b) for text, a, b in pairs if a and b and a != b]
     return found + [f"{run.info.run_name} is {run.info.status}" for run in (one, two) if run.info.status != "FINISHED"]
 

@@ -93,7 +93,7 @@ def _name_sides(runs: Sequence[JudgedRun]) -> dict[str, JudgedRun]:
     named = {f"{run.model} of {run.run_id[:8]}": run for run in runs}
     if len(named) < max(2, len(runs)):
         names = ", ".join(f"{run.model} of {run.run_id[:8]}" for run in runs)
-        raise EvalConfigError(f"{names}: side by side stand at least two, each of them once")
+        raise EvalConfigError(f"expected at least two different runs to compare, got {names}")
     return named
 
 

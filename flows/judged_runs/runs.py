@@ -138,8 +138,8 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
 
 def validity_tags(invalid: list[str]) -> dict[str, str]:
     """Tags of a comparison: whether a verdict may be taken from it, and if not, why."""
-    told = {f"{PREFIX}.judge": f"judge not validated {'; '.join(invalid)}"} if invalid else {}
-    return {f"{PREFIX}.judge.valid": str(not invalid).lower(), **told}
+    state = {f"{PREFIX}.judge": f"judge not validated {'; '.join(invalid)}"} if invalid else {}
+    return {f"{PREFIX}.judge.valid": str(not invalid).lower(), **state}
 
 
 def _pairs(baseline: JudgedRun, candidate: JudgedRun) -> list[dict[str, Any]]:

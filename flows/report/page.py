@@ -30,7 +30,7 @@ class SummaryRow(NamedTuple):
     stage: str
     """Name of the stage."""
     metric_name: str
-    """What is told of it; ``-`` if the stage measured nothing."""
+    """Name of the figure; ``-`` if the stage measured nothing."""
     metric_value: float | str
     """The figure, or a text where one number would not do."""
     seconds: float

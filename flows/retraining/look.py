@@ -73,7 +73,7 @@ class Look:
         files = model_files(champion, self.chain)
         prepared = find_prepared(champion, self.chain)
         if files.base is None or prepared is None:
-            log.warning("drift is not measured: the champion's model or data is not here")
+            log.warning("drift is not measured: the champion's model or data is not in the store")
             return found
         loaded = checkpoint.load(files.base)
         fresh = self._new(champion)

@@ -1,4 +1,4 @@
-"""Tell people of an outcome through a Prefect block: a notification service, or any webhook."""
+"""Notify people of an outcome through a Prefect block: a notification service, or any webhook."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, Any]) -> bool:
-    """Send a message; False if there is no block, or it is missing or does not answer, which is warned of.
+    """Send a message; False if there is no block, or it is missing or does not answer, which is logged as a warning.
 
     ``block`` is kind and name of a saved one, as ``slack-webhook/ops`` or ``webhook/ops``; a webhook gets ``facts``
     beside the subject and the text (markdown), as JSON.
@@ -35,7 +35,7 @@ def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, An
 
 
 def _finish(result: Any) -> Any:
-    """Prefect's methods answer at once or with something to await, depending on where they are called."""
+    """Prefect's methods return a value or an awaitable, depending on where they are called."""
     return asyncio.run(_wait_for(result)) if inspect.isawaitable(result) else result
 
 

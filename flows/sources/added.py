@@ -109,7 +109,7 @@ class DataFolder:
         return self.root / "objects" / f"{entry.sha256}{entry.suffix}"
 
     def verify(self, entry: Added) -> Path:
-        """The same, after its content was compared with its name.
+        """Compare a file's content with its name, and return its path.
 
         Raises:
             DataError: it is missing, or was changed.
@@ -129,7 +129,7 @@ class DataFolder:
 
         Args:
             paths: files or folders of txt, md, jsonl, json, csv, tsv, parquet.
-            kind: what they are; by default each file's columns tell.
+            kind: what they are; by default found from each file's columns.
             link: share the disk space with the original (a hard link) instead of copying; the original must then never
                 be written to again.
 
@@ -156,7 +156,7 @@ class DataFolder:
         return Taken(taken, tuple(known), digest)
 
     def remove(self, prefix: str) -> Added:
-        """Use a file no more, from the next chain on; its content stays for the chains that were made from it.
+        """Take a file out of use, from the next chain on; its content stays for the chains that were made from it.
 
         Raises:
             DataError: no file in use, or several, have a sha256 that begins so.
@@ -295,7 +295,7 @@ def _columns(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _kind(path: Path) -> str:
-    """What the columns of a file tell it to be: of what fits, that which needs the most of them."""
+    """The kind that the columns of a file fit; of several, the one that needs the most of them."""
     if path.suffix.lower() in TEXT_SUFFIXES:
         return CORPUS
     needed = {**{part.kind: part.required for part in list_parts()}, CORPUS: _columns(CORPUS)[0]}

@@ -38,7 +38,7 @@ class Places(NamedTuple):
 
 
 class SourceEstimate(NamedTuple):
-    """About how much a source holds, told before it is read as a whole."""
+    """About how much a source holds, estimated before it is read as a whole."""
 
     corpus_chars: int
     """Characters of the texts for pretraining."""
@@ -69,7 +69,7 @@ class SourceConfig(Config):
         raise NotImplementedError
 
     def estimate(self, places: Places) -> SourceEstimate:
-        """About how much there is to prepare."""
+        """Estimate how much there is to prepare."""
         raise NotImplementedError
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document] | None:

@@ -1,4 +1,4 @@
-"""Two tasks made from docstrings: tell the library of a masked one, and answer questions about names and signatures.
+"""Two tasks made from docstrings: name the library of a masked one, and answer questions about names and signatures.
 
 Everything is computed from the docstring and its signature; every row names its ``document``, so that a split can
 keep all rows of one document on one side.

@@ -50,7 +50,7 @@ class Docstring:
     library: str
     """One of ``LIBRARIES``."""
     qualified_name: str
-    """Public name where it can be told from the source: ``pandas.DataFrame.merge``."""
+    """Public name where the source gives it: ``pandas.DataFrame.merge``."""
     kind: Kind
     signature: str
     """``(left, right, how='inner')`` without annotations and ``self``; empty for modules and very long ones."""
@@ -87,7 +87,7 @@ def iter_docstrings(
     Args:
         library: one of ``LIBRARIES``, or any name when ``root`` is given.
         root: folder of the library's source; otherwise found from the installation, without importing.
-        limit_documents: stop after so many docstrings; None sets no such limit.
+        limit_documents: the most docstrings; None sets no limit.
         skipped: counts what was left out, by reason.
 
     Raises:

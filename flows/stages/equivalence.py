@@ -92,7 +92,7 @@ def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]
     except ConfigError as error:  # a model that has no such form, for example one whose heads were pruned
         return replace(row, reason=str(error))
     if must_equal and not found.is_equal:
-        logger.warning("%s: other logits than the model's, by up to %.3g", form, found.largest_difference)
+        logger.warning("%s: expected the model's logits, got others by up to %.3g", form, found.largest_difference)
     return replace(row, **found._asdict(), equal=found.is_equal)
 
 
@@ -118,7 +118,7 @@ def _serving_logits(source: Path, tokens: list[int]) -> Tensor:
 
 @torch.no_grad()
 def _batch_logits(model: Model, tokens: list[int]) -> Tensor:
-    """Row i reads a part of the text padded on the right, and all go on together; each gives the places it came to."""
+    """Row i reads a part of the text padded on the right, and all continue together; each gives its positions."""
     n = len(tokens)
     ends = [max(1, n * (i + 1) // N_ROWS) for i in range(N_ROWS)]
     starts = [0, *ends[:-1]]

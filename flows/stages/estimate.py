@@ -1,4 +1,4 @@
-"""What is needed to say what a stage will cost, before anything is made."""
+"""What is needed to estimate what a stage will cost, before anything is made."""
 
 from __future__ import annotations
 

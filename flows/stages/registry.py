@@ -7,7 +7,7 @@ else there is to a stage stands in modules of the room, which are loaded when th
     result.py    what it hands on: a kind of ``StageResult`` whose ``stage`` is the stage's name
     recipe.py    its settings: a field of ``Pipeline``, or a ``StageRecipe`` where the stage came later
     outside.py   optional: ``digests(pipeline, places, ollama_host)`` of what it reads from outside the store
-    plan.py      optional: ``cost(estimate)``, told by ``--dry-run``
+    plan.py      optional: ``cost(estimate)``, shown by ``--dry-run``
     section.py   optional: ``section(report)``, what its part of the page shows, and ``headline(report)``
     section.html.j2   that part of the page
 
@@ -98,7 +98,7 @@ class Stage:
         return found
 
     def load_recipe(self) -> None:
-        """Have the kind of its settings known."""
+        """Import the kind of its settings, so that it can be read from JSON."""
         self._module("recipe")
 
     @property
@@ -129,7 +129,7 @@ class Stage:
     def _require(self, name: str) -> ModuleType:
         module = self._module(name)
         if module is None:
-            raise ConfigError(f"the stage {self.name!r} has no module {self.room}.{name}; every stage has one")
+            raise ConfigError(f"stage {self.name!r}: expected a module {self.room}.{name}, found none; add it")
         return module
 
     def _module(self, name: str) -> ModuleType | None:
@@ -183,7 +183,7 @@ def register(stage: Stage) -> Stage:
 
 
 def complete() -> None:
-    """Say that the stages of the tree and of all components are registered.
+    """Declare that the stages of the tree and of all components are registered.
 
     Raises:
         ConfigError: a stage needs one that nobody has registered.

@@ -59,7 +59,7 @@ def parse_dimension(text: str) -> Dimension:
 
 
 class Proposer(Protocol):
-    """Says what to try next."""
+    """Proposes trials and learns from their results (ask and tell)."""
 
     def ask(self) -> tuple[int, Values] | None:
         """The next trial's number and values; None when there are no more."""
@@ -81,7 +81,9 @@ class Grid:
         """Of dimensions that have choices."""
         for dimension in dimensions:
             if not dimension.choices:
-                raise ConfigError(f"{dimension.path} is varied over a range, which has no grid; say how many: --trials")
+                raise ConfigError(
+                    f"{dimension.path} is varied over a range, which has no grid; give the number of trials: --trials"
+                )
         combinations = itertools.product(*(dimension.choices for dimension in dimensions))
         self._all = [dict(zip((d.path for d in dimensions), values, strict=True)) for values in combinations]
         self._next = 0
@@ -97,7 +99,7 @@ class Grid:
         """A grid learns nothing."""
 
     def add_trial(self, values: Values, objective: float | None) -> None:
-        """Leave a combination out that was tried."""
+        """Skip a combination that was tried."""
         del objective
         self._next += self._next < len(self._all) and self._all[self._next] == values
 

@@ -11,7 +11,7 @@ import pytest
 from flows.recipes.grown import Grown, with_added_data, without_added_data
 from flows.recipes.resolve import resolve, with_own_data
 from flows.sources.added import DataFolder, read_added_documents, read_added_rows
-from flows.sources.added_events import tell_added
+from flows.sources.added_events import send_added
 from flows.sources.base import Places
 from flows.sources.files import Files
 from flows.sources.parts import CLASSIFY, INSTRUCT
@@ -175,4 +175,4 @@ def test_without_a_server_the_event_is_said_to_be_left_out(
     folder: DataFolder, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = folder.add([write("q.jsonl", rows(3))])
-    assert tell_added(taken).startswith("no Prefect server is configured")
+    assert send_added(taken).startswith("no Prefect server is configured")

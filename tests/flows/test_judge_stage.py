@@ -133,6 +133,6 @@ def test_the_page_says_that_a_judge_is_not_validated_and_why(evaluated: Any, tmp
     page = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Judge not validated." in page
     assert "right answers are marked down; wrong answers earn points" in page
-    assert "if this judge could be believed" in page
+    assert "; the judge is not validated" in page
     headline = str(summary_rows(report)[-1].metric_value)
     assert "judge not validated: identity_mean 70, must be >= 90: right answers are marked down; " in headline

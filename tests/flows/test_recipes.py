@@ -81,9 +81,9 @@ def test_overrides_reach_every_depth_in_their_order() -> None:
         ("prepare.corpus_split=0.9,0,0.1", "must add up to 1, and none may be 0 but the last"),
         ("prepare.classify_split=0.9,0.1,0", "prepare.classify_split is (0.9, 0.1, 0.0); the shares of train, val"),
         ("prepare.vocab_size=256", "expected PrepareStage.vocab_size to be at least 257, got 256"),
-        ("prepare.near_duplicates=8", "prepare.near_duplicates is 8.0; it must lie between 0 and 1, or be none"),
+        ("prepare.near_duplicates=8", "prepare.near_duplicates: expected a number between 0 and 1, or none, got 8.0"),
         ("classify.dropout=1", "expected probability to be at least 0 and below 1, got 1.0"),
-        ("classify.label_smoothing=-1", "label_smoothing is -1.0; it must be at least 0 and below 1"),
+        ("classify.label_smoothing=-1", "label_smoothing: expected at least 0 and below 1, got -1.0"),
         ("instruct.template=alpacca", "unknown template 'alpacca'; did you mean 'alpaca'?"),
         ("instruct.max_responses=0", "expected InstructStage.max_responses to be at least 1, got 0"),
         ("lora.rank=0", "expected rank to be at least 1, got 0"),
@@ -168,10 +168,13 @@ def test_no_two_kinds_of_configuration_share_a_name() -> None:
     ("overrides", "message"),
     [
         (["pretrain.model=LlamaConfig"], "compress.methods has hidden+tune, and pretrain.model is a LlamaConfig"),
-        (["lora.targets=qvk"], "the blocks of a GPT have no linear layer of that name; did you mean 'qkv'? (known: do"),
+        (
+            ["lora.targets=qvk"],
+            "expected linear layers of the blocks of a GPT, got 'qvk'; did you mean 'qkv'? (known: do",
+        ),
         (
             ["pretrain.model=LlamaConfig", "compress.methods=int8", "lora.targets=gate"],
-            "lora.targets names 'gate', and the blocks of a Llama have no linear layer of that name",
+            "lora.targets: expected linear layers of the blocks of a Llama, got 'gate'",
         ),
     ],
 )

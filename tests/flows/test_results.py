@@ -86,7 +86,7 @@ def test_the_parts_of_an_earlier_preparation_are_found() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_an_output_of_an_unknown_form_is_refused_with_the_command_that_makes_it_anew(name: str) -> None:
     for wrong in ({"metrics": {}, "novelty": 1}, {}):
-        with pytest.raises(DataError, match=rf"made by another version.*gptworks {name} --force"):
+        with pytest.raises(DataError, match=rf"got one of another version.*gptworks {name} --force"):
             read_result(STAGES[name], entry(name, EARLIER[name] | {"metrics": {}} | wrong if wrong else wrong))
 
 

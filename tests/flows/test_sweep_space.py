@@ -54,7 +54,7 @@ def test_a_grid_goes_on_where_it_was() -> None:
     [
         ([], None, "at least one setting"),
         (["a=1", "a=2"], None, "each once"),
-        (["a=1:2"], None, "has no grid; say how many: --trials"),
+        (["a=1:2"], None, "has no grid; give the number of trials: --trials"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(vary: list[str], trials: int | None, message: str) -> None:

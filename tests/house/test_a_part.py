@@ -242,7 +242,7 @@ def test_the_page_shows_its_rows_and_that_no_stage_reads_them(part: Part, file: 
     report = PipelineReport("tiny", "k", when, 1.0, resolve("tiny").to_dict(), {}, (made,), {}, lacks)
     page = write_report(report, tmp_path / "report.html").read_text()
     assert re.search(rf'pairs of texts</td><td class="n">{result.part("pairs").rows["train"]}</td>', page)
-    assert f"Not used: {UNREAD}." in page
+    assert f"Unused: {UNREAD}." in page
     assert "the data has no labelled rows" in page
 
 

@@ -1,4 +1,4 @@
-"""Compression of the language model and of the classifier by several methods: one table, held against a gate."""
+"""Compression of the language model and of the classifier by several methods: one table, checked by a gate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORIGINAL = "fp32"
 
 
 class QualityGateError(GptcoreError):
-    """A compressed model lost more than the gate allows; its text holds the table."""
+    """A compressed model lost more quality than its gate allows; the message has the table."""
 
     exit_code = 10
 
@@ -55,7 +55,7 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> CompressResult:
     variants = _apply_gates(table, config)
     metrics = form_metrics(variants)
     _log(variants, metrics, context)
-    _hold_against_gate(variants)
+    _check_gates(variants)
     paths = {one.name: context.folder / one.checkpoint for one in variants if one.checkpoint}
     original = checkpoint.load(words.checkpoint)
     equivalence = compare_forms(original, words.checkpoint, first_tokens(held_out, original.decoder), variants=paths)
@@ -76,18 +76,18 @@ def _apply_gates(table: list[dict[str, Any]], config: CompressStage) -> tuple[Co
     return tuple(forms)
 
 
-def _hold_against_gate(variants: Sequence[CompressedForm]) -> None:
+def _check_gates(variants: Sequence[CompressedForm]) -> None:
     failed = [one.name for one in variants if not one.passed]
     if failed:
         raise QualityGateError(
-            f"{', '.join(failed)} lost too much quality\n{as_text(variants)}\n"
+            f"{', '.join(failed)}: the perplexity increased by more than the gate allows\n{as_text(variants)}\n"
             "raise compress.max_increase_int8, _int4, _gptq or _other, lower compress.group_size, or leave the method "
             "out of compress.methods"
         )
 
 
 class _Steps:
-    """Makes and measures, and moves the progress bar."""
+    """Makes and measures the forms, and reports progress."""
 
     def __init__(self, config: CompressStage, context: Context, *, n_subjects: int) -> None:
         self.config, self.context = config, context

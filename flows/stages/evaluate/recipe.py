@@ -14,11 +14,11 @@ class EvaluateStage(Config):
     """Scores of the held-out responses."""
 
     judge: Literal["auto", "required", "off"] = "auto"
-    """Ask the judge if one answers; insist on it; or never."""
+    """Ask the judge if one answers; require it; or never."""
     judge_model: str = "llama3"
     """Model tag on the judge's server; ``llama3@365c0bd3c000`` insists on the weights of this digest."""
     judge_panel: tuple[str, ...] = ()
-    """Further judges on the same server that score the same responses; how far all agree is told, the first decides."""
+    """Further judges on the same server, of the same responses; their agreement is reported, the first decides."""
     judge_backend: Literal["ollama", "openai"] = "ollama"
     """Which interface the judge's server speaks."""
     judge_url: str | None = None

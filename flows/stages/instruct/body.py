@@ -82,7 +82,7 @@ def train_instruct(
 
 
 def choose_prompts(inputs: Inputs, config: InstructStage) -> tuple[list[dict[str, str]], Ledger]:
-    """The rows that are answered, and a ledger of those that are not."""
+    """Choose the rows that are answered; with a ledger of those that are not."""
     rows, ledger = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl")), Ledger()
     if n := len(rows[config.max_responses :]):
         ledger.count("answer", "in", n=n, split="test")

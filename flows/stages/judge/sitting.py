@@ -1,7 +1,7 @@
 """The judge's part of an evaluation: each model's responses scored on the same items, the judge weighed by controls,
 the models compared.
 
-A judge that fails its controls is told as such everywhere; what it said stays in the tables.
+A judge that fails its controls is reported as not validated everywhere; its answers stay in the tables.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def judge_models(
         config: the judges and how they are asked.
         samples: the items; N of them.
         responses: by model, N texts; the main model's are among them.
-        context: where answers are kept, and whom progress is told.
+        context: where answers are kept, and its ``on_progress``.
 
     Raises:
         EvalError: what ``eval.judge.open_panel`` and ``eval.run.judge_responses`` raise.
@@ -120,7 +120,7 @@ def judge_models(
 
 
 def adapt_progress(on_progress: Callable[[Progress], None]) -> OnProgress:
-    """Progress of questions as a progress bar takes it."""
+    """A callback for questions that calls ``on_progress`` of a stage."""
 
     def on_questions(asked: Asked) -> None:
         left = math.nan if asked.seconds_left is None else asked.seconds_left

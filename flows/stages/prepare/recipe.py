@@ -47,7 +47,7 @@ class PrepareStage(Config):
         require_at_least(self, vocab_size=257, min_chars=0)
         if self.near_duplicates is not None and not 0.0 < self.near_duplicates < 1.0:
             raise ConfigError(
-                f"prepare.near_duplicates is {self.near_duplicates}; it must lie between 0 and 1, or be none"
+                f"prepare.near_duplicates: expected a number between 0 and 1, or none, got {self.near_duplicates}"
             )
         for name in ("corpus_split", *_OWN_SPLITS.values(), "rows_split"):
             shares = getattr(self, name)

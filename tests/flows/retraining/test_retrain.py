@@ -82,7 +82,7 @@ def test_first_it_promotes_then_it_skips_then_it_gates_honestly_and_can_be_undon
     folder.add([settings.home / "few.jsonl"])
     few = run(settings)
     assert (few["outcome"], few["cause"]) == ("skipped", "too_little")
-    assert "it is like the champion's data" in few["reason"]
+    assert "no drift from the champion's data" in few["reason"]
 
     (settings.home / "more.jsonl").write_text(rows(NUMBERS[170:290]))
     folder.add([settings.home / "more.jsonl"])
