@@ -30,9 +30,10 @@ from gptcore.objectives.base import Objective
 from gptcore.readers import ImageReader, Reader, Readers
 from gptcore.tokenizer import Tokenizer
 from gptcore.train.config import TrainConfig
+from gptcore.train.joining import join_group
 from gptcore.train.logger import RunLogger
 from gptcore.train.measure import EnergyMeter, log_energy
-from gptcore.train.parallel import Kind, Parallel, join_group
+from gptcore.train.parallel import Kind, Parallel
 from gptcore.train.result import Progress, TrainResult
 from gptcore.train.state import FINISHED
 from gptcore.train.trainer import Trainer

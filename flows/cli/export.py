@@ -57,9 +57,10 @@ def export(*, checkpoint: CheckpointArgument, out: str, to: str = "hf", options:
     form = find_export(to)
     form.open(options)  # what cannot be is refused before a model is fetched
     from flows.sources.hub import model_folder
+    from gptcore.export.exporter import write_export
 
     source, console = model_folder(checkpoint, read_settings().cache), Console()
-    done = form.run(source, Path(out) if not form.out else out, options=options, say=console.print)
+    done = write_export(form, source, Path(out) if not form.out else out, options=options, say=console.print)
     console.print(f"{done.place}; {done.agreement}" if done.agreement else done.place, soft_wrap=True, markup=False)
     if done.unread:
         console.print(f"not read back: {done.unread}", soft_wrap=True, markup=False)

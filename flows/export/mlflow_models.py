@@ -23,7 +23,7 @@ from flows.export.every import MLFLOW
 from gptcore.checkpoint import Loaded
 from gptcore.classifier import TextClassifier
 from gptcore.errors import CheckpointError, DataError
-from gptcore.export.exporter import Exporter, Job, Outputs
+from gptcore.export.exporter import Exporter, Job, Outputs, write_export
 from gptcore.generation import Sampling
 from gptcore.models.blueprint import require_known
 from gptcore.text import TextModel
@@ -120,7 +120,7 @@ def export_mlflow(source: Path, folder: Path) -> Path:
         CheckpointError: the checkpoint is missing or damaged.
         ExportMismatch: what was read back answers otherwise than the checkpoint.
     """
-    MLFLOW.run(source, folder)
+    write_export(MLFLOW, source, folder)
     return folder
 
 

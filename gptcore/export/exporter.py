@@ -5,7 +5,7 @@ Shapes: T positions, V outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -142,26 +142,39 @@ def outputs_of(model: WordNetwork, tokens: Sequence[int]) -> Outputs:
 
 
 def write_export(
-    export: Export, source: Path, out: str, *, exporter: Exporter, say: Callable[[str], object] | None = None
+    export: Export,
+    source: Path,
+    out: Path | str,
+    *,
+    options: Mapping[str, str | None] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Exported:
-    """Write a checkpoint, read it back, compare, and publish; see ``Export.run``.
+    """Write a checkpoint, read it back, compare, and publish.
+
+    Args:
+        export: the form.
+        source: the checkpoint.
+        out: the folder to write; what else it may be says ``Export.out``.
+        options: settings by name.
+        say: called with what is being done where it takes long.
 
     Raises:
-        ConfigError: the form has nothing for such a model, or ``out`` is taken.
+        ConfigError: the form has nothing for such a model, a setting is wrong, or ``out`` is taken.
         CheckpointError: the checkpoint is missing or damaged.
         ExportMismatch: what was read back is not the model; nothing is published.
     """
+    exporter, place = export.open(options), str(out)
     if not exporter.unread and type(exporter).read is Exporter.read:
         raise ConfigError(
             f"the export {export.name!r} has no way to be read back, and does not say why; expected {export.exporter} "
             "to have `read`, or a sentence in `unread`"
         )
-    exporter.check(out)
+    exporter.check(place)
     loaded = checkpoint.load(source)
     _check_taken(export, loaded, source)
-    job = exporter.take(Job(source, out, loaded, say or (lambda _: None)))
+    job = exporter.take(Job(source, place, loaded, say or (lambda _: None)))
     expected = None if exporter.unread else exporter.outputs(job)  # before anything is written: a form may change it
-    with exporter.place(out) as folder:
+    with exporter.place(place) as folder:
         exporter.write(job, folder)
         found = None if expected is None else compare_written(exporter, job, folder, expected)
         exporter.finish(job, folder, found)

@@ -26,7 +26,7 @@ from gptcore.data.templates import PromptTemplate, template_by_name, template_na
 from gptcore.errors import CheckpointError
 from gptcore.export.equality import Agreement, agreement
 from gptcore.export.every import GGUF, Packing
-from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of
+from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of, write_export
 from gptcore.export.families import find_gguf_forms, gguf_form, model_with
 from gptcore.export.gguf_file import GGUFFile, read_gguf
 from gptcore.export.gguf_graph import gguf_logits
@@ -82,7 +82,7 @@ def export_gguf(source: Path, folder: Path, *, packing: Packing = "f16") -> GGUF
             the folder holds something else.
         ExportMismatch: what was read back is not what was written; nothing is published.
     """
-    done = GGUF.run(source, folder, options={"packing": packing})
+    done = write_export(GGUF, source, folder, options={"packing": packing})
     assert done.agreement is not None
     return GGUFExport(folder / _file_name(folder, packing), done.agreement)
 

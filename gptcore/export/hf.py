@@ -17,7 +17,7 @@ from gptcore.checkpoint import Loaded, ModelSpec
 from gptcore.data.templates import template_by_name
 from gptcore.errors import CheckpointError
 from gptcore.export.every import HF
-from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of
+from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of, write_export
 from gptcore.export.families import find_hf_form, hf_form, model_with
 from gptcore.export.gguf_tokens import PROBES
 from gptcore.export.hf_classifier import (
@@ -46,7 +46,7 @@ def export_hf(source: Path, folder: Path) -> Path:
             folder holds something else.
         ExportMismatch: what was read back is not the model.
     """
-    HF.run(source, folder)
+    write_export(HF, source, folder)
     return folder
 
 

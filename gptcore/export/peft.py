@@ -25,7 +25,7 @@ from gptcore.components import load_components
 from gptcore.config import KINDS, Json
 from gptcore.errors import CheckpointError, ConfigError
 from gptcore.export.every import PEFT
-from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of
+from gptcore.export.exporter import Exporter, Job, Outputs, outputs_of, tokens_of, write_export
 from gptcore.export.families import hf_form
 from gptcore.export.hf import read_hf, write_hf
 from gptcore.files import read_json_object, write_json
@@ -50,7 +50,7 @@ def export_peft(source: Path, folder: Path) -> Path:
             of its base is not plain; or the folder holds something else.
         ExportMismatch: what was read back is not the model.
     """
-    PEFT.run(source, folder)
+    write_export(PEFT, source, folder)
     return folder
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from gptcore.config import nearest
 from gptcore.errors import ConfigError
 
 if TYPE_CHECKING:  # the command line reads descriptions alone
-    from gptcore.export.exporter import Exported, Exporter
+    from gptcore.export.exporter import Exporter
     from gptcore.models import Ability
     from gptcore.transforms import Head
 
@@ -105,31 +104,6 @@ class Export:
             values |= {name: options[name].check(value)} if value is not None else {}
         kind: type[Exporter] = pkgutil.resolve_name(self.exporter)
         return kind(**{name: value for name, value in values.items() if value is not None})
-
-    def run(
-        self,
-        source: Path,
-        out: Path | str,
-        *,
-        options: Mapping[str, str | None] | None = None,
-        say: Callable[[str], object] | None = None,
-    ) -> Exported:
-        """Write a checkpoint; it is read back and compared before it is published.
-
-        Args:
-            source: the checkpoint.
-            out: the folder to write; what else it may be says ``out`` above.
-            options: settings by name.
-            say: called with what is being done where it takes long.
-
-        Raises:
-            ConfigError: the form has nothing for such a model, a setting is wrong, or the folder holds something else.
-            CheckpointError: the checkpoint is missing or damaged.
-            ExportMismatch: what was read back is not the model; nothing is published.
-        """
-        from gptcore.export.exporter import write_export
-
-        return write_export(self, source, str(out), exporter=self.open(options), say=say)
 
     def _foreign(self, name: str) -> str:
         flag = f"--{name.replace('_', '-')}"

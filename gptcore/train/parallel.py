@@ -6,16 +6,14 @@ loaded where there are many. Model code knows nothing of it.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gptcore.batch import Batch, Loss
-from gptcore.errors import ConfigError
 from gptcore.models.network import Network
 from gptcore.objectives.base import Objective
 from gptcore.train.config import Precision
@@ -104,21 +102,3 @@ class LossModule(nn.Module):
         """The summed loss of a batch."""
         with self._autocast():
             return self.objective(self.model, batch)
-
-
-@contextmanager
-def join_group(kind: Kind) -> Iterator[Parallel]:
-    """The ``Parallel`` of this process: one alone, or a member of the group that torchrun has started.
-
-    Raises:
-        ConfigError: ``kind`` is unknown.
-    """
-    if kind not in ("ddp", "fsdp"):
-        raise ConfigError(f"expected parallel to be 'ddp' or 'fsdp', got {kind!r}")
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield Parallel()
-        return
-    from gptcore.train.distributed import group  # a second and 50 MB that one process alone does not need
-
-    with group(kind) as member:
-        yield member

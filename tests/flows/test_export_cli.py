@@ -16,6 +16,7 @@ from flows.export.ollama import OllamaRefused
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.data.templates import template_by_name
+from gptcore.export.exporter import write_export
 from gptcore.models import GPTConfig
 from gptcore.tokenizer import train_bpe
 
@@ -53,7 +54,7 @@ def test_the_modelfile_holds_the_prompt_style(source: Path, tmp_path: Path) -> N
 def test_a_model_is_made_on_an_ollama_server(source: Path) -> None:
     with FakeOllama() as fake:
         told: list[str] = []
-        done = OLLAMA.run(source, "keeper", options={"host": fake.url}, say=told.append)
+        done = write_export(OLLAMA, source, "keeper", options={"host": fake.url}, say=told.append)
         assert told[-1] == "success"
         assert done.place == "made: ollama run keeper"
         assert done.agreement is not None
@@ -71,4 +72,4 @@ def test_a_model_is_made_on_an_ollama_server(source: Path) -> None:
 
 def test_an_absent_server_is_told_before_the_work(source: Path) -> None:
     with pytest.raises(OllamaRefused, match=r"no Ollama answers at http://127\.0\.0\.1:9 .*start it: ollama serve"):
-        OLLAMA.run(source, "keeper", options={"host": "http://127.0.0.1:9"})
+        write_export(OLLAMA, source, "keeper", options={"host": "http://127.0.0.1:9"})

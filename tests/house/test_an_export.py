@@ -20,7 +20,7 @@ from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.errors import ConfigError, ExportMismatch
 from gptcore.export import Export, Option, register_export
-from gptcore.export.exporter import Exporter
+from gptcore.export.exporter import Exporter, write_export
 from gptcore.export.registry import use_export
 from gptcore.models import NetworkConfig
 from gptcore.readers import ImageReader
@@ -92,7 +92,7 @@ def test_it_is_written_read_back_and_compared(
 
 def test_updates_beside_the_layers_are_merged_without_a_word_of_its_own(saved: Saved, tmp_path: Path) -> None:
     source = saved(LoRA(rank=2))
-    done = NPZ.run(source, tmp_path / "out")
+    done = write_export(NPZ, source, tmp_path / "out")
     assert done.agreement is not None
     assert done.agreement.is_equal
     with np.load(tmp_path / "out/weights.npz") as found:
@@ -100,7 +100,7 @@ def test_updates_beside_the_layers_are_merged_without_a_word_of_its_own(saved: S
 
 
 def test_one_that_rounds_says_how_far_it_is_from_the_model(saved: Saved, tmp_path: Path) -> None:
-    done = NPZ.run(saved(), tmp_path / "out", options={"precision": "half"})
+    done = write_export(NPZ, saved(), tmp_path / "out", options={"precision": "half"})
     assert done.agreement is not None
     assert 0 < done.agreement.largest_difference < 0.1
 
@@ -113,7 +113,7 @@ def test_a_changed_weight_is_refused_and_nothing_is_left(told: Told, saved: Save
         text = told("export", str(source), str(tmp_path / "out"), "--to", "spoiled", code=ExportMismatch.exit_code)
     assert "what was written, read back, gives other logits than the model" in text
     assert [path for path in sorted(tmp_path.rglob("*")) if "var" not in path.parts] == before
-    assert archive("Unlooked").run(source, tmp_path / "out").agreement is not None
+    assert write_export(archive("Unlooked"), source, tmp_path / "out").agreement is not None
 
 
 def test_one_that_cannot_be_read_back_says_why(told: Told, saved: Saved, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_one_that_cannot_be_read_back_says_why(told: Told, saved: Saved, tmp_pat
         text = told("export", str(saved()), str(tmp_path / "out"), "--to", "words")
     assert text.endswith("not read back: a list of words holds no weights")
     with pytest.raises(ConfigError, match="has no way to be read back, and does not say why; expected tests"):
-        replace(WORDS, exporter="tests.house.exports:Mute").run(saved(), tmp_path / "mute")
+        write_export(replace(WORDS, exporter="tests.house.exports:Mute"), saved(), tmp_path / "mute")
     assert not (tmp_path / "mute").exists()
 
 
@@ -238,17 +238,17 @@ def test_a_network_that_a_form_is_not_for_is_refused_with_a_sentence(
     source = other_network(tmp_path / "c", tokenizer, network)
     for form in forms:
         with pytest.raises(ConfigError, match=re.escape(sentence.format(form=form))):
-            find_export(form).run(source, tmp_path / "out")
+            write_export(find_export(form), source, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
 
 def test_mlflow_takes_what_classifies_or_answers_whatever_its_network(tokenizer: Tokenizer, tmp_path: Path) -> None:
     source = other_network(tmp_path / "c", tokenizer, "encoder with classes")
-    done = find_export("mlflow").run(source, tmp_path / "out")
+    done = write_export(find_export("mlflow"), source, tmp_path / "out")
     assert done.agreement is not None
     assert done.agreement.is_equal
     source = other_network(tmp_path / "s", tokenizer, "seq2seq")
-    assert find_export("mlflow").run(source, tmp_path / "answers").agreement is None
+    assert write_export(find_export("mlflow"), source, tmp_path / "answers").agreement is None
 
 
 @pytest.mark.parametrize("form", ["gguf", "peft"])
@@ -256,4 +256,4 @@ def test_a_classifier_is_sent_to_the_forms_that_take_one(saved: Saved, tmp_path:
     source = saved(Classifier(labels=("a", "b")))
     exported = find_export(form)
     with pytest.raises(ConfigError, match=r"gives classes; .* give words alone; export it with --to hf or mlflow"):
-        exported.run(source, tmp_path / "out")
+        write_export(exported, source, tmp_path / "out")

@@ -131,7 +131,7 @@ def test_images_read_in_another_way_are_refused(run: Callable[..., Run], tmp_pat
 
 
 def test_a_run_without_any_reader_is_refused(run: Callable[..., Run]) -> None:
-    with pytest.raises(ConfigError, match="set tokenizer or images"):
+    with pytest.raises(ConfigError, match="expected tokenizer or images, got neither"):
         run(images=None)
 
 

@@ -121,7 +121,9 @@ def test_a_lora_update_is_merged_first(learned: Learned, source: WindowSource) -
 def test_eight_bits_and_bad_groups_are_refused(learned: Learned, source: WindowSource) -> None:
     model = learned()
     calibration = calibrate(model, source, n_samples=4, seed=1)
-    with pytest.raises(ConfigError, match="GPTQ is for 4 bits, not 8: at 8 bits rounding to the nearest loses nothing"):
+    with pytest.raises(
+        ConfigError, match="expected 4 bits for GPTQ, got 8: at 8 bits rounding to the nearest loses nothing"
+    ):
         gptq(model, calibration, Quantize(bits=8))
     with pytest.raises(ConfigError, match="32 inputs cannot be cut into groups of 20; choose an even divisor"):
         gptq(model, calibration, Quantize(bits=4, group_size=20))

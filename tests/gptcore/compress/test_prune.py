@@ -226,8 +226,8 @@ def test_a_lora_update_is_merged_before_pruning(learned: Learned, source: Window
     ("what", "kept", "message"),
     [
         ("heads", 4, "expected to keep at least 1 and fewer than all 4 heads, got 4"),
-        ("hidden", 0, "0 hidden neurons are to be kept of 128"),
-        ("blocks", 3, "3 blocks are to be kept of 3"),
+        ("hidden", 0, "fewer than all 128 hidden neurons, got 0"),
+        ("blocks", 3, "fewer than all 3 blocks, got 3"),
     ],
 )
 def test_keeping_nothing_or_everything_is_refused(
