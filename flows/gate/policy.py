@@ -66,7 +66,7 @@ class GatePolicy(BaseModel):
     def _finite(cls, values: dict[Measure, float]) -> dict[Measure, float]:
         for name, value in values.items():
             if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; it must be 0 or more, in {UNITS[name]}")
+                raise ValueError(f"{name}: expected 0 or more {UNITS[name]}, got {value}")
         return values
 
     def choose_primary(self, measured: set[Measure], *, judged: bool) -> Measure | None:

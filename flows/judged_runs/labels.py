@@ -172,8 +172,8 @@ def _read_scored(session: Session, marks: Mapping[str, str]) -> set[str]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise EvalDataError(
-                f"{session.path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}, not"
-                f" {', '.join(COLUMNS)}; name another file with --out"
+                f"{session.path}: expected the columns {', '.join(COLUMNS)}, got "
+                f"{', '.join(reader.fieldnames or ()) or 'none'}; name another file with --out"
             )
         rows = list(reader)
     foreign = [row["id"] for row in rows if marks.get(row["id"]) != row["answer"]]

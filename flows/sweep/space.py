@@ -42,7 +42,7 @@ def parse_dimension(text: str) -> Dimension:
     """
     path, equals, values = text.partition("=")
     if not equals or not path.strip() or not values.strip():
-        raise ConfigError(f"--vary {text!r} must have the form {_FORM}")
+        raise ConfigError(f"--vary: expected {_FORM}; got {text!r}")
     if ":" not in values:
         choices = tuple(value.strip() for value in values.split(","))
         if len(set(choices)) < len(choices) or "" in choices:
@@ -52,9 +52,9 @@ def parse_dimension(text: str) -> Dimension:
     try:
         bounds = float(low), float(high)
     except ValueError as error:
-        raise ConfigError(f"--vary {text!r} must have the form {_FORM}") from error
+        raise ConfigError(f"--vary: expected {_FORM}; got {text!r}") from error
     if not bounds[0] < bounds[1] or set(kinds) - {"log", "int"} or ("log" in kinds and bounds[0] <= 0):
-        raise ConfigError(f"--vary {text!r} must have the form {_FORM}, low below high, and above 0 with log")
+        raise ConfigError(f"--vary: expected {_FORM}, low below high, and above 0 with log; got {text!r}")
     return Dimension(path.strip(), (), *bounds, log="log" in kinds, whole="int" in kinds)
 
 

@@ -213,7 +213,7 @@ def test_an_adapted_base_of_normal_floats_leaves_what_is_trained_in_full() -> No
     ("override", "message"),
     [
         ("compress.methods=int9", "the step 'int9', which does not exist; did you mean 'int"),
-        ("compress.methods=int8,int8", "compress.methods is int8, int8; each must be there once"),
+        ("compress.methods=int8,int8", "compress.methods: expected each method once, got int8, int8"),
         ("compress.methods=", "compress.methods: expected one or more of student, heads"),
         ("compress.methods=int8+tune", "'int8.tune': nothing can follow int8, whose weights cannot be changed"),
         ("compress.methods=wanda+tune", "after wanda only a way to store it may follow; tune would fill the zeros"),

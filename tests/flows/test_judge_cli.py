@@ -236,7 +236,7 @@ def test_labels_that_cannot_be_used_are_refused_with_the_place(
     assert message in told("judge", "calibrate", "--labels", str(path), code=3)
 
 
-def test_labelling_is_blind_shuffled_and_goes_on_where_it_stopped(
+def test_labelling_is_blind_shuffled_and_resumes_where_it_stopped(
     judged: Any, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeOllama() as server:
@@ -245,7 +245,7 @@ def test_labelling_is_blind_shuffled_and_goes_on_where_it_stopped(
     command = ("judge", "label", "--run", run.info.run_id, "--out", str(out), "--limit", "6", "--rater", "anna")
     monkeypatch.setattr("sys.stdin", io.StringIO("80\n101\nten\ns\n40\nq\n"))
     text = told(*command)
-    assert "'101' is none of these" in text
+    assert "expected a score of 0 to 100, s or q, got '101'" in text
     assert "2 of 6 items have a score by anna" in text
     assert "instruct" not in text.replace("Instruct", "")
     first = list(csv.DictReader(out.read_text().splitlines()))

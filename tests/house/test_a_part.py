@@ -56,7 +56,7 @@ PAIRS = Part(
 )
 N_PAIRS, N_NEAR, N_EQUAL = 60, 3, 2
 UNREAD = "pairs of texts are prepared, and no stage reads them"
-Told = Callable[..., str]
+RunCommand = Callable[..., str]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], home: Path) -> Told:
+def run_command(capsys: pytest.CaptureFixture[str], home: Path) -> RunCommand:
     """What a command prints, its white space made even."""
 
     def run(*arguments: str, code: int = 0) -> str:
@@ -198,23 +198,25 @@ def test_a_request_gives_known_parts_by_their_own_fields(part: Part, file: Path)
         configuration("tiny", [], OwnData(rows={"pears": file}))
 
 
-def test_a_dry_run_takes_its_option_and_says_that_no_stage_reads_it(told: Told, part: Part, file: Path) -> None:
-    text = told("pipeline", "--preset", "tiny", "--dry-run", "--pairs-of-texts", str(file))
+def test_a_dry_run_takes_its_option_and_says_that_no_stage_reads_it(
+    run_command: RunCommand, part: Part, file: Path
+) -> None:
+    text = run_command("pipeline", "--preset", "tiny", "--dry-run", "--pairs-of-texts", str(file))
     assert f"about 0.0 M characters; {UNREAD}" in text
     assert "finetune-classifier left out: the data has no labelled rows (--labelled)" in text
     for command in (("prepare-data",), ("sweep",)):
-        assert "--pairs-of-texts" in (shown := told(*command, "--help"))
+        assert "--pairs-of-texts" in (shown := run_command(*command, "--help"))
         assert "Own pairs of texts: jsonl, json, csv, tsv or parquet with first, second and label." in shown
         assert shown.index("--corpus") < shown.index("--pairs-of-texts")
 
 
-def test_its_option_is_gone_with_it(told: Told, file: Path) -> None:
-    assert "No such option: --pairs-of-texts" in told("pipeline", "--pairs-of-texts", str(file), code=2)
+def test_its_option_is_gone_with_it(run_command: RunCommand, file: Path) -> None:
+    assert "No such option: --pairs-of-texts" in run_command("pipeline", "--pairs-of-texts", str(file), code=2)
 
 
-def test_an_option_that_a_command_has_already_is_refused(told: Told) -> None:
+def test_an_option_that_a_command_has_already_is_refused(run_command: RunCommand) -> None:
     with use_part(replace(PAIRS, option="--seed")):
-        text = told("pipeline", "--help", code=2)
+        text = run_command("pipeline", "--help", code=2)
     assert "ConfigError: the part 'pairs' has the option --seed, which is taken; choose another" in text
 
 
@@ -247,14 +249,14 @@ def test_the_page_shows_its_rows_and_that_no_stage_reads_them(part: Part, file: 
 
 
 def test_it_is_added_by_its_columns_or_its_kind_and_grows_a_chain(
-    told: Told, part: Part, home: Path, file: Path, tmp_path: Path
+    run_command: RunCommand, part: Part, home: Path, file: Path, tmp_path: Path
 ) -> None:
-    assert "What they are: corpus, labelled, instructions or pairs-of-texts;" in told("data", "add", "--help")
-    assert "unknown kind of data 'pairs-of'; did you mean" in told(
+    assert "What they are: corpus, labelled, instructions or pairs-of-texts;" in run_command("data", "add", "--help")
+    assert "unknown kind of data 'pairs-of'; did you mean" in run_command(
         "data", "add", str(file), "--kind", "pairs-of", code=2
     )
     n = N_PAIRS + N_NEAR + N_EQUAL
-    assert f"pairs-of-texts {n} items" in told("data", "add", str(file))
+    assert f"pairs-of-texts {n} items" in run_command("data", "add", str(file))
     folder = DataFolder(home / "data")
     grown = with_added_data(resolve("tiny"), folder, snapshot=folder.freeze()).prepare.source
     places = Places(None, tmp_path, folder.root)

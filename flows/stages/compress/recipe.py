@@ -45,7 +45,7 @@ class CompressStage(Config):
     sparsity: float = 0.5
     """Share of zeros that magnitude and wanda make."""
     pattern: str | None = None
-    """n:m, as in 2:4: of each m neighbouring inputs n stay; it goes before ``sparsity``."""
+    """n:m, as in 2:4: of each m neighbouring inputs n stay; it overrides ``sparsity``."""
     heads_kept: float = 0.5
     """Share of the attention heads that heads keeps."""
     hidden_kept: float = 0.5
@@ -81,7 +81,7 @@ class CompressStage(Config):
         if not self.methods:
             raise ConfigError(f"compress.methods: expected one or more of {', '.join(STEPS)}, got none")
         if len(set(self.methods)) < len(self.methods):
-            raise ConfigError(f"compress.methods is {', '.join(self.methods)}; each must be there once")
+            raise ConfigError(f"compress.methods: expected each method once, got {', '.join(self.methods)}")
         for method in self.methods:
             _check(method)
         for name in ("heads_kept", "hidden_kept", "layers_kept", "width_kept"):

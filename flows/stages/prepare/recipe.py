@@ -55,8 +55,8 @@ class PrepareStage(Config):
             needed = shares if name != "corpus_split" else shares[:2]
             if min(shares) < 0 or min(needed) == 0 or abs(sum(shares) - 1) > 1e-9:
                 raise ConfigError(
-                    f"prepare.{name} is {shares}; the shares of train, val and test must add up to 1, and none may be 0"
-                    + (" but the last" if needed != shares else "")
+                    f"prepare.{name}: expected shares of train, val and test that add up to 1, none of them 0"
+                    f"{' but the last' if needed != shares else ''}, got {shares}"
                 )
 
     def split_setting(self, part: str) -> str:
