@@ -49,7 +49,7 @@ def pipeline(
 
     Returns:
         ``report`` (path), ``run_id`` (of the parent run), ``seconds``, ``stages`` (the headline of each), and
-        ``left_out``: stages that the data has no rows for, and the option that gives some; ``unread``: what is told of
+        ``left_out``: stages that the data has no rows for, and the option that gives some; ``unread``: sentences about
         rows that no stage reads.
     """
     overrides = overrides or []
@@ -96,13 +96,13 @@ def _report(stages: Chain, seconds: dict[str, float], key: str, started: datetim
         seconds=total,
         config=stages.pipeline.to_dict(),
         sources=stages.pipeline.prepare.source.digests(stages.places),
-        stages=tuple(_spent(outcome, seconds[name]) for name, outcome in stages.outcomes.items()),
+        stages=tuple(_with_seconds(outcome, seconds[name]) for name, outcome in stages.outcomes.items()),
         environment=environment_tags(),
         left_out=stages.left_out,
     )
 
 
-def _spent(outcome: Outcome, seconds: float) -> Outcome:
+def _with_seconds(outcome: Outcome, seconds: float) -> Outcome:
     """An outcome with the time that its flow took."""
     return replace(outcome, seconds=seconds, cached=seconds == 0.0)
 

@@ -1,4 +1,4 @@
-"""Train again when there is reason to, hold the challenger against the champion, and publish what is better.
+"""Retrain when the policy triggers, compare the challenger with the champion, and publish what is better.
 
 The same flow whoever starts it: a schedule, an event (``gptworks data add``) or a person. An event makes it run
 earlier; the checks are the same, so an event too many, or one that was lost, changes nothing but the hour.
@@ -22,7 +22,7 @@ from prefect.states import Completed
 from flows.chain.engine import Chain
 from flows.chain.request import OwnData, Preset, chain, configuration
 from flows.gate.decide import Decision
-from flows.gate.hold import Gate, Held
+from flows.gate.hold import Gate, GateResult
 from flows.gate.policy import GatePolicy
 from flows.launch.launch import Launch
 from flows.orchestrator.flow_run import prefect_tags, publish_link, publish_markdown
@@ -48,7 +48,7 @@ _GATES = 3
 
 
 class Approval(RunInput):
-    """What a person says to a challenger that passed its gate."""
+    """A person's decision on a challenger that passed its gate."""
 
     approve: bool = False
     """Publish it."""
@@ -57,8 +57,8 @@ class Approval(RunInput):
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a run ended."""
+class Ending:
+    """The outcome of a run."""
 
     outcome: str
     """skipped, promoted, rejected, inconclusive, needs_approval or declined."""
@@ -66,12 +66,12 @@ class Ended:
     version: int | None = None
     champion: int | None = None
     """The version in use now."""
-    gate: Held | None = None
+    gate: GateResult | None = None
 
 
 @flow(
     name="retrain",
-    description="Train again if data, settings or age ask for it; compare with the champion; publish what is better.",
+    description="Retrain when the policy triggers, compare with the champion, publish what is better.",
     persist_result=True,
 )
 def retrain(
@@ -84,7 +84,7 @@ def retrain(
     policy: RetrainPolicy | None = None,
     gate: GatePolicy | None = None,
 ) -> State[dict[str, Any]]:
-    """Check, and where there is reason: train, compare, publish.
+    """Check the policy; when it triggers: train, compare, publish.
 
     Args:
         preset: demo, book or tiny.
@@ -113,16 +113,16 @@ def retrain(
         present(stages.settings.home),
         stage_run(stages.settings, stage=RETRAIN, name=name, key=key, params=params, tags=tags) as tracked,
     ):
-        # Prefect does not count it as another run when a suspended one goes on.
+        # Prefect does not count it as another run when a suspended one resumes.
         resumed = tracked.continued or int(flow_run.run_count or 0) > 1
-        found, reason = checked(stages, registry, policy, force=force, resumed=resumed)
+        found, reason = check(stages, registry, policy, force=force, resumed=resumed)
         if not reason.run:
-            return _told(Ended("skipped", reason.text, champion=found.champion), reason, registry, tracked, policy)
+            return _finish(Ending("skipped", reason.text, champion=found.champion), reason, registry, tracked, policy)
         get_run_logger().warning("training because of %s: %s", reason.cause, reason.text)
-        ended = _trained(
+        ending = _train(
             stages, registry, reason, Round(policy, gate, preset, overrides, data, data_dir, launch), tracked
         )
-        return _told(ended, reason, registry, tracked, policy)
+        return _finish(ending, reason, registry, tracked, policy)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def with_added(data: OwnData | None) -> OwnData | None:
     return (data or OwnData()).model_copy(update={"added": (data and data.added) or snapshot})
 
 
-def checked(
+def check(
     stages: Chain, registry: ModelRegistry, policy: RetrainPolicy, *, force: bool, resumed: bool
 ) -> tuple[Situation, Why]:
     """What there is, and whether to train; drift is measured only where it decides.
@@ -162,14 +162,14 @@ def checked(
     late = 0.0 if resumed else _lateness_minutes()
     if late > policy.max_lateness_minutes:
         text = (
-            f"it starts {late:.0f} minutes late (most: {policy.max_lateness_minutes:g}); the next one looks at the same"
+            f"it starts {late:.0f} minutes late (at most {policy.max_lateness_minutes:g}); the next one checks the same"
         )
         return Situation(registry.name, ""), Why(False, "late", text)
     look = Look(stages, registry, policy)
     found = look.situation()
     reason = why(found, policy, force=force, resumed=resumed)
     if reason.cause == "too_little" and policy.drift:
-        found = look.measured(found)
+        found = look.measure_drift(found)
         reason = why(found, policy, force=force, resumed=resumed)
     return found, reason
 
@@ -182,7 +182,7 @@ def _lateness_minutes() -> float:
     return float((datetime.now(UTC) - scheduled).total_seconds()) / 60
 
 
-def _trained(stages: Chain, registry: ModelRegistry, reason: Why, asked: Round, tracked: MlflowLogger) -> Ended:
+def _train(stages: Chain, registry: ModelRegistry, reason: Why, asked: Round, tracked: MlflowLogger) -> Ending:
     run_id, lost = "", None
     try:
         made = pipeline(asked.preset, asked.overrides, asked.data, asked.data_dir, False, asked.launch)
@@ -192,11 +192,11 @@ def _trained(stages: Chain, registry: ModelRegistry, reason: Why, asked: Round, 
     version = register(stages, registry, because=reason, pipeline_run_id=run_id)
     tracked.set_tags({f"{PREFIX}.run.pipeline": run_id, f"{PREFIX}.version": str(version.number)})
     if lost is not None:
-        return _refused(registry, version, str(lost))
-    return gated(Gate(stages, registry, asked.gate), version, asked)
+        return _refuse(registry, version, str(lost))
+    return hold_gate(Gate(stages, registry, asked.gate), version, asked)
 
 
-def gated(gate: Gate, version: Version, asked: Round) -> Ended:
+def hold_gate(gate: Gate, version: Version, asked: Round) -> Ending:
     """Compare with the champion, and publish; with the new one, if another became champion meanwhile."""
     registry = gate.registry
     for attempt in range(1, _GATES + 1):
@@ -209,11 +209,11 @@ def gated(gate: Gate, version: Version, asked: Round) -> Ended:
         if decision.verdict == "needs_approval":
             answer = _approval(held, version, asked.policy)
             if answer is None or not answer.approve:
-                return _left(held, version, answer)
+                return _leave(held, version, answer)
             decision = Decision("promote", f"approved: {answer.reason or 'no reason given'}", decision.rows, "")
         if decision.verdict != "promote":
             outcome = {"reject": "rejected"}.get(decision.verdict, decision.verdict)
-            return Ended(outcome, decision.reason, version.number, held.champion, held)
+            return Ending(outcome, decision.reason, version.number, held.champion, held)
         try:
             published = publish(registry, version.number, expected=held.champion, reason=decision.reason)
         except ChampionChanged as changed:
@@ -221,12 +221,12 @@ def gated(gate: Gate, version: Version, asked: Round) -> Ended:
                 raise
             get_run_logger().warning("%s", changed)
             continue
-        return Ended("promoted", decision.reason, version.number, published.number, held)
+        return Ending("promoted", decision.reason, version.number, published.number, held)
     raise AssertionError("unreachable: the last attempt publishes or raises")
 
 
-def _approval(held: Held, version: Version, policy: RetrainPolicy) -> Approval | None:
-    """A person's answer: this process ends, and the run goes on when the answer is there; None without a deployment."""
+def _approval(held: GateResult, version: Version, policy: RetrainPolicy) -> Approval | None:
+    """A person's answer: this process ends, and the run resumes when the answer is there; None without a deployment."""
     if not deployment.id:
         return None
     from prefect.flow_runs import suspend_flow_run
@@ -237,14 +237,14 @@ def _approval(held: Held, version: Version, policy: RetrainPolicy) -> Approval |
     return answer
 
 
-def _left(held: Held, version: Version, answer: Approval | None) -> Ended:
+def _leave(held: GateResult, version: Version, answer: Approval | None) -> Ending:
     if answer is None:
         text = f"{held.decision.reason}: gptworks promote {version.number} --reason TEXT"
-        return Ended("needs_approval", text, version.number, held.champion, held)
-    return Ended("declined", answer.reason or "no reason given", version.number, held.champion, held)
+        return Ending("needs_approval", text, version.number, held.champion, held)
+    return Ending("declined", answer.reason or "no reason given", version.number, held.champion, held)
 
 
-def _refused(registry: ModelRegistry, version: Version, text: str) -> Ended:
+def _refuse(registry: ModelRegistry, version: Version, text: str) -> Ending:
     champion = registry.aliases().champion
     tags = {
         f"{PREFIX}.gate.verdict": "reject",
@@ -252,40 +252,40 @@ def _refused(registry: ModelRegistry, version: Version, text: str) -> Ended:
         f"{PREFIX}.gate.champion": "none" if champion is None else str(champion),
     }
     registry.set_tags(version.number, tags)
-    return Ended("rejected", text, version.number, champion)
+    return Ending("rejected", text, version.number, champion)
 
 
-def _told(
-    ended: Ended, reason: Why, registry: ModelRegistry, tracked: MlflowLogger, policy: RetrainPolicy
+def _finish(
+    ending: Ending, reason: Why, registry: ModelRegistry, tracked: MlflowLogger, policy: RetrainPolicy
 ) -> State[dict[str, Any]]:
-    """Say how the run ended: in the log, to Prefect, MLflow and the registered model, and to whom the policy names."""
-    told = {
-        "outcome": ended.outcome,
+    """Record how the run ended: log, Prefect, MLflow and registered model; notify whom the policy names."""
+    facts = {
+        "outcome": ending.outcome,
         "cause": reason.cause,
-        "reason": ended.reason,
+        "reason": ending.reason,
         "model": registry.name,
-        "version": ended.version,
-        "champion": ended.champion,
+        "version": ending.version,
+        "champion": ending.champion,
         "run_id": tracked.run_id,
     }
-    text = _markdown(told, reason, ended)
-    tracked.set_tags({f"{PREFIX}.retrain.{name}": str(told[name]) for name in ("outcome", "cause", "reason")})
+    text = _markdown(facts, reason, ending)
+    tracked.set_tags({f"{PREFIX}.retrain.{name}": str(facts[name]) for name in ("outcome", "cause", "reason")})
     tracked.set_tags({"mlflow.note.content": text})
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     if registry.exists():
         registry.mirror()
-    registry.set_model_tags({f"{PREFIX}.checked": f"{when} {ended.outcome}: {ended.reason}"})
+    registry.set_model_tags({f"{PREFIX}.checked": f"{when} {ending.outcome}: {ending.reason}"})
     publish_markdown("retrain", text)
     publish_link("retrain", tracked.url)
-    get_run_logger().warning("%s: %s", ended.outcome, ended.reason)
-    if ended.outcome != "skipped":
-        notify(policy.notify, subject=f"{registry.name}: {ended.outcome}", text=text, facts=told)
-    return Completed(name="Skipped" if ended.outcome == "skipped" else None, message=ended.reason, data=told)
+    get_run_logger().warning("%s: %s", ending.outcome, ending.reason)
+    if ending.outcome != "skipped":
+        notify(policy.notify, subject=f"{registry.name}: {ending.outcome}", text=text, facts=facts)
+    return Completed(name="Skipped" if ending.outcome == "skipped" else None, message=ending.reason, data=facts)
 
 
-def _markdown(told: Mapping[str, Any], reason: Why, ended: Ended) -> str:
-    lines = [f"**{told['model']}: {ended.outcome}**", "", f"- looked: {reason.cause}, {reason.text}"]
-    if ended.version is not None:
-        lines.append(f"- version {ended.version}: {ended.reason}")
-    lines.append(f"- champion: {'none' if ended.champion is None else f'version {ended.champion}'}")
-    return "\n".join([*lines, "", *([ended.gate.text] if ended.gate else [])])
+def _markdown(facts: Mapping[str, Any], reason: Why, ending: Ending) -> str:
+    lines = [f"**{facts['model']}: {ending.outcome}**", "", f"- check: {reason.cause}, {reason.text}"]
+    if ending.version is not None:
+        lines.append(f"- version {ending.version}: {ending.reason}")
+    lines.append(f"- champion: {'none' if ending.champion is None else f'version {ending.champion}'}")
+    return "\n".join([*lines, "", *([ending.gate.text] if ending.gate else [])])

@@ -20,19 +20,19 @@ Rows = list[dict[str, str]]
 
 @flow(
     name="reconcile",
-    description="Close runs without a process, have crashed ones go on, skip missed ones, remove what is half-written.",
+    description="Close runs without a process, resume crashed ones, skip missed ones, remove partial outputs.",
 )
 def reconcile(
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3,
     window_hours: Annotated[float, Field(gt=0)] = 24,
     dry_run: bool = False,
 ) -> Rows:
-    """Put in order what killed processes have left.
+    """Clean up after killed processes.
 
     Args:
-        max_attempts: how often a run that crashes is begun in all; 1 has none go on.
+        max_attempts: the most attempts of a run that crashes; 1 resumes none.
         window_hours: a run that crashed longer ago is left alone.
-        dry_run: only say what would be done.
+        dry_run: only report what would be done.
 
     Returns:
         Each finding: kind, what, found, done.
@@ -46,11 +46,11 @@ def reconcile(
 
 @flow(name="clean", description="Remove old outputs, interrupted work and failed runs that no model in use needs.")
 def clean(policy: Retention | None = None, dry_run: bool = True) -> Rows:
-    """Remove what is old and not in use.
+    """Remove outputs that are old and unused.
 
     Args:
-        policy: how long what is kept.
-        dry_run: only say what would be removed.
+        policy: how long each kind is kept.
+        dry_run: only report what would be removed.
 
     Returns:
         Each thing: kind, what, found, done.
@@ -58,5 +58,5 @@ def clean(policy: Retention | None = None, dry_run: bool = True) -> Rows:
     check_worker_home()
     done = retention.clean(read_settings(), policy or Retention(), dry_run=dry_run)
     text = f"{done.report}, {done.freed / 1e6:.0f} MB; kept for {', '.join(done.kept) or 'no model'}"
-    publish_table("clean", done.report.rows(), description=f"only a look: {text}" if dry_run else text)
+    publish_table("clean", done.report.rows(), description=f"dry run: {text}" if dry_run else text)
     return done.report.rows()

@@ -1,7 +1,7 @@
 """Run one stage: key, store, lock, tracked run, body, commit.
 
-A stage whose output exists is not run again; one that was interrupted goes on in its work folder and in the same
-tracked run.
+A stage whose output exists is not run again; one that was interrupted is resumed in its work folder and in
+the same tracked run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gptcore.train import Progress
 from gptcore.train.measure import peak_rss_mb
 
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
-"""Opens a progress bar for a stage's name; what it yields is told of each step."""
+"""Opens a progress bar for a stage's name; yields an ``on_progress`` callback."""
 
 
 @dataclass
@@ -55,13 +55,13 @@ class Chain:
     data_dir: Path | None
     """The user's folder with catalogued data sets."""
     progress: ProgressBar
-    """How progress is shown."""
+    """Opens the progress bar of a stage."""
     parent_run_id: str | None = None
     """Tracked run of the pipeline, if this is one."""
     launch: Launch = field(default_factory=Launch)
-    """In how many processes a training runs."""
+    """The number of processes of a training."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """What has been made or found so far."""
+    """Stage -> its output, as far as made or found."""
     outside: dict[str, dict[str, str]] = field(default_factory=dict)
     """Stage -> digests of what it reads from outside the store; a corpus is read for them once."""
 
@@ -80,7 +80,7 @@ class Chain:
         for name, key in made.items():
             entry = self.store.find(name, key)
             if entry is not None:
-                self.outcomes[name] = self._found(name, entry)
+                self.outcomes[name] = self._outcome(name, entry)
 
     @cached_property
     def network(self) -> Network | None:
@@ -139,12 +139,12 @@ class Chain:
 
     def _input_keys(self, stage: Stage) -> dict[str, str]:
         needed = [STAGES[name] for name in stage.needs if self.absence(STAGES[name]) is None]
-        own = {each.name: self._made_key(each) for each in needed}
+        own = {each.name: self._output_key(each) for each in needed}
         if stage.name not in self.outside:
             self.outside[stage.name] = stage.digests(self.pipeline, self.places, self.settings.ollama_host)
         return own | self.outside[stage.name]
 
-    def _made_key(self, stage: Stage) -> str:
+    def _output_key(self, stage: Stage) -> str:
         made = self.outcomes.get(stage.name)
         return made.key if made else self.key(stage)
 
@@ -156,9 +156,9 @@ class Chain:
         started = time.monotonic()
         with self.store.produce(stage.name, key, force=force) as work:
             if work.entry is not None:
-                return self._found(stage.name, work.entry)
+                return self._outcome(stage.name, work.entry)
             entry = self._run(stage, inputs, work)
-        return self._found(stage.name, entry, seconds=time.monotonic() - started)
+        return self._outcome(stage.name, entry, seconds=time.monotonic() - started)
 
     def _run(self, stage: Stage, inputs: Inputs, work: Work) -> Entry:
         config, input_keys = stage.config(self.pipeline), self._input_keys(stage)
@@ -186,7 +186,7 @@ class Chain:
             started = time.monotonic()
             with self.progress(stage.name) as shown, on_flow_page(stage.name, log) as page:
 
-                def tell(progress: Progress) -> None:
+                def report(progress: Progress) -> None:
                     shown(progress)
                     page(progress)
 
@@ -194,7 +194,7 @@ class Chain:
                     folder=work.folder,
                     places=self.places,
                     log=log,
-                    on_progress=tell,
+                    on_progress=report,
                     seed=self.pipeline.seed,
                     ollama_host=self.settings.ollama_host,
                     launch=self.launch,
@@ -210,14 +210,16 @@ class Chain:
             work.run_id = log.run_id
             return work.commit(result.to_dict(), version=stage.version, config=config, inputs=input_keys)
 
-    def _found(self, name: str, entry: Entry, *, seconds: float | None = None) -> Outcome:
+    def _outcome(self, name: str, entry: Entry, *, seconds: float | None = None) -> Outcome:
         """An output as it lies in the store; ``seconds`` if it was made now."""
         run_id = entry.run_id
         if run_id is not None and is_local(run_id):  # MLflow was away when it was made, and may have it by now
             with suppress(TrackingError):
                 run_id = find_mlflow_id(self.settings, run_id) or run_id
         cached, url = seconds is None, run_url(self.settings.mlflow_ui, run_id)
-        return Outcome(name, entry.key, entry.path, handed_on(STAGES[name], entry), seconds or 0.0, cached, run_id, url)
+        return Outcome(
+            name, entry.key, entry.path, read_result(STAGES[name], entry), seconds or 0.0, cached, run_id, url
+        )
 
     def _lineage(self, stage: Stage) -> dict[str, str]:
         tags = {
@@ -251,16 +253,16 @@ class Chain:
             log.log_table(list(map(dict, Ledger.load(path).to_rows())), name)
 
 
-def handed_on(stage: Stage, entry: Entry) -> StageResult:
-    """What a finished output hands on.
+def read_result(stage: Stage, entry: Entry) -> StageResult:
+    """The result in the manifest of a finished output.
 
     Raises:
-        DataError: it was written in a form that is no longer known.
+        DataError: it is not of the form that this version reads.
     """
     try:
         return stage.result.from_dict(entry.result)
     except ConfigError as error:
         raise DataError(
-            f"{entry.path}: what this output hands on cannot be read ({error}); it was made by another version. "
-            f"Make it anew: gptworks {stage.name} --force"
+            f"{entry.path}: expected a result of this version's form, got one of another version ({error}); "
+            f"make it again: gptworks {stage.name} --force"
         ) from error

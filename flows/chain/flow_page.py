@@ -1,6 +1,6 @@
 """A running stage on the page of its flow run: how far it is, and the link to its tracked run.
 
-A thread tells Prefect, at most every ten seconds, so that a server that is slow or away holds no training up.
+A thread posts to Prefect, at most every ten seconds, so that a slow or unreachable server delays no training.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def on_flow_page(stage: str, run: MlflowLogger) -> Iterator[Callable[[Progress], None]]:
-    """What it yields is told of each step; outside a flow nothing comes of it."""
+    """Yields an ``on_progress`` callback; outside a flow it does nothing."""
     flow_run_id = current_flow_run()
     if flow_run_id is None:
-        yield _nobody
+        yield _ignore
         return
     page = _Page(stage, run, flow_run_id)
     page.thread.start()
     try:
-        yield page.tell
+        yield page.report
         page.share = 1.0
     finally:
         page.over.set()
         page.thread.join(_SECONDS_TO_END)
 
 
-def _nobody(progress: Progress) -> None:
+def _ignore(progress: Progress) -> None:
     del progress
 
 
@@ -58,8 +58,8 @@ class _Page:
         self._artifact: UUID | None = None
         self._linked = False
 
-    def tell(self, progress: Progress) -> None:
-        """Take note; costs nothing."""
+    def report(self, progress: Progress) -> None:
+        """Remember the latest progress; posts nothing itself."""
         self.share = min(1.0, progress.step / max(1, progress.n_steps))
         if progress.metrics:
             shown = {name: value for name, value in progress.metrics.items() if name.startswith(("train/loss", "val/"))}
@@ -76,7 +76,7 @@ class _Page:
                     self._post_progress(client)
                     self._post_link(client, wait=over)
             except Exception as error:  # whatever the client raises: this is a courtesy
-                log.info("the progress of %s could not be shown: %s", self.stage, error)
+                log.info("cannot post the progress of %s to Prefect: %s", self.stage, error)
                 over = over or self.over.wait(SECONDS_BETWEEN_UPDATES)
 
     def _post_progress(self, client: SyncPrefectClient) -> None:

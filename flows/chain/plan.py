@@ -24,7 +24,7 @@ class PlanLine(NamedTuple):
 
     stage: str
     state: str
-    """``exists``, ``goes on`` (interrupted before), ``will run``, or ``left out`` and why."""
+    """``exists``, ``resumes`` (interrupted before), ``will run``, or ``left out`` and why."""
     cost: str
     """Estimated amounts; empty where there is nothing to do or nothing is known."""
     seconds: float
@@ -34,13 +34,13 @@ class PlanLine(NamedTuple):
 def plan(config: Pipeline, name: str, *, data_dir: Path | None) -> list[PlanLine]:
     """The stages that ``name`` (a stage, or ``pipeline``) would need, in order."""
     chain = Chain(config, read_settings(), data_dir, progress_bar)
-    wanted = list(STAGES) if name == "pipeline" else _needed(name)
+    wanted = list(STAGES) if name == "pipeline" else _list_needed(name)
     rate, estimate = _product_rate(), _estimate(chain)
     return [_line(chain, STAGES[stage], estimate, rate) for stage in STAGES if stage in wanted]
 
 
-def _needed(name: str) -> list[str]:
-    return [*(inner for need in STAGES[name].needs for inner in _needed(need)), name]
+def _list_needed(name: str) -> list[str]:
+    return [*(inner for need in STAGES[name].needs for inner in _list_needed(need)), name]
 
 
 def _estimate(chain: Chain) -> Estimate:
@@ -56,8 +56,8 @@ def _line(chain: Chain, stage: Stage, estimate: Estimate, rate: float) -> PlanLi
     key = chain.key(stage)
     if chain.store.find(stage.name, key) is not None:
         return PlanLine(stage.name, "exists", "", 0.0)
-    begun = chain.store.folder(stage.name, key).with_name(f"{key}.work").is_dir()
-    state = "goes on where it stopped" if begun else "will run"
+    is_interrupted = chain.store.folder(stage.name, key).with_name(f"{key}.work").is_dir()
+    state = "resumes where it stopped" if is_interrupted else "will run"
     if stage.cost is None:
         return PlanLine(stage.name, state, "", 0.0)
     cost = stage.cost(estimate)

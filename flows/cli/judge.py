@@ -141,7 +141,7 @@ def label(
         out,
         rater or getpass.getuser(),
         ask=lambda question: console.input(question, markup=False),
-        tell=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        show=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
     )
     n = label_items(rows, session, seed=seed, limit=limit)
     console.print(f"{n} of {limit or len(rows)} items have a score by {session.rater}: {out}", soft_wrap=True)

@@ -146,7 +146,7 @@ def add(
 ) -> None:
     """Validate and add data for the next retraining, and notify a Prefect server."""
     from flows.sources.added import DataFolder
-    from flows.sources.added_events import tell_added
+    from flows.sources.added_events import send_added
 
     console = Console()
     taken = DataFolder(read_settings().added_data).add(paths, kind=kind, link=link)
@@ -156,7 +156,7 @@ def add(
         console.print(f"known {path}: its content was added before", soft_wrap=True)
     if taken.new:
         read_settings().prefect_home.mkdir(parents=True, exist_ok=True)
-        console.print(tell_added(taken), soft_wrap=True)
+        console.print(send_added(taken), soft_wrap=True)
 
 
 data.command("add", epilog=epilog("add", DATA_EXAMPLES))(WithParts(add))
@@ -190,10 +190,10 @@ def _print_plan(config: Pipeline, policy: Any, *, data_dir: Path | None, force: 
     from flows.chain.request import chain
     from flows.cli.models import print_plan
     from flows.registry.versions import ModelRegistry
-    from flows.retrain import checked, model_name
+    from flows.retrain import check, model_name
 
     stages = chain(config, data_dir=data_dir)
-    _, reason = checked(
+    _, reason = check(
         stages, ModelRegistry(stages.settings, model_name(config.preset)), policy, force=force, resumed=False
     )
     if reason.run:

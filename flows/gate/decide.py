@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of a gate."""
+    """The outcome of a gate."""
 
     verdict: Verdict
     reason: str
@@ -85,14 +85,14 @@ def decide(challenger: Evidence, champion: Evidence | None, *, policy: GatePolic
         return _decision(rows, challenger.key, policy, won="the first model: it meets the floors and budgets")
     _check_same_evaluation(challenger, champion)
     both = set(challenger.values) & set(champion.values)
-    primary = policy.chosen_primary(both, judged=challenger.judged and champion.judged)
+    primary = policy.choose_primary(both, judged=challenger.judged and champion.judged)
     rows = [
         *_primary((challenger, champion), primary, policy),
         *_judge((challenger, champion), primary, policy),
         *_guardrails((challenger, champion), primary, policy),
         *rows,
     ]
-    return _decision(rows, challenger.key, policy, won=_won(rows))
+    return _decision(rows, challenger.key, policy, won=_describe_win(rows))
 
 
 def _decision(rows: list[Row], key: str, policy: GatePolicy, *, won: str) -> Decision:
@@ -111,7 +111,7 @@ def _because(rows: list[Row]) -> str:
     return "; ".join(f"{row.kind} {row.name}: {row.note or row.demand}" for row in rows)
 
 
-def _won(rows: list[Row]) -> str:
+def _describe_win(rows: list[Row]) -> str:
     best = next((row for row in rows if row.kind == "primary"), None)
     if best is None or best.difference is None or best.low is None:
         return "every demand is met"
@@ -128,9 +128,9 @@ def _floors(challenger: Evidence, policy: GatePolicy) -> Iterator[Row]:
         outcome: Outcome = "passed" if (mean <= bound if lower else mean >= bound) else "failed"
         note = ""
         if name == "judge" and challenger.judge_invalid:
-            outcome, note = "undecided", "the judge is not valid"
+            outcome, note = "undecided", "the judge is not validated"
         elif outcome == "failed":
-            note = f"{mean:.3g} {UNITS[name]}, must be {word} {bound:.3g}"
+            note = f"expected {word} {bound:.3g} {UNITS[name]}, got {mean:.3g}"
         yield Row("floor", name, UNITS[name], mean, None, None, None, None, f"{word} {bound:.3g}", outcome, note)
 
 
@@ -138,19 +138,19 @@ def _primary(sides: Sides, primary: Measure | None, policy: GatePolicy) -> Itera
     challenger, champion = sides
     if primary is None or primary not in challenger.values or primary not in champion.values:
         name = primary or policy.primary
-        note = "it was not measured of both models, so nothing says which is better"
+        note = "it was not measured on both models"
         yield Row("primary", name, "", None, None, None, None, None, "better than the champion", "undecided", note)
         return
-    demand, found = "better: interval above 0", _paired(sides, primary, policy)
+    demand, found = "better: interval above 0", _measure_difference(sides, primary, policy)
     n = found.n if found else 0
     if found is None or n < policy.min_items:
-        note = f"{n} pairs of items; at least {policy.min_items} are needed"
-        yield _compared("primary", primary, sides, found, demand, "undecided", note)
+        note = f"expected at least {policy.min_items} pairs of items, got {n}"
+        yield _comparison("primary", primary, sides, found, demand, "undecided", note)
         return
     outcome, note = _superior(found, policy.margins.get(primary, 0.0), UNITS[primary])
     if outcome == "passed" and (lowest := _lowest(sides, primary)) <= 0:
         outcome, note = "undecided", f"the unscored items alone could make it {lowest:+.3g} {UNITS[primary]}"
-    yield _compared("primary", primary, sides, found, demand, outcome, note)
+    yield _comparison("primary", primary, sides, found, demand, outcome, note)
 
 
 def _superior(found: PairedDifference, margin: float, unit: str) -> tuple[Outcome, str]:
@@ -161,8 +161,8 @@ def _superior(found: PairedDifference, margin: float, unit: str) -> tuple[Outcom
     if max(-found.low, found.high) <= margin:
         return "failed", f"no better: within {margin:.3g} {unit} of the champion, one way or the other"
     return "undecided", (
-        f"{found.difference:+.3g} {unit} ({found.low:.3g} to {found.high:.3g}) may be chance; {found.n} items show a "
-        f"difference of {found.minimum_detectable:.3g}"
+        f"{found.difference:+.3g} {unit} ({found.low:.3g} to {found.high:.3g}) is not statistically significant; "
+        f"{found.n} items detect a difference of {found.minimum_detectable:.3g}"
     )
 
 
@@ -181,7 +181,7 @@ def _or(value: float | None, instead: float) -> float:
 
 
 def _judge(sides: Sides, primary: Measure | None, policy: GatePolicy) -> Iterator[Row]:
-    """A judge that failed its controls decides nothing; and where it is not asked for, its state is shown."""
+    """A judge that failed its controls decides nothing; where the policy does not ask for it, its state is shown."""
     if not all(side.judged for side in sides):
         return
     asked = primary == "judge" or "judge" in policy.margins or "judge" in policy.floors
@@ -200,36 +200,36 @@ def _guardrails(sides: Sides, primary: Measure | None, policy: GatePolicy) -> It
         if all(there):
             yield _guardrail(name, sides, policy)
         elif there[1]:
-            yield _one_sided(name, sides, "failed", "the champion can be put to it, and the challenger cannot")
+            yield _one_sided(name, sides, "failed", "measured on the champion, not on the challenger")
         else:
-            yield _one_sided(name, sides, "shown", "the champion cannot be put to it")
+            yield _one_sided(name, sides, "shown", "not measured on the champion")
 
 
 def _one_sided(name: Measure, sides: Sides, outcome: Outcome, note: str) -> Row:
     ours, theirs = (side.mean(name) if name in side.values else None for side in sides)
-    return Row("guardrail", name, UNITS[name], ours, theirs, None, None, None, "measured of both models", outcome, note)
+    return Row("guardrail", name, UNITS[name], ours, theirs, None, None, None, "measured on both models", outcome, note)
 
 
 def _guardrail(name: Measure, sides: Sides, policy: GatePolicy) -> Row:
-    found, margin, unit = _paired(sides, name, policy), policy.margins.get(name), UNITS[name]
+    found, margin, unit = _measure_difference(sides, name, policy), policy.margins.get(name), UNITS[name]
     if margin is None:
-        return _compared("guardrail", name, sides, found, "none", "shown", "")
+        return _comparison("guardrail", name, sides, found, "none", "shown", "")
     demand = f"not worse by {margin:.3g}"
     if name == "judge" and any(side.judge_invalid for side in sides):
-        return _compared("guardrail", name, sides, found, demand, "undecided", "the judge is not valid")
+        return _comparison("guardrail", name, sides, found, demand, "undecided", "the judge is not validated")
     if found is None or math.isnan(found.low):
-        return _compared("guardrail", name, sides, found, demand, "undecided", f"{found.n if found else 0} pairs")
+        return _comparison("guardrail", name, sides, found, demand, "undecided", f"{found.n if found else 0} pairs")
     if found.low > -margin or found.low == found.high == 0:
-        return _compared("guardrail", name, sides, found, demand, "passed", "")
+        return _comparison("guardrail", name, sides, found, demand, "passed", "")
     interval = f"({found.low:.3g} to {found.high:.3g})"
     if found.high < -margin:
         note = f"worse by {-found.difference:.3g} {unit} {interval}"
-        return _compared("guardrail", name, sides, found, demand, "failed", note)
+        return _comparison("guardrail", name, sides, found, demand, "failed", note)
     note = f"it may be worse by more than {margin:.3g} {unit} {interval}"
-    return _compared("guardrail", name, sides, found, demand, "undecided", note)
+    return _comparison("guardrail", name, sides, found, demand, "undecided", note)
 
 
-def _compared(
+def _comparison(
     kind: Kind, name: Measure, sides: Sides, found: PairedDifference | None, demand: str, outcome: Outcome, note: str
 ) -> Row:
     ours, theirs = (side.mean(name) for side in sides)
@@ -239,7 +239,7 @@ def _compared(
     return replace(row, difference=found.difference, low=found.low, high=found.high, n=found.n)
 
 
-def _paired(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:
+def _measure_difference(sides: Sides, name: Measure, policy: GatePolicy) -> PairedDifference | None:
     """More being better; None without a pair. Items are taken in the order of their ids, so no order is an input."""
     challenger, champion = (side.values[name] for side in sides)
     pairs = [(champion[item], challenger[item]) for item in sorted(champion) if item in challenger]
@@ -259,7 +259,7 @@ def _budgets(challenger: Evidence, champion: Evidence | None, policy: GatePolicy
         if not challenger.variants:
             continue  # a chain that compresses nothing has nothing to keep to
         if name not in there:
-            note = f"there is no variant of this name (there are: {', '.join(there)})"
+            note = f"expected one of the variants {', '.join(there)}, got {name}"
             yield Row("budget", name, "", None, None, None, None, None, "exists", "failed", note)
             continue
         yield from _budget(there[name], before.get(name), budget)
@@ -279,6 +279,6 @@ def _budget(variant: Variant, before: Variant | None, budget: Budget) -> Iterato
         earlier = None if before is None else float(getattr(before, field))
         met = value <= bound if is_most else value >= bound
         demand = f"at {'most' if is_most else 'least'} {bound:,.4g}"
-        note = "" if met else f"{value:,.4g} {unit}, must be {demand}"
+        note = "" if met else f"expected {demand} {unit}, got {value:,.4g}"
         outcome: Outcome = "passed" if met else "failed"
         yield Row("budget", f"{variant.name} {what}", unit, value, earlier, None, None, None, demand, outcome, note)

@@ -1,4 +1,4 @@
-"""Hold a gate: measure both models on the same items, decide, and leave the decision where people look for it."""
+"""Hold a gate: measure both models on the same items, decide, and record the decision in MLflow."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Held:
-    """A gate that was held."""
+class GateResult:
+    """A decision and where it is recorded."""
 
     decision: Decision
     run_id: str
@@ -63,8 +63,8 @@ class Gate:
     registry: ModelRegistry
     policy: GatePolicy
 
-    def hold(self, challenger: Version, champion: Version | None) -> Held:
-        """Measure, decide, and say so in MLflow: a run with the table, and tags of the version.
+    def hold(self, challenger: Version, champion: Version | None) -> GateResult:
+        """Measure, decide, and record it in MLflow: a run with the table, and tags of the version.
 
         Raises:
             DataError: the files of a model are neither in the store nor in MLflow.
@@ -80,18 +80,20 @@ class Gate:
             if theirs.instrument != ours.instrument:  # a judge's server that was updated since
                 theirs = self._evidence(champion, instrument, anew=True)
         decision = decide(ours, theirs, policy=self.policy)
-        return self._tell(decision, challenger, champion, items)
+        return self._record(decision, challenger, champion, items)
 
     def _items(self, challenger: Version, champion: Version | None) -> EvaluationSet:
         prepared = find_prepared(challenger, self.chain)
         if prepared is None:
             raise DataError(
                 f"the data that version {challenger.number} of {challenger.model} was made from is not in the store; "
-                "run the same command again, which makes it"
+                "make it again by the same command"
             )
         other = None if champion is None else find_prepared(champion, self.chain)
         if champion is not None and other is None:
-            log.warning("the data of version %d is gone: its items are believed to be unseen by it", champion.number)
+            log.warning(
+                "the data of version %d is not in the store: assuming that it has not seen the items", champion.number
+            )
         known = other.path if other is not None and other.path != prepared.path else None
         return evaluation_set(prepared.path, champion=known, max_items=self.policy.max_items)
 
@@ -107,7 +109,7 @@ class Gate:
 
         What a judge said that failed its controls is asked again: it may have been the server's bad hour.
         """
-        store, planned = self.chain.store, instrument.described()
+        store, planned = self.chain.store, instrument.describe()
         key = stage_key(EVALUATION, version=_VERSION, config=planned, inputs={"model": version.key})
         known = store.find(EVALUATION, key)
         if known is not None and Evidence.load(known.path / _EVIDENCE).judge_invalid:
@@ -122,12 +124,12 @@ class Gate:
             with stage_run(
                 settings, stage=EVALUATION, name=name, key=key, params=planned, tags=tags, run_id=run_id
             ) as tracked:
-                found = self._measured(version, instrument, work.folder, tracked)
+                found = self._measure(version, instrument, work.folder, tracked)
                 work.run_id = tracked.run_id
                 work.commit({"eval_key": found.key}, version=_VERSION, config=planned, inputs={"model": version.key})
         return found
 
-    def _measured(self, version: Version, instrument: Instrument, folder: Path, tracked: MlflowLogger) -> Evidence:
+    def _measure(self, version: Version, instrument: Instrument, folder: Path, tracked: MlflowLogger) -> Evidence:
         with self.chain.progress(f"{EVALUATION} {version.number}") as on_progress:
             context = Context(
                 folder=folder,
@@ -146,7 +148,9 @@ class Gate:
         tracked.log_artifact(folder / _EVIDENCE)
         return found
 
-    def _tell(self, decision: Decision, challenger: Version, champion: Version | None, items: EvaluationSet) -> Held:
+    def _record(
+        self, decision: Decision, challenger: Version, champion: Version | None, items: EvaluationSet
+    ) -> GateResult:
         against = None if champion is None else champion.number
         other = "the floors" if champion is None else f"champion {against}"
         title = f"{challenger.model}: version {challenger.number} against {other}"
@@ -179,7 +183,7 @@ class Gate:
             tracked.set_tags({"mlflow.note.content": text})
         again = any(row.outcome == "undecided" and "judge" in (row.kind, row.name) for row in decision.rows)
         self.registry.set_tags(challenger.number, {**tags, f"{PREFIX}.gate.run": tracked.run_id})
-        return Held(decision, tracked.run_id, tracked.url, against, again, text)
+        return GateResult(decision, tracked.run_id, tracked.url, against, again, text)
 
 
 def find_prepared(version: Version, chain: Chain) -> Entry | None:
@@ -204,7 +208,7 @@ def model_files(version: Version, chain: Chain) -> ModelFiles:
         if stage not in keys:
             return None
         entry = chain.store.find(stage, keys[stage])
-        return entry.path / CHECKPOINT if entry else _fetched(chain, runs.get(stage, ""), f"{stage}-{keys[stage]}")
+        return entry.path / CHECKPOINT if entry else _fetch(chain, runs.get(stage, ""), f"{stage}-{keys[stage]}")
 
     return ModelFiles(version.key, part("base"), part("instruct"), part("classifier"), variants)
 
@@ -224,7 +228,7 @@ def variants_of(result: CompressResult) -> tuple[Variant, ...]:
     )
 
 
-def _fetched(chain: Chain, run_id: str, name: str) -> Path:
+def _fetch(chain: Chain, run_id: str, name: str) -> Path:
     target = chain.settings.cache / "champions" / name
     inside = target / CHECKPOINT
     if inside.is_dir():
@@ -234,7 +238,7 @@ def _fetched(chain: Chain, run_id: str, name: str) -> Path:
         connect(chain.settings).download_artifacts(run_id, CHECKPOINT, str(target))
     except Exception as error:
         raise DataError(
-            f"{name} is neither in the store nor among the artifacts of MLflow run {run_id} ({error}); bring the "
-            "store's folder back, or promote another version: gptworks promote VERSION --reason TEXT"
+            f"{name} is neither in the store nor among the artifacts of MLflow run {run_id} ({error}); restore the "
+            "store's folder, or promote another version: gptworks promote VERSION --reason TEXT"
         ) from error
     return inside

@@ -18,8 +18,8 @@ from flows.gate.items import EvaluationSet
 from flows.gate.policy import GatePolicy, Measure
 from flows.stages.context import Context
 from flows.stages.evaluate.recipe import EvaluateStage
-from flows.stages.judge import items as judged
-from flows.stages.judge import sitting as judging
+from flows.stages.judge import items as judge_items
+from flows.stages.judge import sitting
 from gptcore import checkpoint
 from gptcore.classifier import TextClassifier
 from gptcore.files import write_json_lines
@@ -49,7 +49,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Instrument:
-    """With what the items are put to a model."""
+    """How a model is measured on the items."""
 
     items: EvaluationSet
     evaluate: EvaluateStage
@@ -61,8 +61,8 @@ class Instrument:
     policy: GatePolicy
     """How many answers are generated."""
 
-    def described(self) -> dict[str, Any]:
-        """Everything that can change a value and is known before anything is measured; plain JSON values."""
+    def describe(self) -> dict[str, Any]:
+        """The settings that can change a value, known before anything is measured; plain JSON values."""
         judge: dict[str, Any] = {"state": self.judge["state"]}
         if self.judge["state"] == "scored":
             prompts = load_prompts("pointwise")
@@ -84,7 +84,7 @@ class Instrument:
 
 
 def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evidence:
-    """Put every item to the model that can answer it.
+    """Measure a model on every item that it can answer.
 
     Raises:
         CheckpointError, DataError: a part of the model is missing or damaged.
@@ -92,7 +92,7 @@ def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evid
     """
     started, items = time.monotonic(), instrument.items
     values: dict[Measure, Values] = {}
-    described = instrument.described()
+    described = instrument.describe()
     invalid: tuple[str, ...] = ()
     if files.base is not None and items.texts:
         values["text"] = _text(files.base, items.texts)
@@ -113,7 +113,7 @@ def measure(files: ModelFiles, instrument: Instrument, context: Context) -> Evid
         scored = score_responses(samples, responses).rows
         values["rouge_l"] = {str(row["id"]): float(row["rouge_l"]) for row in scored}
         if instrument.judge["state"] == "scored":
-            values["judge"], described["judge"], invalid = _judged(samples, responses, instrument, context)
+            values["judge"], described["judge"], invalid = _judge(samples, responses, instrument, context)
         write_json_lines(context.folder / "responses.jsonl", scored)
     context.on_progress(Progress(4, 4, {}))
     return Evidence(files.key, described, values, invalid, files.variants, time.monotonic() - started)
@@ -141,19 +141,19 @@ def _answers(model: TextModel, rows: Sequence[Mapping[str, str]]) -> Values:
 
 
 def _accuracy(path: Path, rows: Sequence[Mapping[str, str]]) -> Values:
-    """1 for the right class and 0 for another; a class that the model was never told of counts against it."""
+    """1 for the right class and 0 for another; a class that the model does not have counts as wrong."""
     answers = TextClassifier.load(path).classify([row["text"] for row in rows])
     return {row["id"]: float(answer == row["label"]) for row, answer in zip(rows, answers, strict=True)}
 
 
-def _judged(
+def _judge(
     samples: Sequence[Sample], responses: Sequence[str], instrument: Instrument, context: Context
 ) -> tuple[Values, dict[str, Any], tuple[str, ...]]:
     """Scores by item, the judge as it describes itself, and why it is not valid."""
-    config = replace(instrument.evaluate, judge_models=(judging.MAIN,), judge_panel=(), pairwise=False)
-    found = judging.judge_models(config, samples, {judging.MAIN: responses}, context)
-    judged.write_tables(found, context, summary=judged.facts(found))
-    report = found.main.reports[judging.MAIN]
+    config = replace(instrument.evaluate, judge_models=(sitting.MAIN,), judge_panel=(), pairwise=False)
+    found = sitting.judge_models(config, samples, {sitting.MAIN: responses}, context)
+    judge_items.write_tables(found, context, summary=judge_items.facts(found))
+    report = found.main.reports[sitting.MAIN]
     scores = {str(row["id"]): None if row["score"] is None else float(row["score"]) for row in report.rows}
-    planned = instrument.described()["judge"]
-    return scores, {**planned, "described": report.provenance["judge"]}, found.main.validity[judging.MAIN].reasons
+    planned = instrument.describe()["judge"]
+    return scores, {**planned, "described": report.provenance["judge"]}, found.main.validity[sitting.MAIN].reasons

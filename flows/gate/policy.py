@@ -45,7 +45,7 @@ class GatePolicy(BaseModel):
     )
     floors: dict[Measure, float] = Field(
         default={"answers": 8.0, "text": 8.0},
-        description="Means that every model must reach, the first one too; 8 bits per byte is knowing nothing",
+        description="Means that every model must reach, the first one too; 8 bits per byte is chance",
     )
     margins: dict[Measure, float] = Field(
         default={"judge": 2.0, "answers": 0.03, "accuracy": 0.03, "text": 0.03},
@@ -66,10 +66,10 @@ class GatePolicy(BaseModel):
     def _finite(cls, values: dict[Measure, float]) -> dict[Measure, float]:
         for name, value in values.items():
             if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; it must be 0 or more, in {UNITS[name]}")
+                raise ValueError(f"{name}: expected 0 or more {UNITS[name]}, got {value}")
         return values
 
-    def chosen_primary(self, measured: set[Measure], *, judged: bool) -> Measure | None:
+    def choose_primary(self, measured: set[Measure], *, judged: bool) -> Measure | None:
         """The measure that must be better: among those measured of both, the one that says most about answers."""
         if self.primary != "auto":
             return self.primary

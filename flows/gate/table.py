@@ -77,8 +77,8 @@ def _cells(row: Row) -> list[str]:
     has_interval = row.low is not None and row.high is not None and not math.isnan(row.low)
     return [
         f"{row.kind} {row.name}{unit}: {row.demand}",
-        _shown(row.challenger),
-        _shown(row.champion),
+        _format(row.challenger),
+        _format(row.champion),
         "" if row.difference is None else f"{row.difference:+.3g}",
         f"{row.low:+.3g} to {row.high:+.3g}" if has_interval else "",
         "" if row.n is None else str(row.n),
@@ -87,7 +87,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _shown(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:,.4g}"
 
 

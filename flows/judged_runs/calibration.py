@@ -89,7 +89,7 @@ def pair_evidence(labels: Labels, baseline: Labels, *, shown: SideBySide, seed: 
     ``labels`` are of the candidate's answers, ``baseline`` of the baseline's, which comes first in ``shown``.
 
     Raises:
-        EvalDataError: labels of other answers; no item labelled in both that has a result and that people told apart.
+        EvalDataError: labels of other answers; no item labelled in both that has a result and different scores.
     """
     first, second = shown.sides.values()
     _check_answers(baseline, first)

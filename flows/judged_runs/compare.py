@@ -56,7 +56,7 @@ class ItemDifference:
     """Pairs."""
 
     @property
-    def tells(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval is all on one side of no difference."""
         return self.low > 0 or self.high < 0
 
@@ -93,7 +93,9 @@ def compare(settings: Settings, first: str, second: str, *, seed: int = 1) -> Co
     if one.info.run_id == two.info.run_id:
         raise ConfigError(f"{first} and {second} are the same run; name two: gptworks runs --stage STAGE")
     tables = [_tables(client, run) for run in (one, two)]
-    pairs = {name: _paired(tables[0][name], tables[1][name]) for name in TABLES if all(name in each for each in tables)}
+    pairs = {
+        name: _pair_rows(tables[0][name], tables[1][name]) for name in TABLES if all(name in each for each in tables)
+    }
     return Comparison(
         first=(one.info.run_id, str(one.info.run_name)),
         second=(two.info.run_id, str(two.info.run_name)),
@@ -117,8 +119,8 @@ def keep(settings: Settings, found: Comparison) -> str:
         for item in found.items:
             bounds = {"difference": item.difference, "ci_low": item.low, "ci_high": item.high, "n": float(item.n)}
             log.log_metrics({f"items/{item.column}/{name}": value for name, value in bounds.items() if value == value})
-        log.log_table([_named(name, values) for name, values in found.params.items()], "params.json")
-        log.log_table([_named(name, values) for name, values in found.metrics.items()], "metrics.json")
+        log.log_table([_value_row(name, values) for name, values in found.params.items()], "params.json")
+        log.log_table([_value_row(name, values) for name, values in found.metrics.items()], "metrics.json")
         log.log_table(list(found.samples), "samples.json")
         log.log_text(markdown(found), "comparison.md")
         return log.run_id
@@ -141,7 +143,7 @@ def tables(found: Comparison) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
     items: list[tuple[str, ...]] = [
         (
             *(item.column, f"{item.first:.4g}", f"{item.second:.4g}"),
-            f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.tells else ''}",
+            f"{item.difference:+.4g} ({item.low:+.4g} to {item.high:+.4g}){' *' if item.is_significant else ''}",
             str(item.n),
         )
         for item in found.items
@@ -184,7 +186,7 @@ def _tables(client: MlflowClient, run: Run) -> dict[str, list[Row]]:
     return found
 
 
-def _paired(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+def _pair_rows(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
     """The rows about the same item; the n-th time an item is asked goes with the n-th."""
     before = _by_question(first)
     return [(before[asked], row) for asked, row in _by_question(second).items() if asked in before]
@@ -233,14 +235,14 @@ def _samples(pairs: Sequence[tuple[Row, Row]]) -> list[Row]:
 
 def _caveats(one: Run, two: Run) -> list[str]:
     """What speaks against taking the figures side by side."""
-    told = {
+    caveats = {
         "stage": "the runs are of different stages ({}, {}): their metrics mean other things",
         "data": "they saw different data ({}, {}): losses over other tokens do not compare",
         "tokenizer": "their tokenizers differ ({:.8}, {:.8}): compare bits per byte",
         "judge.group": "another judge, prompt or item set ({:.8}, {:.8})",
     }
     tags = _both(one.data.tags, two.data.tags)
-    pairs = ((text, *tags.get(f"{PREFIX}.{tag}", (None, None))) for tag, text in told.items())
+    pairs = ((text, *tags.get(f"{PREFIX}.{tag}", (None, None))) for tag, text in caveats.items())
     found = [text.format(a, b) for text, a, b in pairs if a and b and a != b]
     return found + [f"{run.info.run_name} is {run.info.status}" for run in (one, two) if run.info.status != "FINISHED"]
 
@@ -249,7 +251,7 @@ def _both(one: Mapping[str, T], two: Mapping[str, T]) -> dict[str, tuple[T | Non
     return {name: (one.get(name), two.get(name)) for name in sorted({*one, *two})}
 
 
-def _named(name: str, values: tuple[Any, Any]) -> Row:
+def _value_row(name: str, values: tuple[Any, Any]) -> Row:
     return {"name": name, "first": values[0], "second": values[1]}
 
 

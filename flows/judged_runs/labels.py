@@ -36,11 +36,11 @@ class Labels:
     texts: dict[str, tuple[str, str]] | None
     """By item, answer and reference; None if the file lacks one of these columns."""
     answers: dict[str, str]
-    """By item, ``answer_mark`` of the answer that was scored, where the file tells it."""
+    """By item, ``answer_mark`` of the answer that was scored, where the file has it."""
 
 
 def answer_mark(response: str) -> str:
-    """Tells an answer from others to the same item, as those of another run: 12 digits of its sha256."""
+    """Identifies an answer among those to the same item, as of another run: 12 digits of its sha256."""
     return digest(response)[:12]
 
 
@@ -49,7 +49,7 @@ def read_labels(path: Path) -> Labels:
     ``response`` and ``reference``. An item that several people scored comes once for each of them.
 
     Raises:
-        EvalDataError: the file is missing, empty or lacks a column, or a score is no number of 0 to 100.
+        EvalDataError: the file is missing, empty or lacks a column, or a score is not a number of 0 to 100.
     """
     if not path.is_file():
         raise EvalDataError(f"there is no file {path}; make one: gptworks judge label --run RUN --out {path}")
@@ -64,7 +64,7 @@ def read_labels(path: Path) -> Labels:
         if name not in columns:
             raise EvalDataError(f"{path} has no column {name!r} (it has: {', '.join(columns) or 'none'})")
     if not rows:
-        raise EvalDataError(f"{path} holds no labels; go on with: gptworks judge label --out {path}")
+        raise EvalDataError(f"{path} holds no labels; continue with: gptworks judge label --out {path}")
     human: dict[str, list[float]] = defaultdict(list)
     judge: dict[str, float | None] = {}
     texts: dict[str, tuple[str, str]] = {}
@@ -99,7 +99,7 @@ class Session:
     """Who labels."""
     ask: Callable[[str], str]
     """Puts a question and gives the line that was typed; raises EOFError at the end of input."""
-    tell: Callable[[str], None]
+    show: Callable[[str], None]
     """Shows a text."""
 
 
@@ -109,25 +109,25 @@ def label_items(rows: Sequence[Mapping[str, Any]], session: Session, *, seed: in
     Args:
         rows: items with ``id``, ``instruction``, ``input``, ``reference`` and ``response``.
         session: where and through what.
-        seed: of the order and of the draw; the same seed goes on with the same draw.
+        seed: of the order and of the draw; the same seed continues with the same draw.
         limit: how many items, drawn at random; by default all.
 
     Returns:
         how many of these items the rater has scored by now.
 
     Raises:
-        EvalDataError: the file exists and is none of labels, or holds scores of other answers.
+        EvalDataError: the file exists and is not a file of labels, or has scores of other answers.
     """
     drawn = list(rows)
     random.Random(f"{seed} labels").shuffle(drawn)
     drawn = drawn[:limit]
-    known = _labelled(session, {str(row["id"]): answer_mark(row["response"]) for row in rows})
+    known = _read_scored(session, {str(row["id"]): answer_mark(row["response"]) for row in rows})
     waiting = [row for row in drawn if str(row["id"]) not in known]
     done = len(drawn) - len(waiting)
-    session.tell(f"{len(waiting)} of {len(drawn)} items to score as {session.rater}. {_HELP}")
+    session.show(f"{len(waiting)} of {len(drawn)} items to score as {session.rater}. {_HELP}")
     for row in waiting:
-        session.tell(_shown(row, done=done, total=len(drawn)))
-        score = _asked(session)
+        session.show(_format_item(row, done=done, total=len(drawn)))
+        score = _ask_score(session)
         if score == _QUIT:
             break
         if score != _SKIP:
@@ -138,20 +138,20 @@ def label_items(rows: Sequence[Mapping[str, Any]], session: Session, *, seed: in
 
 _HELP = (
     "100 same facts as the reference, 80 minor flaw, 60 one real error, 40 main point wrong, 20 on topic but wrong,"
-    " 0 empty or off topic; any whole number between. s skips, q stops: the same command goes on."
+    " 0 empty or off topic; any whole number between. s skips, q stops: the same command resumes."
 )
 
 
-def _shown(row: Mapping[str, Any], *, done: int, total: int) -> str:
+def _format_item(row: Mapping[str, Any], *, done: int, total: int) -> str:
     parts = [("Task", row["instruction"]), ("Input", row.get("input", "")), ("Reference", row["reference"])]
     parts += [("Answer", row["response"])]
     # what a model wrote must not steer the terminal
     texts = [(title, neutralise(str(text)).text.strip()) for title, text in parts]
-    told = "\n".join(f"{title}:\n{text or '(empty)'}\n" for title, text in texts if text or title == "Answer")
-    return f"\n--- {done + 1} of {total} ---\n{told}"
+    shown = "\n".join(f"{title}:\n{text or '(empty)'}\n" for title, text in texts if text or title == "Answer")
+    return f"\n--- {done + 1} of {total} ---\n{shown}"
 
 
-def _asked(session: Session) -> str:
+def _ask_score(session: Session) -> str:
     while True:
         try:
             given = session.ask("score 0-100, s or q: ").strip().lower()
@@ -161,10 +161,10 @@ def _asked(session: Session) -> str:
             return given
         if given.isascii() and given.isdecimal() and MIN_SCORE <= int(given) <= MAX_SCORE:
             return str(int(given))
-        session.tell(f"{given!r} is none of these. {_HELP}")
+        session.show(f"expected a score of 0 to 100, s or q, got {given!r}. {_HELP}")
 
 
-def _labelled(session: Session, marks: Mapping[str, str]) -> set[str]:
+def _read_scored(session: Session, marks: Mapping[str, str]) -> set[str]:
     """The items that this rater has scored; refuses a file with scores of other answers."""
     if not session.path.is_file() or not session.path.stat().st_size:
         return set()
@@ -172,8 +172,8 @@ def _labelled(session: Session, marks: Mapping[str, str]) -> set[str]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise EvalDataError(
-                f"{session.path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}, not"
-                f" {', '.join(COLUMNS)}; name another file with --out"
+                f"{session.path}: expected the columns {', '.join(COLUMNS)}, got "
+                f"{', '.join(reader.fieldnames or ()) or 'none'}; name another file with --out"
             )
         rows = list(reader)
     foreign = [row["id"] for row in rows if marks.get(row["id"]) != row["answer"]]
@@ -203,6 +203,7 @@ def _score(text: str | None, *, path: Path, line: int) -> float:
         score = -1.0
     if not MIN_SCORE <= score <= MAX_SCORE:
         raise EvalDataError(
-            f"{path}, line {line}: {text!r} is no score of {MIN_SCORE} to {MAX_SCORE}; mend the line, or leave it out"
+            f"{path}, line {line}: expected a score of {MIN_SCORE} to {MAX_SCORE}, got {text!r}; correct or remove "
+            "the line"
         )
     return score

@@ -19,7 +19,7 @@ from eval.types import Sample
 from flows.judged_runs.runs import COMPARED, JudgedRun, validity_tags
 from flows.settings import Settings
 from flows.stages.judge.numbers import finite, match_rows, safe_name, tournament_facts, tournament_numbers
-from flows.stages.judge.sitting import STORE, told
+from flows.stages.judge.sitting import STORE, adapt_progress
 from flows.tracking.runs import PREFIX, stage_run
 from gptcore.train import Progress
 
@@ -72,7 +72,7 @@ def side_by_side(
         EvalError: what ``eval.judge.open_judge`` and ``eval.tournament.play`` raise.
         TrackingError: the tracking store cannot be reached.
     """
-    sides = _named(runs)
+    sides = _name_sides(runs)
     samples, responses = _texts(sides)
     spec = _spec(settings, runs[-1], asking)
     with open_judge(spec, store=settings.cache.joinpath(*STORE)) as opened:
@@ -80,7 +80,7 @@ def side_by_side(
             samples,
             responses,
             judge=opened.build_pairwise(),
-            on_progress=told(on_progress),
+            on_progress=adapt_progress(on_progress),
             concurrency=asking.concurrency,
             seed=asking.seed,
         )
@@ -89,11 +89,11 @@ def side_by_side(
     return replace(result, run_id=_log(settings, result, seed=asking.seed))
 
 
-def _named(runs: Sequence[JudgedRun]) -> dict[str, JudgedRun]:
+def _name_sides(runs: Sequence[JudgedRun]) -> dict[str, JudgedRun]:
     named = {f"{run.model} of {run.run_id[:8]}": run for run in runs}
     if len(named) < max(2, len(runs)):
-        told_names = ", ".join(f"{run.model} of {run.run_id[:8]}" for run in runs)
-        raise EvalConfigError(f"{told_names}: side by side stand at least two, each of them once")
+        names = ", ".join(f"{run.model} of {run.run_id[:8]}" for run in runs)
+        raise EvalConfigError(f"expected at least two different runs to compare, got {names}")
     return named
 
 

@@ -12,7 +12,7 @@ from eval.digest import digest
 from eval.errors import EvalDataError
 from eval.stats import Comparison, ItemScores, LengthControlled, check_comparable, compare_runs
 from flows.settings import Settings
-from flows.stages.judge.drawings import paired_svg, standalone
+from flows.stages.judge.drawings import difference_svg, standalone
 from flows.stages.judge.numbers import comparison_numbers, finite
 from flows.stages.judge.sitting import FOLDER, MAIN, at_equal_length, differences
 from flows.tracking.runs import PREFIX, connect, stage_run
@@ -130,7 +130,7 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
         log.log_metrics(finite({f"judge/{metric}": value for metric, value in numbers.items()}))
         log.log_text(json.dumps(asdict(found), indent=1), "comparison.json")
         log.log_table(_pairs(baseline, candidate), "items.json")
-        svg = paired_svg(differences(baseline.rows, candidate.rows), name="paired")
+        svg = difference_svg(differences(baseline.rows, candidate.rows), name="paired")
         if svg:
             log.log_text(standalone(svg), "figures/paired_differences.svg")
         return replace(result, run_id=log.run_id)
@@ -138,8 +138,8 @@ def compare(settings: Settings, *, baseline: JudgedRun, candidate: JudgedRun, se
 
 def validity_tags(invalid: list[str]) -> dict[str, str]:
     """Tags of a comparison: whether a verdict may be taken from it, and if not, why."""
-    told = {f"{PREFIX}.judge": f"judge not validated {'; '.join(invalid)}"} if invalid else {}
-    return {f"{PREFIX}.judge.valid": str(not invalid).lower(), **told}
+    state = {f"{PREFIX}.judge": f"judge not validated {'; '.join(invalid)}"} if invalid else {}
+    return {f"{PREFIX}.judge.valid": str(not invalid).lower(), **state}
 
 
 def _pairs(baseline: JudgedRun, candidate: JudgedRun) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import cast
 
 from flows.recipes.resolve import with_own_data
-from flows.sources.added import Added, DataFolder, added_documents, added_rows
-from flows.sources.base import Expected, Places, Row, SourceConfig
+from flows.sources.added import Added, DataFolder, read_added_documents, read_added_rows
+from flows.sources.base import Places, Row, SourceConfig, SourceEstimate
 from flows.sources.parts import CORPUS, Part, find_kind, list_parts
 from flows.stages.pipeline import Pipeline
 from gptcore.config import set_by_path
@@ -45,9 +45,9 @@ class Grown(SourceConfig):
         base = self.base.digests(places) if self.base else {}
         return base | {entry.name: entry.sha256 for entry in self._entries(places)}
 
-    def expected(self, places: Places) -> Expected:
+    def estimate(self, places: Places) -> SourceEstimate:
         """From the base's own, and what was counted when files were added."""
-        base = self.base.expected(places) if self.base else Expected(0, {}, {})
+        base = self.base.estimate(places) if self.base else SourceEstimate(0, {}, {})
         rows, row_chars = dict(base.rows), dict(base.row_chars)
         for part in list_parts():
             own = self._entries(places, part.kind)
@@ -55,7 +55,7 @@ class Grown(SourceConfig):
                 rows[part.name] = rows.get(part.name, 0) + sum(entry.n_items for entry in own)
                 row_chars[part.name] = row_chars.get(part.name, 0) + sum(entry.n_chars for entry in own)
         corpus = base.corpus_chars + sum(entry.n_chars for entry in self._entries(places, CORPUS))
-        return Expected(corpus or sum(row_chars.values()), rows, row_chars, base.seconds)
+        return SourceEstimate(corpus or sum(row_chars.values()), rows, row_chars, base.seconds)
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document] | None:
         """The base's texts, then the added ones; a near duplicate of an earlier text is dropped as everywhere."""
@@ -63,7 +63,7 @@ class Grown(SourceConfig):
         own = self._entries(places, CORPUS)
         if not own:
             return base
-        return chain(base or (), added_documents(_folder(places), own))
+        return chain(base or (), read_added_documents(_folder(places), own))
 
     def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
         """The base's rows, then the added ones."""
@@ -71,7 +71,7 @@ class Grown(SourceConfig):
         own = self._entries(places, part.kind)
         if not own:
             return base
-        return chain(base or (), added_rows(_folder(places), own))
+        return chain(base or (), read_added_rows(_folder(places), own))
 
     def _entries(self, places: Places, kind: str | None = None) -> list[Added]:
         entries = _folder(places).snapshot(self.snapshot)

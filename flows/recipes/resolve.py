@@ -30,7 +30,7 @@ def resolve(preset: str, *, overrides: Sequence[str] = ()) -> Pipeline:
     for override in overrides:
         path, equals, value = override.partition("=")
         if not equals:
-            raise ConfigError(f"--set {override!r} must have the form a.b=value")
+            raise ConfigError(f"--set: expected the form a.b=value, got {override!r}")
         config = _set(config, path.strip(), value.strip())
     config = _with_epochs(config, [override.partition("=")[0].strip() for override in overrides])
     if config.pretrain.init and config.prepare.tokenizer == "bpe":
@@ -52,7 +52,7 @@ def _with_epochs(config: Pipeline, paths: Sequence[str]) -> Pipeline:
         if name != "epochs" or training not in training_paths(config) or attrgetter(steps)(config) is None:
             continue
         if steps in paths:
-            raise ConfigError(f"--set has {path} and {steps}, which goes before it; set one of them")
+            raise ConfigError(f"--set has {path} and {steps}, which overrides it; set one of them")
         config = cast(Pipeline, set_by_path(config, steps, None))
     return config
 

@@ -18,10 +18,10 @@ def train_config(lr: float, *, epochs: float, batch_size: int, eval_every: int, 
         schedule=schedule,
         eval_every=eval_every,
     )
-    return cast(TrainConfig, _replaced(base, rest))
+    return cast(TrainConfig, _set_all(base, rest))
 
 
-def _replaced(config: Config, changes: dict[str, object]) -> Config:
+def _set_all(config: Config, changes: dict[str, object]) -> Config:
     for name, value in changes.items():
         config = set_by_path(config, name, value)
     return config

@@ -30,7 +30,7 @@ class SummaryRow(NamedTuple):
     stage: str
     """Name of the stage."""
     metric_name: str
-    """What is told of it; ``-`` if the stage measured nothing."""
+    """Name of the figure; ``-`` if the stage measured nothing."""
     metric_value: float | str
     """The figure, or a text where one number would not do."""
     seconds: float
@@ -108,7 +108,7 @@ def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}%}"
 
 
-def _signed(value: float | None, digits: int = 2) -> str:
+def _percent_change(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:+z.{digits}%}"
 
 
@@ -133,7 +133,7 @@ def _cut(text: str, limit: int = _LONGEST_TEXT) -> str:
 _FILTERS: dict[str, Callable[..., str]] = {
     "number": _number,
     "percent": _percent,
-    "signed": _signed,
+    "signed": _percent_change,
     "size": _size,
     "duration": _duration,
     "cut": _cut,

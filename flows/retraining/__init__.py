@@ -1,1 +1,1 @@
-"""When to train again: what changed, how much, and what follows from it."""
+"""When to retrain: what changed, how much, and what follows from it."""

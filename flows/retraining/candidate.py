@@ -35,7 +35,9 @@ def register(chain: Chain, registry: ModelRegistry, *, because: Why, pipeline_ru
     names = {stage.role: stage.name for stage in STAGES.values()}
     main = next((names[role] for role in _MAIN if names[role] in chain.outcomes), None)
     if main is None or chain.outcomes[main].run_id is None:
-        raise RegistryError(f"the chain left no model to register; it has: {', '.join(chain.outcomes) or 'nothing'}")
+        raise RegistryError(
+            f"expected a chain with a model to register, got one with: {', '.join(chain.outcomes) or 'nothing'}"
+        )
     run_id = str(chain.outcomes[main].run_id)
     run = connect(chain.settings).get_run(run_id)
     parent = registry.champion()

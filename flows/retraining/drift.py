@@ -72,8 +72,8 @@ def drift(new: Sample, known: Sample, policy: RetrainPolicy, *, seed: int = 1) -
     base = float(np.mean(known.bits_per_byte))
     every = [*new.tokens, *known.tokens]
     tokens, lengths = _token_counts(every), _length_bins(every, known.tokens)
-    distance, token_p = _shuffled(tokens, len(new.tokens), js_distance, seed)
-    index, psi_p = _shuffled(lengths, len(new.tokens), stability_index, seed)
+    distance, token_p = _permutation_test(tokens, len(new.tokens), js_distance, seed)
+    index, psi_p = _permutation_test(lengths, len(new.tokens), stability_index, seed)
     sizes = len(new.tokens), len(known.tokens)
     found = Drift(loss.difference / base, loss.p_value, distance, token_p, index, psi_p, *sizes)
     return replace(found, reasons=_reasons(found, policy))
@@ -111,20 +111,20 @@ def stability_index(actual: Floats, expected: Floats) -> Floats:
     return np.asarray(((a - e) * np.log(a / e)).sum(axis=-1))
 
 
-def _shuffled(
+def _permutation_test(
     counts: Floats, n_new: int, measure: Callable[[Floats, Floats], Floats], seed: int
 ) -> tuple[float, float]:
     """The figure of counts [texts, bins] whose first ``n_new`` texts are new, and the share of random groups with one
     at least as large."""
     whole = counts.sum(axis=0)
-    told = float(measure(counts[:n_new].sum(axis=0), counts[n_new:].sum(axis=0)))
+    observed = float(measure(counts[:n_new].sum(axis=0), counts[n_new:].sum(axis=0)))
     rng = np.random.default_rng([seed, 3])
     member = np.zeros((N_SHUFFLES, len(counts)))
     for row in member:
         row[rng.choice(len(counts), size=n_new, replace=False)] = 1.0
     groups = member @ counts
     by_chance = measure(groups, whole - groups)
-    return told, float((1 + (by_chance >= told - 1e-12).sum()) / (1 + N_SHUFFLES))
+    return observed, float((1 + (by_chance >= observed - 1e-12).sum()) / (1 + N_SHUFFLES))
 
 
 def _token_counts(texts: Sequence[Sequence[int]]) -> Floats:

@@ -16,8 +16,8 @@ from flows.recipes.grown import Grown, without_added_data
 from flows.registry.versions import ROLLED_BACK, ModelRegistry, Version
 from flows.retraining.drift import Drift, Sample, drift
 from flows.retraining.policy import RetrainPolicy
-from flows.retraining.situation import Situation, Tried
-from flows.sources.added import Added, DataFolder, added_documents, added_rows
+from flows.retraining.situation import EarlierGate, Situation
+from flows.sources.added import Added, DataFolder, read_added_documents, read_added_rows
 from flows.sources.parts import CORPUS, Part, find_kind, list_parts
 from flows.stages.every import STAGES
 from flows.store import stage_key
@@ -62,10 +62,10 @@ class Look:
             found = replace(found, champion=champion.number, champion_key=champion.key, champion_days=days)
         made = next((version for version in versions if version.key == key), None)
         if made is not None:
-            found = replace(found, tried=_tried(made))
+            found = replace(found, tried=_read_earlier_gate(made))
         return self._since(versions[0], found) if versions else found
 
-    def measured(self, found: Situation) -> Situation:
+    def measure_drift(self, found: Situation) -> Situation:
         """The same with the champion's drift on data that it does not know, where there is something to measure."""
         champion = self.registry.champion()
         if champion is None or not found.new_files:
@@ -73,15 +73,15 @@ class Look:
         files = model_files(champion, self.chain)
         prepared = find_prepared(champion, self.chain)
         if files.base is None or prepared is None:
-            log.warning("drift is not measured: the champion's model or data is not here")
+            log.warning("drift is not measured: the champion's model or data is not in the store")
             return found
         loaded = checkpoint.load(files.base)
         fresh = self._new(champion)
         texts = _fresh_texts(DataFolder(self.chain.settings.added_data), fresh)
-        known = _known_texts(prepared.path, {entry.kind for entry in fresh})
+        known = _read_held_out(prepared.path, {entry.kind for entry in fresh})
         if not texts or not known:
             return found
-        return replace(found, drift=_compared(loaded, texts, known, self.policy))
+        return replace(found, drift=_measure(loaded, texts, known, self.policy))
 
     def _since(self, last: Version, found: Situation) -> Situation:
         """What is new since a version."""
@@ -151,10 +151,10 @@ def settings_digest(chain: Chain) -> str:
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
 
 
-def _tried(version: Version) -> Tried:
+def _read_earlier_gate(version: Version) -> EarlierGate:
     tags = version.tags
     against = tags.get(f"{PREFIX}.gate.champion", "none")
-    return Tried(
+    return EarlierGate(
         number=version.number,
         verdict=tags.get(f"{PREFIX}.gate.verdict", ""),
         reason=tags.get(f"{PREFIX}.gate.reason", ""),
@@ -165,14 +165,14 @@ def _tried(version: Version) -> Tried:
 
 
 def _fresh_texts(folder: DataFolder, entries: Sequence[Added]) -> list[str]:
-    texts = [document.text for document in added_documents(folder, (e for e in entries if e.kind == CORPUS))]
+    texts = [document.text for document in read_added_documents(folder, (e for e in entries if e.kind == CORPUS))]
     for entry in entries:
         if part := find_kind(entry.kind):
-            texts += [_row_text(part, row) for row in added_rows(folder, [entry])]
+            texts += [_row_text(part, row) for row in read_added_rows(folder, [entry])]
     return _some(texts)
 
 
-def _known_texts(prepared: Path, kinds: set[str]) -> list[str]:
+def _read_held_out(prepared: Path, kinds: set[str]) -> list[str]:
     """Held-out texts of the champion's data, of the same kinds."""
     items = evaluation_set(prepared, champion=None, max_items=_MOST_TEXTS)
     texts: list[str] = []
@@ -194,7 +194,7 @@ def _some(texts: Sequence[str]) -> list[str]:
     return sorted(whole, key=lambda text: hashlib.sha256(text.encode()).digest())[:_MOST_TEXTS]
 
 
-def _compared(loaded: Loaded, fresh: Sequence[str], known: Sequence[str], policy: RetrainPolicy) -> Drift:
+def _measure(loaded: Loaded, fresh: Sequence[str], known: Sequence[str], policy: RetrainPolicy) -> Drift:
     def sample(texts: Sequence[str]) -> Sample:
         tokens = [loaded.tokenizer.encode(text) for text in texts]
         rows = [Continuation([loaded.tokenizer.end_of_text], ids) for ids in tokens]

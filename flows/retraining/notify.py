@@ -1,4 +1,4 @@
-"""Tell people of an outcome through a Prefect block: a notification service, or any webhook."""
+"""Notify people of an outcome through a Prefect block: a notification service, or any webhook."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, Any]) -> bool:
-    """Send a message; False if there is no block, or it is missing or does not answer, which is warned of.
+    """Send a message; False if there is no block, or it is missing or does not answer, which is logged as a warning.
 
     ``block`` is kind and name of a saved one, as ``slack-webhook/ops`` or ``webhook/ops``; a webhook gets ``facts``
     beside the subject and the text (markdown), as JSON.
@@ -22,11 +22,11 @@ def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, An
     from prefect.blocks.core import Block
 
     try:
-        loaded: Any = _done(Block.load(block))
+        loaded: Any = _finish(Block.load(block))
         if hasattr(loaded, "notify"):
-            _done(loaded.notify(body=text, subject=subject))
+            _finish(loaded.notify(body=text, subject=subject))
         else:
-            answer = _done(loaded.call(payload={"subject": subject, "text": text, **facts}))
+            answer = _finish(loaded.call(payload={"subject": subject, "text": text, **facts}))
             answer.raise_for_status()
     except Exception as error:  # whatever a service raises, the model is published or not
         log.warning("the notification by %s failed: %s: %s", block, type(error).__name__, error)
@@ -34,10 +34,10 @@ def notify(block: str | None, *, subject: str, text: str, facts: Mapping[str, An
     return True
 
 
-def _done(result: Any) -> Any:
-    """Prefect's methods answer at once or with something to await, depending on where they are called."""
-    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+def _finish(result: Any) -> Any:
+    """Prefect's methods return a value or an awaitable, depending on where they are called."""
+    return asyncio.run(_wait_for(result)) if inspect.isawaitable(result) else result
 
 
-async def _awaited(result: Any) -> Any:
+async def _wait_for(result: Any) -> Any:
     return await result

@@ -15,11 +15,11 @@ _Train = Literal[
 _Hold = Literal["judge_again", "unfinished", "new_champion"]
 _Skip = Literal["late", "unchanged", "decided", "waits", "rolled_back", "too_little"]
 Cause = _Train | _Hold | _Skip
-"""Why a chain is trained, or only held against a champion again, or neither."""
+"""Why a chain is trained, or only compared with a champion again, or neither."""
 
 
 @dataclass(frozen=True)
-class Tried:
+class EarlierGate:
     """What was decided on the version that this chain gives."""
 
     number: int
@@ -29,7 +29,7 @@ class Tried:
     against: int | None
     """The champion of its gate."""
     rolled_back: str
-    """When and why it was taken back; empty if it was not."""
+    """When and why it was rolled back; empty if it was not."""
     again: bool
     """Whether its gate may end otherwise now: a judge had failed its controls."""
 
@@ -45,7 +45,7 @@ class Situation:
     champion_key: str = ""
     champion_days: float = 0.0
     """Age of the champion."""
-    tried: Tried | None = None
+    tried: EarlierGate | None = None
     """The version that this chain gives, if it was made before."""
     last: int | None = None
     """The newest version: what is new is counted from it."""
@@ -75,7 +75,7 @@ def why(found: Situation, policy: RetrainPolicy, *, force: bool = False, resumed
     """Whether to train now.
 
     ``force`` trains whatever the thresholds and earlier gates say; an unchanged chain stays unchanged. ``resumed`` says
-    that this run was begun before and goes on.
+    that this run is a resumed one.
     """
     if found.champion is not None and found.key == found.champion_key:
         text = (
@@ -84,26 +84,26 @@ def why(found: Situation, policy: RetrainPolicy, *, force: bool = False, resumed
         )
         return Why(False, "unchanged", text)
     if resumed and found.tried is not None:
-        return Why(True, "resumed", f"version {found.tried.number} was begun by this run and goes on")
+        return Why(True, "resumed", f"resuming version {found.tried.number}, which this run has registered")
     if force:
         return Why(True, "forced", "asked for by force")
     if found.tried is not None:
-        return _earlier(found, found.tried)
+        return _explain_earlier(found, found.tried)
     if found.last is None:
         return Why(True, "first", f"{found.model} has no version yet")
-    return _changed(found) or _grown(found, policy)
+    return _explain_change(found) or _explain_growth(found, policy)
 
 
-def _earlier(found: Situation, tried: Tried) -> Why:
+def _explain_earlier(found: Situation, tried: EarlierGate) -> Why:
     """What follows from an earlier gate of this very chain."""
     name = f"version {tried.number}, which this chain gives,"
     if tried.rolled_back:
-        text = f"{name} was taken back: {tried.rolled_back}; promote it by hand: gptworks promote {tried.number}"
+        text = f"{name} was rolled back: {tried.rolled_back}; promote it by hand: gptworks promote {tried.number}"
         return Why(False, "rolled_back", text)
     if not tried.verdict:
-        return Why(True, "unfinished", f"{name} was not held against anything yet")
+        return Why(True, "unfinished", f"{name} was not compared yet")
     if tried.against != found.champion:
-        return Why(True, "new_champion", f"{name} was held against another champion than version {found.champion}")
+        return Why(True, "new_champion", f"{name} was compared with another champion than version {found.champion}")
     if tried.verdict == "promote":
         return Why(True, "unfinished", f"{name} passed its gate, and is not champion yet")
     if tried.again:
@@ -111,34 +111,32 @@ def _earlier(found: Situation, tried: Tried) -> Why:
     if tried.verdict == "needs_approval":
         return Why(False, "waits", f"{name} waits for approval: gptworks promote {tried.number} --reason TEXT")
     champion = "the floors" if tried.against is None else f"champion {tried.against}"
-    return Why(False, "decided", f"{name} was held against {champion} before: {tried.verdict}, {tried.reason}")
+    return Why(False, "decided", f"{name} was compared with {champion} before: {tried.verdict}, {tried.reason}")
 
 
-def _changed(found: Situation) -> Why | None:
+def _explain_change(found: Situation) -> Why | None:
     if found.settings_changed:
-        return Why(True, "settings", f"the settings are not those of version {found.last}")
+        return Why(True, "settings", f"the settings differ from those of version {found.last}")
     if found.sources_changed:
         names = ", ".join(found.sources_changed[:5]) + (", ..." if len(found.sources_changed) > 5 else "")
-        return Why(True, "sources", f"sources are not those of version {found.last}: {names}")
+        return Why(True, "sources", f"sources differ from those of version {found.last}: {names}")
     if found.removed_files:
-        return Why(True, "data_removed", f"{found.removed_files} added file(s) of version {found.last} are out of use")
+        return Why(True, "data_removed", f"{found.removed_files} added file(s) of version {found.last} were removed")
     if not found.new_files:
         return Why(True, "code", f"the code of a stage is newer than version {found.last}")
     return None
 
 
-def _grown(found: Situation, policy: RetrainPolicy) -> Why:
+def _explain_growth(found: Situation, policy: RetrainPolicy) -> Why:
     rows = sum(found.new_rows.values())
     grown = f"{found.new_characters:,} new characters and {rows:,} new rows since version {found.last}"
     if found.new_characters >= policy.min_new_characters or rows >= policy.min_new_rows:
         return Why(True, "new_data", grown)
     if policy.max_age_days is not None and found.champion is not None and found.champion_days > policy.max_age_days:
-        text = (
-            f"the champion is {found.champion_days:.0f} days old (most: {policy.max_age_days:g}), and there are {grown}"
-        )
-        return Why(True, "stale", text)
+        age = f"the champion is {found.champion_days:.0f} days old (at most {policy.max_age_days:g})"
+        return Why(True, "stale", f"{age}, and there are {grown}")
     if found.drift is not None and found.drift.reasons:
-        return Why(True, "drift", f"the new data is unlike the champion's: {'; '.join(found.drift.reasons)}")
+        return Why(True, "drift", f"the new data has drifted from the champion's: {'; '.join(found.drift.reasons)}")
     needed = f"needed: {policy.min_new_characters:,} characters or {policy.min_new_rows:,} rows"
-    looked = "; it is like the champion's data" if found.drift is not None else ""
+    looked = "; no drift from the champion's data" if found.drift is not None else ""
     return Why(False, "too_little", f"only {grown} ({needed}){looked}")

@@ -108,8 +108,8 @@ class DataFolder:
         """Where an added file is."""
         return self.root / "objects" / f"{entry.sha256}{entry.suffix}"
 
-    def verified(self, entry: Added) -> Path:
-        """The same, after its content was compared with its name.
+    def verify(self, entry: Added) -> Path:
+        """Compare a file's content with its name, and return its path.
 
         Raises:
             DataError: it is missing, or was changed.
@@ -129,7 +129,7 @@ class DataFolder:
 
         Args:
             paths: files or folders of txt, md, jsonl, json, csv, tsv, parquet.
-            kind: what they are; by default each file's columns tell.
+            kind: what they are; by default found from each file's columns.
             link: share the disk space with the original (a hard link) instead of copying; the original must then never
                 be written to again.
 
@@ -148,7 +148,7 @@ class DataFolder:
                 if sha256 in seen or sha256 in new:
                     known.append(path)
                 else:
-                    new[sha256] = (path, _described(path, sha256, kind))
+                    new[sha256] = (path, _describe(path, sha256, kind))
             for path, entry in new.values():
                 self._take(path, entry, link=link)
             taken = tuple(entry for _, entry in new.values())
@@ -156,7 +156,7 @@ class DataFolder:
         return Taken(taken, tuple(known), digest)
 
     def remove(self, prefix: str) -> Added:
-        """Use a file no more, from the next chain on; its content stays for the chains that were made from it.
+        """Take a file out of use, from the next chain on; its content stays for the chains that were made from it.
 
         Raises:
             DataError: no file in use, or several, have a sha256 that begins so.
@@ -201,19 +201,19 @@ class DataFolder:
         return digest
 
 
-def added_documents(folder: DataFolder, entries: Iterable[Added]) -> Iterator[Document]:
+def read_added_documents(folder: DataFolder, entries: Iterable[Added]) -> Iterator[Document]:
     """The texts of added files, each under an identity that its content alone decides.
 
     Raises:
         DataError: a file is missing or was changed.
     """
     for entry in entries:
-        path = folder.verified(entry)
+        path = folder.verify(entry)
         for document in read_documents(path, max_document_bytes=entry.passage_bytes):
             yield Document(document.text, f"added:{entry.sha256}{document.source.removeprefix(str(path))}")
 
 
-def added_rows(folder: DataFolder, entries: Iterable[Added]) -> Iterator[dict[str, str]]:
+def read_added_rows(folder: DataFolder, entries: Iterable[Added]) -> Iterator[dict[str, str]]:
     """The rows of added files.
 
     Raises:
@@ -221,7 +221,7 @@ def added_rows(folder: DataFolder, entries: Iterable[Added]) -> Iterator[dict[st
     """
     for entry in entries:
         required, optional = _columns(entry.kind)
-        for _, row in read_numbered_rows(folder.verified(entry), required=required, optional=optional):
+        for _, row in read_numbered_rows(folder.verify(entry), required=required, optional=optional):
             yield row
 
 
@@ -259,7 +259,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from usable
 
 
-def _described(path: Path, sha256: str, kind: str | None) -> Added:
+def _describe(path: Path, sha256: str, kind: str | None) -> Added:
     """What a file holds; reading it to its end is what finds a broken one."""
     kind = kind or _kind(path)
     required, optional = _columns(kind)
@@ -295,7 +295,7 @@ def _columns(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _kind(path: Path) -> str:
-    """What the columns of a file tell it to be: of what fits, that which needs the most of them."""
+    """The kind that the columns of a file fit; of several, the one that needs the most of them."""
     if path.suffix.lower() in TEXT_SUFFIXES:
         return CORPUS
     needed = {**{part.kind: part.required for part in list_parts()}, CORPUS: _columns(CORPUS)[0]}

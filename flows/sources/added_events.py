@@ -1,4 +1,4 @@
-"""Tell a Prefect server that data was added, so that what waits for it starts before its hour."""
+"""Notify a Prefect server that data was added, so that a retraining starts before its schedule."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ ADDED = "gptworks.data.added"
 """The event; ``prefect.yaml`` starts ``retrain/nightly`` by it."""
 
 
-def tell_added(taken: Taken) -> str:
-    """Send the event, if a server is configured; says in words what was done.
+def send_added(taken: Taken) -> str:
+    """Send the event, if a server is configured; returns what was done, in words.
 
     The event only makes a retraining earlier, so one that is lost costs hours and nothing else.
     """
@@ -33,7 +33,7 @@ def tell_added(taken: Taken) -> str:
         },
     )
     EventsWorker.instance().wait_until_empty()
-    return f"told {_server()}: {ADDED}"
+    return f"sent {ADDED} to {_server()}"
 
 
 def _server() -> str:

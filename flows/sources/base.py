@@ -37,8 +37,8 @@ class Places(NamedTuple):
     """Where the data is that ``gptworks data add`` has taken in."""
 
 
-class Expected(NamedTuple):
-    """About how much a source holds, told before it is read as a whole."""
+class SourceEstimate(NamedTuple):
+    """About how much a source holds, estimated before it is read as a whole."""
 
     corpus_chars: int
     """Characters of the texts for pretraining."""
@@ -68,8 +68,8 @@ class SourceConfig(Config):
         """Name -> digest of everything that is read."""
         raise NotImplementedError
 
-    def expected(self, places: Places) -> Expected:
-        """About how much there is to prepare."""
+    def estimate(self, places: Places) -> SourceEstimate:
+        """Estimate how much there is to prepare."""
         raise NotImplementedError
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.sources.base import PASSAGE_BYTES, Expected, Places, Row, SourceConfig
+from flows.sources.base import PASSAGE_BYTES, Places, Row, SourceConfig, SourceEstimate
 from flows.sources.catalogue import DATA_SETS, fetch
 from flows.sources.parts import CLASSIFY, INSTRUCT, Part
 from gptcore.data import Document, read_documents, read_labelled_tsv, read_rows
@@ -23,13 +23,13 @@ class Book(SourceConfig):
         names = ("the-verdict", "tiny-shakespeare", "sms-spam", "book-instructions")
         return {name: DATA_SETS[name].sha256 for name in names}
 
-    def expected(self, places: Places) -> Expected:
+    def estimate(self, places: Places) -> SourceEstimate:
         """From the catalogue's sizes; of the messages, all spam and as much ham."""
         del places
         corpus = DATA_SETS["the-verdict"].size + DATA_SETS["tiny-shakespeare"].size
         spam, questions = 747, 1100
         row_chars = {"classify": 2 * spam * 110, "instruct": questions * 102}
-        return Expected(corpus, {"classify": 2 * spam, "instruct": questions}, row_chars)
+        return SourceEstimate(corpus, {"classify": 2 * spam, "instruct": questions}, row_chars)
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document]:
         """Passages of both texts."""

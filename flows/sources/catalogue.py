@@ -127,7 +127,7 @@ def _from_folder(data_set: DataSet, folder: Path) -> Path:
     found = file_sha256(path)
     if found != data_set.sha256:
         raise DataError(
-            f"{path} has sha256 {found}, but {data_set.name} has {data_set.sha256}; "
+            f"{path}: expected sha256 {data_set.sha256} of {data_set.name}, got {found}; "
             f"download it again from {data_set.url}, or leave --data-dir out"
         )
     return path
@@ -148,7 +148,7 @@ def _download(data_set: DataSet, target: Path) -> None:
         found = file_sha256(beside)
         if found != data_set.sha256:
             raise DataError(
-                f"{data_set.file_name} from {data_set.url} has sha256 {found} instead of {data_set.sha256}: the "
+                f"{data_set.file_name} from {data_set.url}: expected sha256 {data_set.sha256}, got {found}: the "
                 f"download was cut or the source has changed; try again, or give a folder by --data-dir"
             )
         beside.replace(target)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from flows.sources.base import Expected, Places, Row, SourceConfig
-from flows.sources.docstring_tasks import instruction_rows, masked_text
+from flows.sources.base import Places, Row, SourceConfig, SourceEstimate
+from flows.sources.docstring_tasks import instruction_rows, mask_text
 from flows.sources.docstrings import DISTRIBUTIONS, LIBRARIES, Docstring, demo_documents
 from flows.sources.parts import CLASSIFY, INSTRUCT, Part
 from gptcore.data import Document, near_duplicate_groups
@@ -34,13 +34,13 @@ class Demo(SourceConfig):
         versions = {library: importlib.metadata.version(name) for library, name in installed.items()}
         return {**versions, "stdlib": platform.python_version()}
 
-    def expected(self, places: Places) -> Expected:
+    def estimate(self, places: Places) -> SourceEstimate:
         """From averages over the eight libraries, and the time that parsing took on one core."""
         del places
         n = len(LIBRARIES) * self.docstrings_per_library
         asked = min(self.instruction_rows, 4 * n)
         row_chars = {"classify": 400 * n, "instruct": 120 * asked}
-        return Expected(1000 * n, {"classify": n, "instruct": asked}, row_chars, seconds=0.0025 * n)
+        return SourceEstimate(1000 * n, {"classify": n, "instruct": asked}, row_chars, seconds=0.0025 * n)
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document]:
         """One page per docstring."""
@@ -56,22 +56,22 @@ class Demo(SourceConfig):
     def rows(self, part: Part, places: Places) -> Iterator[Row] | None:
         """Which library a docstring comes from; questions that it answers."""
         del places
-        made = {CLASSIFY: self._labelled, INSTRUCT: self._asked}.get(part)
+        made = {CLASSIFY: self._classify_rows, INSTRUCT: self._instruct_rows}.get(part)
         return made() if made else None
 
-    def _labelled(self) -> Iterator[Row]:
+    def _classify_rows(self) -> Iterator[Row]:
         """Which library a docstring comes from, its names masked."""
         for docstring in self._read[0]:
             document = self._groups[docstring.document]
-            yield {"text": masked_text(docstring), "label": docstring.library, "document": document}
+            yield {"text": mask_text(docstring), "label": docstring.library, "document": document}
 
-    def _asked(self) -> Iterator[Row]:
+    def _instruct_rows(self) -> Iterator[Row]:
         """Questions that a docstring or a signature answers."""
         asked = instruction_rows(self._read[0])
         rows = sorted(asked, key=lambda row: hashlib.sha256(row["instruction"].encode()).digest())
         for row in rows[: self.instruction_rows]:
-            told = {key: row[key] for key in ("instruction", "input", "output")}
-            yield {**told, "document": self._groups[row["document"]]}
+            columns = {key: row[key] for key in ("instruction", "input", "output")}
+            yield {**columns, "document": self._groups[row["document"]]}
 
     @cached_property
     def _read(self) -> tuple[list[Docstring], Counter[str]]:

@@ -1,4 +1,4 @@
-"""Two tasks made from docstrings: tell the library of a masked one, and answer questions about names and signatures.
+"""Two tasks made from docstrings: name the library of a masked one, and answer questions about names and signatures.
 
 Everything is computed from the docstring and its signature; every row names its ``document``, so that a split can
 keep all rows of one document on one side.
@@ -30,7 +30,7 @@ _WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:-learn|-image)?(?:\.\w+)*")
 _FIRST_SENTENCE = re.compile(r"(.+?(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)[.!?])(?:\s|$)", re.DOTALL)
 
 
-def masked_text(docstring: Docstring, *, first_chars: int = FIRST_CHARS) -> str:
+def mask_text(docstring: Docstring, *, first_chars: int = FIRST_CHARS) -> str:
     """The beginning of a docstring without the names that would give its library away.
 
     Every word with a library's name inside, and every dotted path that begins with an import alias, a module of the
@@ -85,7 +85,7 @@ def _forms(docstring: Docstring) -> Iterator[tuple[str, str, str, str]]:
         return
     parameters = _parameters(docstring.signature)
     call = f"{short}{docstring.signature}"
-    yield "parameters", f"What are the parameters of `{call}`?", "", _listed([each.shown for each in parameters])
+    yield "parameters", f"What are the parameters of `{call}`?", "", _list_names([each.shown for each in parameters])
     required = [each.call for each in parameters if each.call]
     if len(required) < len(parameters):
         shortest = f"{short}({', '.join(required)})"
@@ -98,7 +98,7 @@ def _forms(docstring: Docstring) -> Iterator[tuple[str, str, str, str]]:
         yield "default", f"What is the default of `{asked.shown}`?", call, answer
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     if not names:
         return "It takes no parameters."
     if len(names) == 1:

@@ -50,7 +50,7 @@ class Docstring:
     library: str
     """One of ``LIBRARIES``."""
     qualified_name: str
-    """Public name where it can be told from the source: ``pandas.DataFrame.merge``."""
+    """Public name where the source gives it: ``pandas.DataFrame.merge``."""
     kind: Kind
     signature: str
     """``(left, right, how='inner')`` without annotations and ``self``; empty for modules and very long ones."""
@@ -87,7 +87,7 @@ def iter_docstrings(
     Args:
         library: one of ``LIBRARIES``, or any name when ``root`` is given.
         root: folder of the library's source; otherwise found from the installation, without importing.
-        limit_documents: stop after so many docstrings; None sets no such limit.
+        limit_documents: the most docstrings; None sets no limit.
         skipped: counts what was left out, by reason.
 
     Raises:
@@ -99,7 +99,7 @@ def iter_docstrings(
     names = PublicNames(folder, package=library)
     texts: set[str] = set()
     documents: set[str] = set()
-    for path in _ordered_files(folder, tally):
+    for path in _order_files(folder, tally):
         for found in _in_file(path, folder, library, names, tally):
             if found.text in texts or found.document in documents:
                 tally["duplicate text" if found.text in texts else "duplicate name"] += 1
@@ -159,7 +159,7 @@ def library_root(library: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _ordered_files(folder: Path, tally: Counter[str]) -> list[Path]:
+def _order_files(folder: Path, tally: Counter[str]) -> list[Path]:
     kept = []
     for here, folders, files in os.walk(folder):
         tally["folder of tests or of another package"] += len(_SKIPPED_FOLDERS.intersection(folders))
@@ -184,7 +184,7 @@ def _in_file(path: Path, folder: Path, library: str, names: PublicNames, tally: 
         tally["file that does not parse"] += 1
         return
     module = ".".join(part for part in (*inside.parts[:-1], inside.stem) if part != "__init__")
-    for node, kind, name in _documented(tree):
+    for node, kind, name in _find_documentable(tree):
         text = (ast.get_docstring(node) or "").strip()
         if len(text) <= _SHORTEST:
             tally["short or missing"] += 1
@@ -193,7 +193,7 @@ def _in_file(path: Path, folder: Path, library: str, names: PublicNames, tally: 
             yield Docstring(library, qualified, kind, _signature(node, kind), text, str(inside))
 
 
-def _documented(tree: ast.Module) -> Iterator[tuple[_Node, Kind, str]]:
+def _find_documentable(tree: ast.Module) -> Iterator[tuple[_Node, Kind, str]]:
     yield tree, "module", ""
     pending: list[tuple[ast.ClassDef | ast.Module, str]] = [(tree, "")]
     while pending:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flows.sources.base import Expected, Places, Row, SourceConfig, passage_bytes
+from flows.sources.base import Places, Row, SourceConfig, SourceEstimate, passage_bytes
 from flows.sources.parts import Part, find_part, list_options, list_parts
 from gptcore.config import later
 from gptcore.data import Document, read_documents, read_rows
@@ -69,7 +69,7 @@ class Files(SourceConfig):
         del places
         return {str(file): _digest(file) for file in _files([*self.corpus, *self.paths.values()])}
 
-    def expected(self, places: Places) -> Expected:
+    def estimate(self, places: Places) -> SourceEstimate:
         """From the sizes of the files; the rows are counted.
 
         Raises:
@@ -79,7 +79,7 @@ class Files(SourceConfig):
         lengths = {part: [sum(map(len, row.values())) for row in rows] for part, rows in given.items()}
         row_chars = {part: sum(each) for part, each in lengths.items()}
         corpus = sum(file.stat().st_size for file in _files(self.corpus)) or sum(row_chars.values())
-        return Expected(corpus, {part: len(each) for part, each in lengths.items()}, row_chars)
+        return SourceEstimate(corpus, {part: len(each) for part, each in lengths.items()}, row_chars)
 
     def documents(self, places: Places, ledger: Ledger) -> Iterator[Document] | None:
         """The texts; one that is a large part of all of them is read in passages, so that they can be split."""

@@ -38,9 +38,9 @@ def local_checkpoint(init: str, cache: Path) -> Path:
         DataError: the path does not exist, or the hub cannot be reached.
     """
     if init.startswith(HUB):
-        return _imported(_download(*_on_hub(init)), cache)
+        return _import_once(_download(*_on_hub(init)), cache)
     path = _folder(init)
-    return path if _is_checkpoint(path) else _imported(path, cache)
+    return path if _is_checkpoint(path) else _import_once(path, cache)
 
 
 def model_folder(given: str, cache: Path) -> Path:
@@ -51,7 +51,7 @@ def model_folder(given: str, cache: Path) -> Path:
     """
     path = Path(given)
     if path.suffix == ".gguf" and path.is_file():
-        return _imported(path, cache)
+        return _import_once(path, cache)
     if given.startswith(HUB) or (path / "config.json").is_file():
         return local_checkpoint(given, cache)
     if (path / ADAPTER).is_file():
@@ -121,7 +121,7 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
-def _imported(model: Path, cache: Path) -> Path:
+def _import_once(model: Path, cache: Path) -> Path:
     """A folder by transformers, or a GGUF file, as a checkpoint; the same one is not imported again."""
     digest, read = (_digest(model), import_hf) if model.is_dir() else (file_sha256(model), import_gguf)
     out = cache / "imported" / f"{model.name.removesuffix('.gguf')}-{digest[:16]}"

@@ -107,8 +107,8 @@ def register_part(part: Part) -> Part:
 
 
 @contextmanager
-def registered(part: Part) -> Iterator[Part]:
-    """Have a part in the table for a while."""
+def use_part(part: Part) -> Iterator[Part]:
+    """Register a part for the time of a block, as tests need it."""
     register_part(part)
     try:
         yield part
@@ -158,7 +158,7 @@ def list_options() -> str:
 
 
 def describe_lack(names: Iterable[str]) -> str:
-    """What to say where data has no row of any of these parts, and which options give some.
+    """Describe that data has no row of any of these parts, and which options give some.
 
     Raises:
         ConfigError: a part is unknown.

@@ -39,7 +39,7 @@ class PublicNames:
         return ".".join(part for part in (prefix, *shown, name) if part)
 
     def _origin(self, module: str, name: str, *, depth: int = 4) -> tuple[str, str]:
-        """Module and name that ``module.name`` was first defined as, as far as import lines tell."""
+        """Module and name that ``module.name`` was first defined as, as far as import lines say."""
         target = self._imports(module).get(name)
         if target is None or depth == 0:
             return module, name

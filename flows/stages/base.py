@@ -29,7 +29,7 @@ def check_fit(pipeline: Pipeline) -> None:
     """Refuse settings that do not fit the base model, before it is trained.
 
     Raises:
-        ConfigError: it cannot be pretrained, or has no such layers as LoRA adapts, or cannot be compressed so.
+        ConfigError: it cannot be pretrained, lacks a layer that LoRA targets, or cannot be compressed so.
     """
     network = base_network(pipeline)
     if network is None:
@@ -40,7 +40,7 @@ def check_fit(pipeline: Pipeline) -> None:
     for target in pipeline.lora.targets:
         if target not in known:
             raise ConfigError(
-                f"lora.targets names {target!r}, and the blocks of a {type(network).__name__} have no linear layer of "
-                f"that name{nearest(target, known)}"
+                f"lora.targets: expected linear layers of the blocks of a {type(network).__name__}, "
+                f"got {target!r}{nearest(target, known)}"
             )
     pipeline.compress.check_model(network.config)

@@ -20,7 +20,7 @@ R = TypeVar("R", bound=StageResult)
 
 
 class StageLog(RunLogger, Protocol):
-    """What a stage tells of itself, beside the numbers of its trainings."""
+    """The logger of a stage: a ``RunLogger`` with tags, tables, texts and figures."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Words by which runs are found."""
@@ -72,7 +72,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a stage works and whom it tells."""
+    """Where a stage works, its logger and its progress callback."""
 
     folder: Path
     """Output folder; what an interrupted attempt left is still inside."""
@@ -87,4 +87,4 @@ class Context:
     ollama_host: str
     """Address of the judge's server."""
     launch: Launch = field(default_factory=Launch)
-    """In how many processes a training runs, and who does other work."""
+    """The number of processes of a training, and the runner of other work."""

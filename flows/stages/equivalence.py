@@ -40,7 +40,9 @@ N_ROWS: Final = 4
 logger = logging.getLogger(__name__)
 
 
-def same_model(original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]) -> list[Equivalence]:
+def compare_forms(
+    original: Loaded, source: Path, tokens: list[int], *, variants: Mapping[str, Path]
+) -> list[Equivalence]:
     """One row for each form of a language model.
 
     Args:
@@ -51,22 +53,22 @@ def same_model(original: Loaded, source: Path, tokens: list[int], *, variants: M
     """
     wanted = _logits(original.decoder, tokens)
 
-    def quantized(path: Path) -> Callable[[], Tensor]:
+    def load_logits(path: Path) -> Callable[[], Tensor]:
         return lambda: _logits(checkpoint.load(path).decoder, tokens)
 
     with tempfile.TemporaryDirectory(prefix="gptworks-") as place:
         forms: list[tuple[str, bool, Callable[[], Tensor]]] = [
-            ("cached, token by token", True, lambda: _cached(original.decoder, tokens)),
-            (f"{N_ROWS} rows of different lengths together", True, lambda: _batched(original.decoder, tokens)),
-            ("served: prepared for inference, token by token", True, lambda: _served(source, tokens)),
+            ("cached, token by token", True, lambda: _cache_logits(original.decoder, tokens)),
+            (f"{N_ROWS} rows of different lengths together", True, lambda: _batch_logits(original.decoder, tokens)),
+            ("served: prepared for inference, token by token", True, lambda: _serving_logits(source, tokens)),
             ("exported for transformers, imported", True, lambda: _through_hf(source, Path(place), tokens)),
             ("exported as GGUF F32, llama.cpp's graph", True, lambda: _through_gguf(source, Path(place), tokens)),
-            *((name, False, quantized(path)) for name, path in variants.items()),
+            *((name, False, load_logits(path)) for name, path in variants.items()),
         ]
         return [_row(form, must_equal, wanted, find) for form, must_equal, find in forms]
 
 
-def merged_model(loaded: Loaded, tokens: list[int]) -> Equivalence:
+def compare_merged(loaded: Loaded, tokens: list[int]) -> Equivalence:
     """An adapted model whose updates are folded into its weights; they are folded in place."""
     wanted = _logits(loaded.decoder, tokens)
 
@@ -76,7 +78,7 @@ def merged_model(loaded: Loaded, tokens: list[int]) -> Equivalence:
     return _row("LoRA merged", True, wanted, lambda: _logits(merge().eval(), tokens))
 
 
-def held_out_tokens(source: Source, model: Model) -> list[int]:
+def first_tokens(source: Source, model: Model) -> list[int]:
     """The beginning of a source's first sample."""
     tokens = source.batch(np.zeros(1, dtype=np.int64)).inputs["tokens"][0]
     ids: list[int] = tokens[: min(LONGEST, model.config.context_length)].tolist()
@@ -90,7 +92,7 @@ def _row(form: str, must_equal: bool, wanted: Tensor, find: Callable[[], Tensor]
     except ConfigError as error:  # a model that has no such form, for example one whose heads were pruned
         return replace(row, reason=str(error))
     if must_equal and not found.is_equal:
-        logger.warning("%s: other logits than the model's, by up to %.3g", form, found.largest_difference)
+        logger.warning("%s: expected the model's logits, got others by up to %.3g", form, found.largest_difference)
     return replace(row, **found._asdict(), equal=found.is_equal)
 
 
@@ -102,7 +104,7 @@ def _logits(model: Model, tokens: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def _cached(model: Model, tokens: list[int]) -> Tensor:
+def _cache_logits(model: Model, tokens: list[int]) -> Tensor:
     cache, rows = model.new_cache(1, capacity=len(tokens)), []
     for token in tokens:
         rows.append(model(torch.tensor([[token]]), cache=cache)[0])
@@ -110,13 +112,13 @@ def _cached(model: Model, tokens: list[int]) -> Tensor:
     return torch.cat(rows)
 
 
-def _served(source: Path, tokens: list[int]) -> Tensor:
-    return _cached(prepare_for_inference(checkpoint.load(source).decoder), tokens)
+def _serving_logits(source: Path, tokens: list[int]) -> Tensor:
+    return _cache_logits(prepare_for_inference(checkpoint.load(source).decoder), tokens)
 
 
 @torch.no_grad()
-def _batched(model: Model, tokens: list[int]) -> Tensor:
-    """Row i reads a part of the text padded on the right, and all go on together; each gives the places it came to."""
+def _batch_logits(model: Model, tokens: list[int]) -> Tensor:
+    """Row i reads a part of the text padded on the right, and all continue together; each gives its positions."""
     n = len(tokens)
     ends = [max(1, n * (i + 1) // N_ROWS) for i in range(N_ROWS)]
     starts = [0, *ends[:-1]]

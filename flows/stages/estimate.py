@@ -1,4 +1,4 @@
-"""What is needed to say what a stage will cost, before anything is made."""
+"""What is needed to estimate what a stage will cost, before anything is made."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Estimate:
                 vocab_size=self.prepared.vocab_size,
                 known=True,
             )
-        config, there = self.pipeline.prepare, self.pipeline.prepare.source.expected(self.places)
+        config, there = self.pipeline.prepare, self.pipeline.prepare.source.estimate(self.places)
         vocab_size = config.vocab_size if config.tokenizer == "bpe" else PRESETS["gpt2-small"].vocab_size
         return Amounts(
             tokens=there.corpus_chars * config.corpus_split[0] / _chars_per_token(vocab_size),

@@ -7,7 +7,7 @@ else there is to a stage stands in modules of the room, which are loaded when th
     result.py    what it hands on: a kind of ``StageResult`` whose ``stage`` is the stage's name
     recipe.py    its settings: a field of ``Pipeline``, or a ``StageRecipe`` where the stage came later
     outside.py   optional: ``digests(pipeline, places, ollama_host)`` of what it reads from outside the store
-    plan.py      optional: ``cost(estimate)``, told by ``--dry-run``
+    plan.py      optional: ``cost(estimate)``, shown by ``--dry-run``
     section.py   optional: ``section(report)``, what its part of the page shows, and ``headline(report)``
     section.html.j2   that part of the page
 
@@ -86,19 +86,19 @@ class Stage:
     @property
     def run(self) -> Callable[[Pipeline, Inputs, Context], StageResult]:
         """Makes the output."""
-        body: Callable[[Pipeline, Inputs, Context], StageResult] = self._required("body").run
+        body: Callable[[Pipeline, Inputs, Context], StageResult] = self._require("body").run
         return body
 
     @property
     def result(self) -> type[StageResult]:
         """The kind of value that it hands on."""
-        module = self._required("result")
+        module = self._require("result")
         (kind,) = (each for each in vars(module).values() if getattr(each, "stage", None) == self.name)
         found: type[StageResult] = kind
         return found
 
     def load_recipe(self) -> None:
-        """Have the kind of its settings known."""
+        """Import the kind of its settings, so that it can be read from JSON."""
         self._module("recipe")
 
     @property
@@ -126,10 +126,10 @@ class Stage:
         found: dict[str, str] = outside.digests(pipeline, places, ollama_host) if outside else {}
         return found
 
-    def _required(self, name: str) -> ModuleType:
+    def _require(self, name: str) -> ModuleType:
         module = self._module(name)
         if module is None:
-            raise ConfigError(f"the stage {self.name!r} has no module {self.room}.{name}; every stage has one")
+            raise ConfigError(f"stage {self.name!r}: expected a module {self.room}.{name}, found none; add it")
         return module
 
     def _module(self, name: str) -> ModuleType | None:
@@ -183,7 +183,7 @@ def register(stage: Stage) -> Stage:
 
 
 def complete() -> None:
-    """Say that the stages of the tree and of all components are registered.
+    """Declare that the stages of the tree and of all components are registered.
 
     Raises:
         ConfigError: a stage needs one that nobody has registered.
@@ -193,7 +193,7 @@ def complete() -> None:
 
 
 @contextmanager
-def registered(stage: Stage) -> Iterator[Stage]:
+def use_stage(stage: Stage) -> Iterator[Stage]:
     """A stage for the time of a block, as tests need it."""
     yield register(stage)
     del REGISTERED.found[stage.name]

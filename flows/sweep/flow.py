@@ -51,7 +51,9 @@ class Sweep(BaseModel):
 
     stage: str = Field(default="pretrain", description="The stage that is made in each trial")
     vary: list[str] = Field(description="path=a,b,c or path=low:high[:log][:int]; each a setting")
-    trials: int | None = Field(default=None, ge=1, description="Let Optuna propose so many; without it, a grid")
+    trials: int | None = Field(
+        default=None, ge=1, description="Number of trials that Optuna proposes; without it, a grid"
+    )
     objective: str = Field(default="val/loss", description="The stage's metric that is to be best")
     maximize: bool = Field(default=False, description="Whether more is better")
     workers: int = Field(default=1, ge=1, description="Trials at once")
@@ -59,7 +61,7 @@ class Sweep(BaseModel):
 
 
 class SweepError(GptcoreError):
-    """Not one trial came to an end."""
+    """All trials failed."""
 
     exit_code = 12
 
@@ -88,7 +90,7 @@ def sweep(
     """
     check_worker_home()
     base = configuration(preset, overrides or [], data)
-    space, settings = _checked(plan, preset, overrides or [], data, seed=base.seed), read_settings()
+    space, settings = _open_space(plan, preset, overrides or [], data, seed=base.seed), read_settings()
     key = stage_key(
         "sweep", version="1", config={"base": base.to_dict(), **plan.model_dump(include=_DECIDING)}, inputs={}
     )
@@ -124,7 +126,7 @@ _DECIDING = {"stage", "vary", "trials", "objective", "maximize"}
 
 @task(name="trial", task_run_name="trial-{number}", retries=0)
 def trial(number: int, values: Values, job: dict[str, Any], objective: str, parent: str, threads: int) -> Trial:
-    """One trial; an error of the stage is its result, so that the others go on.
+    """One trial; an error of the stage is its result, so that the others continue.
 
     Raises:
         InterruptedRun: it was stopped.
@@ -138,8 +140,8 @@ def trial(number: int, values: Values, job: dict[str, Any], objective: str, pare
         ) as log:
             made = _in_a_process(settings, {**job, "overrides": [*job["overrides"], *_as_overrides(values)]}, threads)
             if objective not in made["metrics"]:
-                told = nearest(objective, made["metrics"])
-                raise ConfigError(f"{job['stage']} has no metric {objective!r}{told}")
+                nearby = nearest(objective, made["metrics"])
+                raise ConfigError(f"{job['stage']} has no metric {objective!r}{nearby}")
             done |= {"objective": float(made["metrics"][objective]), "run_id": made["run_id"]}
             log.log_metrics({"objective": done["objective"]})
             log.set_tags({f"{PREFIX}.run.{job['stage']}": made["run_id"], f"{PREFIX}.key.{job['stage']}": made["key"]})
@@ -172,16 +174,16 @@ def _in_a_process(settings: Settings, job: Mapping[str, Any], threads: int) -> d
     try:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GptcoreError(f"the trial's process ended with code {code} and without a word; see {folder}") from None
+        raise GptcoreError(f"the trial's process ended with code {code} without a result; see {folder}") from None
     if "error" in result:
-        told = f"{result['error']['type']}: {result['error']['text']}"
+        text = f"{result['error']['type']}: {result['error']['text']}"
         kind = InterruptedRun if result["error"]["type"] in ("InterruptedRun", "KeyboardInterrupt") else GptcoreError
-        raise kind(f"{told} (its output is in {folder})")
+        raise kind(f"{text} (its output is in {folder})")
     shutil.rmtree(folder)
     return result
 
 
-def _checked(plan: Sweep, preset: Preset, overrides: list[str], data: OwnData | None, *, seed: int) -> Proposer:
+def _open_space(plan: Sweep, preset: Preset, overrides: list[str], data: OwnData | None, *, seed: int) -> Proposer:
     """The space, when the stage exists and the first values can be set.
 
     Raises:
@@ -201,7 +203,7 @@ def _run(plan: Sweep, space: Proposer, job: dict[str, Any], record: Path, parent
     """Every trial, as many at once as there are workers; those of an interrupted attempt are not made again."""
     trials: list[Trial] = read_history(record)
     for done in trials:
-        space.known(done["values"], done["objective"])
+        space.add_trial(done["values"], done["objective"])
     record.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // plan.workers)
     shared = {"job": job, "objective": plan.objective, "parent": parent, "threads": threads}

@@ -42,7 +42,7 @@ def parse_dimension(text: str) -> Dimension:
     """
     path, equals, values = text.partition("=")
     if not equals or not path.strip() or not values.strip():
-        raise ConfigError(f"--vary {text!r} must have the form {_FORM}")
+        raise ConfigError(f"--vary: expected {_FORM}; got {text!r}")
     if ":" not in values:
         choices = tuple(value.strip() for value in values.split(","))
         if len(set(choices)) < len(choices) or "" in choices:
@@ -52,14 +52,14 @@ def parse_dimension(text: str) -> Dimension:
     try:
         bounds = float(low), float(high)
     except ValueError as error:
-        raise ConfigError(f"--vary {text!r} must have the form {_FORM}") from error
+        raise ConfigError(f"--vary: expected {_FORM}; got {text!r}") from error
     if not bounds[0] < bounds[1] or set(kinds) - {"log", "int"} or ("log" in kinds and bounds[0] <= 0):
-        raise ConfigError(f"--vary {text!r} must have the form {_FORM}, low below high, and above 0 with log")
+        raise ConfigError(f"--vary: expected {_FORM}, low below high, and above 0 with log; got {text!r}")
     return Dimension(path.strip(), (), *bounds, log="log" in kinds, whole="int" in kinds)
 
 
 class Proposer(Protocol):
-    """Says what to try next."""
+    """Proposes trials and learns from their results (ask and tell)."""
 
     def ask(self) -> tuple[int, Values] | None:
         """The next trial's number and values; None when there are no more."""
@@ -69,8 +69,8 @@ class Proposer(Protocol):
         """What came of a trial; None if it failed."""
         ...
 
-    def known(self, values: Values, objective: float | None) -> None:
-        """A trial of an earlier attempt, told in its order before anything is asked."""
+    def add_trial(self, values: Values, objective: float | None) -> None:
+        """Take in a trial of an earlier attempt; in their order, before the first ask."""
         ...
 
 
@@ -81,7 +81,9 @@ class Grid:
         """Of dimensions that have choices."""
         for dimension in dimensions:
             if not dimension.choices:
-                raise ConfigError(f"{dimension.path} is varied over a range, which has no grid; say how many: --trials")
+                raise ConfigError(
+                    f"{dimension.path} is varied over a range, which has no grid; give the number of trials: --trials"
+                )
         combinations = itertools.product(*(dimension.choices for dimension in dimensions))
         self._all = [dict(zip((d.path for d in dimensions), values, strict=True)) for values in combinations]
         self._next = 0
@@ -96,8 +98,8 @@ class Grid:
     def tell(self, number: int, objective: float | None) -> None:
         """A grid learns nothing."""
 
-    def known(self, values: Values, objective: float | None) -> None:
-        """Leave a combination out that was tried."""
+    def add_trial(self, values: Values, objective: float | None) -> None:
+        """Skip a combination that was tried."""
         del objective
         self._next += self._next < len(self._all) and self._all[self._next] == values
 
@@ -143,14 +145,14 @@ class Study:
         state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
         self._study.tell(self._asked.pop(number), None if failed else objective, state=state)
 
-    def known(self, values: Values, objective: float | None) -> None:
+    def add_trial(self, values: Values, objective: float | None) -> None:
         """Have Optuna learn from a trial of an earlier attempt."""
         import optuna
 
         state = optuna.trial.TrialState.FAIL if objective is None else optuna.trial.TrialState.COMPLETE
-        told = {path: _value(self._space[path], text) for path, text in values.items()}
+        params = {path: _value(self._space[path], text) for path, text in values.items()}
         self._study.add_trial(
-            optuna.trial.create_trial(params=told, distributions=self._space, value=objective, state=state)
+            optuna.trial.create_trial(params=params, distributions=self._space, value=objective, state=state)
         )
         self._left = max(0, self._left - 1)
 

@@ -165,7 +165,7 @@ def test_a_file_of_another_sha256_is_refused_with_the_url_and_the_option(
     (tmp_path / "the-verdict.txt").write_text("I HAD always thought Jack Gisburn rather a cheap genius")
     code, told = refusal(capsys, "prepare-data", "--preset", "book", "--data-dir", str(tmp_path))
     assert code == 3
-    assert re.search(r"the-verdict\.txt has sha256 [0-9a-f]{64}, but the-verdict has b41e41a6[0-9a-f]{56};", told)
+    assert re.search(r"the-verdict\.txt: expected sha256 b41e41a6[0-9a-f]{56} of the-verdict, got [0-9a-f]{64};", told)
     assert re.search(r"download it again from https://\S+/the-verdict\.txt, or leave --data-dir out$", told)
     code, told = refusal(capsys, "prepare-data", "--preset", "book", "--data-dir", str(tmp_path / "none"))
     assert code == 3

@@ -66,7 +66,7 @@ def test_a_file_with_other_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "SMSSpamCollection").write_bytes(TEXT)
     digest = hashlib.sha256(TEXT).hexdigest()
     with pytest.raises(
-        DataError, match=rf"SMSSpamCollection has sha256 {digest}, but sms-spam has 7d039a24.*archive\.ics"
+        DataError, match=rf"SMSSpamCollection: expected sha256 7d039a24.* of sms-spam, got {digest}.*archive\.ics"
     ):
         fetch("sms-spam", data_dir=tmp_path, cache=tmp_path)
 
@@ -105,7 +105,11 @@ def test_one_member_of_an_archive_is_taken_and_nothing_else(site: tuple[str, Pat
     [
         ("Other", TEXT, "is not a zip archive with Other inside"),
         ("SMS", TEXT + b"more", "SMS in .* is longer than its 26 bytes"),
-        ("SMS", b"xxx" + TEXT[3:], r"has sha256 \w+ instead of .*the source has changed; try again, or give a folder"),
+        (
+            "SMS",
+            b"xxx" + TEXT[3:],
+            r"expected sha256 \w+, got \w+: .*the source has changed; try again, or give a folder",
+        ),
     ],
 )
 def test_a_wrong_archive_is_refused_and_leaves_nothing(

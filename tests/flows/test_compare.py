@@ -77,9 +77,9 @@ def test_items_are_paired_by_what_was_asked_and_have_intervals(found: Comparison
     rouge, judged = by_column["rouge_l"], by_column["judge_score"]
     assert rouge.n == N
     assert 0 < rouge.low < rouge.difference < rouge.high
-    assert rouge.tells
+    assert rouge.is_significant
     assert judged.n == N - N // 8, "an item that one judge did not score has no pair"
-    assert (judged.difference, judged.tells) == (0.0, False)
+    assert (judged.difference, judged.is_significant) == (0.0, False)
     assert {(row["first"][:3], row["second"][:4]) for row in found.samples} == {("bad", "good")}
     assert all(row["first"].split()[1] == row["second"].split()[1] for row in found.samples)
 

@@ -15,7 +15,7 @@ from flows.sources.base import Places
 from flows.stages.compress.figures import tradeoff_svg
 from flows.stages.compress.recipe import CompressStage, beginnings
 from flows.stages.compress.result import CompressedForm
-from flows.stages.compress.rows import as_text, classified, measured_words
+from flows.stages.compress.rows import as_text, measure_classifier, measure_language_model
 from flows.stages.compress.steps import Subject, Workshop
 from flows.stages.context import Context
 from flows.stages.lora.body import _lora
@@ -115,9 +115,9 @@ def test_methods_that_begin_alike_share_their_beginning(workshop: Callable[..., 
     ]
     assert CompressStage(methods=methods).n_trainings == 1
     shop = workshop()
-    first = shop.made(("depth", "distill"))
+    first = shop.make(("depth", "distill"))
     before = (first / "manifest.json").stat().st_mtime_ns
-    quantized = checkpoint.load(shop.made(("depth", "distill", "int8")))
+    quantized = checkpoint.load(shop.make(("depth", "distill", "int8")))
     assert (first / "manifest.json").stat().st_mtime_ns == before
     assert quantized.spec.model.n_layers == 1  # type: ignore[attr-defined]
     assert quantized.spec.transforms == (Quantize(bits=8, group_size=32),)
@@ -138,12 +138,12 @@ def test_every_form_is_a_checkpoint_of_its_sizes_that_does_its_task(
     workshop: Callable[..., Workshop], method: str, classifier: bool
 ) -> None:
     shop = workshop(classifier=classifier)
-    loaded = checkpoint.load(shop.made(tuple(method.split("+"))))
+    loaded = checkpoint.load(shop.make(tuple(method.split("+"))))
     assert isinstance(loaded.model, GPT)
     assert FORMS[method](loaded.model.config)
     assert FORMS[method](loaded.spec.model)
     if classifier:
-        told = classified(loaded, shop.subject.held_out.open(), n_classes=2)
+        told = measure_classifier(loaded, shop.subject.held_out.open(), n_classes=2)
         assert 0.0 <= told["accuracy"] <= 1.0
         (head,) = [t for t in loaded.spec.transforms if isinstance(t, Classifier)]
         assert head.n_blocks == min(2, loaded.model.config.n_layers)
@@ -153,7 +153,7 @@ def test_half_the_bytes_are_fp32_again_in_memory(workshop: Callable[..., Worksho
     shop = workshop()
     original = shop.subject.checkpoint
     for step in ("bf16", "fp16"):
-        path = shop.made((step,))
+        path = shop.make((step,))
         sizes = [(folder / "model.safetensors").stat().st_size for folder in (path, original)]
         assert sizes[0] < 0.52 * sizes[1]
         ours, theirs = (checkpoint.load(folder).model for folder in (path, original))
@@ -165,9 +165,9 @@ def test_half_the_bytes_are_fp32_again_in_memory(workshop: Callable[..., Worksho
 
 def test_zeros_survive_what_may_follow_them(workshop: Callable[..., Workshop]) -> None:
     shop = workshop(sparsity=0.6)
-    dense = checkpoint.load(shop.made(("wanda",))).model
+    dense = checkpoint.load(shop.make(("wanda",))).model
     assert share_of_zeros(dense) == pytest.approx(0.6, abs=0.02)
-    stored = checkpoint.load(shop.made(("wanda", "nf4"))).model
+    stored = checkpoint.load(shop.make(("wanda", "nf4"))).model
     for mine, theirs in zip(dense.blocks, stored.blocks, strict=True):
         gone = mine.get_submodule("feedforward.up").weight == 0
         assert float(theirs.get_submodule("feedforward.up").dense()[gone].abs().max()) == 0.0
@@ -179,12 +179,12 @@ def test_a_row_tells_size_quality_and_speed(workshop: Callable[..., Workshop]) -
     held_out = shop.subject.held_out.open()
 
     def row(loaded: Loaded, path: Path, name: str) -> CompressedForm:
-        found = measured_words(loaded, path, original=original, held_out=held_out, n_tokens=4, meter=None)
+        found = measure_language_model(loaded, path, original=original, held_out=held_out, n_tokens=4, meter=None)
         return CompressedForm(name=name, **found)
 
     same = row(checkpoint.load(shop.subject.checkpoint), shop.subject.checkpoint, "fp32")
     assert (same.kl, same.kl_p99, same.same_top) == (0.0, 0.0, 1.0)
-    path = shop.made(("int8",))
+    path = shop.make(("int8",))
     small = row(checkpoint.load(path), path, "int8")
     assert small.memory_bytes < 0.45 * same.memory_bytes
     assert small.n_parameters == same.n_parameters == count_parameters(original.model).total
@@ -192,7 +192,7 @@ def test_a_row_tells_size_quality_and_speed(workshop: Callable[..., Workshop]) -
     assert small.perplexity == pytest.approx(same.perplexity, rel=0.02)
     assert small.tokens_per_second > 0
     assert [line.split()[0] for line in as_text([same, small]).splitlines()] == ["method", "fp32", "int8"]
-    path = shop.made(("int8-dynamic",))
+    path = shop.make(("int8-dynamic",))
     assert checkpoint.load(path).spec.transforms[-1] == Quantize(bits=8, activation_bits=16)
     assert row(checkpoint.load(path), path, "int8-dynamic").kl == pytest.approx(small.kl, rel=0.1)
     svg = tradeoff_svg([same, small], name="one")
@@ -213,19 +213,19 @@ def test_an_adapted_base_of_normal_floats_leaves_what_is_trained_in_full() -> No
     ("override", "message"),
     [
         ("compress.methods=int9", "the step 'int9', which does not exist; did you mean 'int"),
-        ("compress.methods=int8,int8", "compress.methods is int8, int8; each must be there once"),
-        ("compress.methods=", "compress.methods is empty; name one or more of student, heads"),
+        ("compress.methods=int8,int8", "compress.methods: expected each method once, got int8, int8"),
+        ("compress.methods=", "compress.methods: expected one or more of student, heads"),
         ("compress.methods=int8+tune", "'int8.tune': nothing can follow int8, whose weights cannot be changed"),
         ("compress.methods=wanda+tune", "after wanda only a way to store it may follow; tune would fill the zeros"),
         ("compress.methods=wanda+gptq", "gptq has no code for zero and would move the zeros; int8 and nf4 have one"),
         ("compress.methods=depth+student", "student begins with random weights, so it must come first"),
         ("compress.methods=student+int8", "student has random weights; tune or distill must follow it"),
         ("compress.sparsity=1.0", r"expected sparsity to be at least 0 and below 1, got 1\.0"),
-        ("compress.pattern=half", "compress.pattern is 'half'; it must have the form n:m, as in 2:4"),
+        ("compress.pattern=half", "compress.pattern: expected the form n:m, as in 2:4, got 'half'"),
         ("compress.pattern=4:2", "expected a pattern n:m with n above 0 and below m, got 4:2"),
-        ("compress.layers_kept=1", r"compress.layers_kept is 1\.0; it must lie between 0 and 1"),
-        ("compress.temperature=0", r"compress.temperature is 0\.0; it must be above 0"),
-        ("compress.soft=2", r"compress.soft is 2\.0; it must be from 0 to 1"),
+        ("compress.layers_kept=1", r"compress.layers_kept: expected a number between 0 and 1, got 1\.0"),
+        ("compress.temperature=0", r"compress.temperature: expected a number above 0, got 0\.0"),
+        ("compress.soft=2", r"compress.soft: expected 0 to 1, got 2\.0"),
         ("lora.base_format=fp8", "expected LoraStage.base_format to be one of 'fp32', 'nf4', got 'fp8'"),
     ],
 )

@@ -10,8 +10,8 @@ import pytest
 
 from flows.recipes.grown import Grown, with_added_data, without_added_data
 from flows.recipes.resolve import resolve, with_own_data
-from flows.sources.added import DataFolder, added_documents, added_rows
-from flows.sources.added_events import tell_added
+from flows.sources.added import DataFolder, read_added_documents, read_added_rows
+from flows.sources.added_events import send_added
 from flows.sources.base import Places
 from flows.sources.files import Files
 from flows.sources.parts import CLASSIFY, INSTRUCT
@@ -53,7 +53,7 @@ def test_files_are_known_by_their_columns_and_copied_by_content(folder: DataFold
         ("corpus", 1, ".md"),
     ]
     given[0].write_text("changed afterwards")
-    assert [row["output"] for row in added_rows(folder, taken.new[:1])] == ["It is 0.", "It is 1.", "It is 2."]
+    assert [row["output"] for row in read_added_rows(folder, taken.new[:1])] == ["It is 0.", "It is 1.", "It is 2."]
     assert folder.freeze() == taken.digest
     assert folder.snapshot(taken.digest) == folder.entries() == taken.new
 
@@ -110,7 +110,7 @@ def test_a_file_that_was_changed_in_the_store_is_refused(folder: DataFolder, wri
     path.chmod(0o644)
     path.write_text(rows(4))
     with pytest.raises(DataError, match="was changed: its sha256 is"):
-        list(added_rows(folder, [entry]))
+        list(read_added_rows(folder, [entry]))
 
 
 def test_removed_data_is_out_of_use_but_stays_for_the_chains_made_from_it(folder: DataFolder, write: Write) -> None:
@@ -120,7 +120,7 @@ def test_removed_data_is_out_of_use_but_stays_for_the_chains_made_from_it(folder
     gone = folder.remove(taken.new[0].sha256[:10])
     assert [entry.kind for entry in folder.entries()] == ["corpus"]
     assert gone in folder.snapshot(taken.digest)
-    assert len(list(added_rows(folder, [gone]))) == 3
+    assert len(list(read_added_rows(folder, [gone]))) == 3
     assert folder.add([write("q.jsonl", rows(3))]).digest == taken.digest
     with pytest.raises(DataError, match="the added data of this chain is not in this installation"):
         folder.snapshot("0" * 16)
@@ -130,12 +130,12 @@ def test_passages_keep_their_identity_whatever_is_added_and_wherever_the_folder_
     folder: DataFolder, write: Write, tmp_path: Path
 ) -> None:
     text = write("t.txt", "".join(f"Line {i} of a text that is read in passages.\n" for i in range(600)))
-    before = list(added_documents(folder, folder.add([text]).new))
+    before = list(read_added_documents(folder, folder.add([text]).new))
     folder.add([write("u.txt", "word\n" * 400_000)])
     assert len(before) > 1
-    assert list(added_documents(folder, folder.entries()))[: len(before)] == before
+    assert list(read_added_documents(folder, folder.entries()))[: len(before)] == before
     moved = DataFolder(tmp_path / "moved")
-    assert list(added_documents(moved, moved.add([text]).new)) == before
+    assert list(read_added_documents(moved, moved.add([text]).new)) == before
 
 
 def test_a_chain_with_added_data_reads_both_and_has_a_key_of_its_own(
@@ -153,7 +153,7 @@ def test_a_chain_with_added_data_reads_both_and_has_a_key_of_its_own(
         f"It is {i}." for i in (0, 1, 2, 3, 4, 10, 11, 12)
     ]
     assert len(list(source.rows(CLASSIFY, places) or ())) == 2
-    assert source.expected(places).rows == {"classify": 2, "instruct": 8}
+    assert source.estimate(places).rows == {"classify": 2, "instruct": 8}
     assert set(source.digests(places)) > {str(tmp_path / "given/own.jsonl")}
     assert without_added_data(source) == base.prepare.source
     assert Pipeline.from_dict(grown.to_dict()) == grown
@@ -175,4 +175,4 @@ def test_without_a_server_the_event_is_said_to_be_left_out(
     folder: DataFolder, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = folder.add([write("q.jsonl", rows(3))])
-    assert tell_added(taken).startswith("no Prefect server is configured")
+    assert send_added(taken).startswith("no Prefect server is configured")

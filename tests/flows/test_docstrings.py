@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.sources.docstring_tasks import first_sentence, instruction_rows, masked_text
+from flows.sources.docstring_tasks import first_sentence, instruction_rows, mask_text
 from flows.sources.docstrings import Docstring, demo_documents, iter_docstrings, library_root
 from gptcore.errors import ConfigError, DataError
 
@@ -132,7 +132,7 @@ def test_masking_hides_names_aliases_and_module_paths_and_keeps_the_rest() -> No
             "The op as F of x, a core idea.",
         ]
     )
-    assert masked_text(described(text)).splitlines() == [
+    assert mask_text(described(text)).splitlines() == [
         "Like library, library's Tensor or `library`; see library and library 1.2.",
         ">>> import library as library, os",
         ">>> from library import Session",
@@ -142,14 +142,14 @@ def test_masking_hides_names_aliases_and_module_paths_and_keeps_the_rest() -> No
 
 
 def test_masked_text_is_cut_after_masking() -> None:
-    masked = masked_text(described("numpy.random.Generator " * 100), first_chars=40)
+    masked = mask_text(described("numpy.random.Generator " * 100), first_chars=40)
     assert masked == "library library library library library"
-    assert len(masked_text(described("word " * 500))) == 599
+    assert len(mask_text(described("word " * 500))) == 599
 
 
 def test_no_real_document_shows_its_librarys_name_after_masking() -> None:
     for each in demo_documents(("numpy", "torch", "matplotlib"), limit_documents=80):
-        assert each.library not in masked_text(each).lower()
+        assert each.library not in mask_text(each).lower()
 
 
 def test_instruction_rows_answer_from_docstring_and_signature() -> None:

@@ -197,14 +197,14 @@ def test_a_gate_that_is_not_passed_fails_the_stage_and_its_run_with_the_table(
     with pytest.raises(QualityGateError) as failed:
         chain.ensure("compress")
     told = str(failed.value)
-    assert told.startswith("int4 lost too much quality\nmethod ")
+    assert told.startswith("int4: the perplexity increased by more than the gate allows\nmethod ")
     assert [line.split()[0] for line in told.splitlines()[2:7]] == ["fp32", "int8", "int4", "gptq", "hidden+tune"]
     assert told.endswith("lower compress.group_size, or leave the method out of compress.methods")
     key = chain.key(STAGES["compress"])
     assert chain.store.find("compress", key) is None
     (run,) = runs(client, "compress", key)
     assert run.info.status == "FAILED"
-    assert run.data.tags["gptworks.failure"].startswith("QualityGateError: int4 lost too much quality")
+    assert run.data.tags["gptworks.failure"].startswith("QualityGateError: int4: the perplexity increased")
     assert "compression.json" in {each.path for each in client.list_artifacts(run.info.run_id)}
 
 

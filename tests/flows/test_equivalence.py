@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.stages.equivalence import merged_model, same_model
+from flows.stages.equivalence import compare_forms, compare_merged
 from gptcore import checkpoint
 from gptcore.checkpoint import ModelSpec
 from gptcore.models import GPTConfig, LlamaConfig, ModelConfig
@@ -45,7 +45,7 @@ def test_every_form_is_compared_and_what_must_be_equal_is(config: ModelConfig, t
     small = transform.apply(checkpoint.load(source).model)
     checkpoint.save(tmp_path / "int4", model=small, spec=spec, tokenizer=loaded.tokenizer)
     tokens = torch.randint(260, (37,)).tolist()
-    rows = same_model(loaded, source, tokens, variants={"int4": tmp_path / "int4"})
+    rows = compare_forms(loaded, source, tokens, variants={"int4": tmp_path / "int4"})
     equal = {row.form: row.equal for row in rows}
     assert [*equal.values()] == [True, True, True, True, True, False]
     assert rows[-1].largest_difference > 0.01
@@ -54,9 +54,9 @@ def test_every_form_is_compared_and_what_must_be_equal_is(config: ModelConfig, t
 
 
 def test_a_merged_update_is_equal_and_a_form_that_there_is_not_says_why(tmp_path: Path) -> None:
-    row = merged_model(checkpoint.load(saved(GPTConfig(260, **SIZES), tmp_path / "a", adapted=True)), [1, 2, 3])
+    row = compare_merged(checkpoint.load(saved(GPTConfig(260, **SIZES), tmp_path / "a", adapted=True)), [1, 2, 3])
     assert row.equal
     pruned = saved(GPTConfig(260, **SIZES, head_width=12), tmp_path / "b")
-    rows = same_model(checkpoint.load(pruned), pruned, [5, 6, 7], variants={})
+    rows = compare_forms(checkpoint.load(pruned), pruned, [5, 6, 7], variants={})
     assert [bool(row.reason) for row in rows] == [False, False, False, True, True]
     assert "do not fit a width of 32" in rows[3].reason

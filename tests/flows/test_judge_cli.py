@@ -99,7 +99,7 @@ def test_more_than_two_are_ranked_by_strength(judged_well: Any, told: Told) -> N
         sides = (f"{run_id}:base", run_id, f"{run_id}:lora")
         text = told("judge", "rank", *sides, "--judge-url", server.url, "--concurrency", "4")
         twice = told("judge", "rank", run_id, run_id, "--judge-url", server.url, code=2)
-    assert "side by side stand at least two, each of them once" in twice
+    assert "expected at least two different runs to compare, got" in twice
     assert "no strengths: these groups of models never both won and lost" in text or "strength 95% interval" in text
     kept = connect(read_settings()).get_run(re.findall(r"MLflow run (\w+)", text)[0])
     verdicts = {name: value for name, value in kept.data.tags.items() if ".judge.verdict." in name}
@@ -223,7 +223,7 @@ def test_side_by_side_a_judge_has_to_prefer_what_people_do(judged: Any, tmp_path
     ("content", "message"),
     [
         ("id,score\n1,50\n", "has no column 'human' (it has: id, score)"),
-        ("id,human\n1,150\n", "line 2: '150' is no score of 0 to 100"),
+        ("id,human\n1,150\n", "line 2: expected a score of 0 to 100, got '150'"),
         ("id,human\n", "holds no labels"),
         ("id,human\n1,50\n", "have no column 'judge'"),
     ],
@@ -236,7 +236,7 @@ def test_labels_that_cannot_be_used_are_refused_with_the_place(
     assert message in told("judge", "calibrate", "--labels", str(path), code=3)
 
 
-def test_labelling_is_blind_shuffled_and_goes_on_where_it_stopped(
+def test_labelling_is_blind_shuffled_and_resumes_where_it_stopped(
     judged: Any, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeOllama() as server:
@@ -245,7 +245,7 @@ def test_labelling_is_blind_shuffled_and_goes_on_where_it_stopped(
     command = ("judge", "label", "--run", run.info.run_id, "--out", str(out), "--limit", "6", "--rater", "anna")
     monkeypatch.setattr("sys.stdin", io.StringIO("80\n101\nten\ns\n40\nq\n"))
     text = told(*command)
-    assert "'101' is none of these" in text
+    assert "expected a score of 0 to 100, s or q, got '101'" in text
     assert "2 of 6 items have a score by anna" in text
     assert "instruct" not in text.replace("Instruct", "")
     first = list(csv.DictReader(out.read_text().splitlines()))

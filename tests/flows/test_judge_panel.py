@@ -18,7 +18,7 @@ from flows.progress import SECONDS_LEFT, TimeLeft
 from flows.recipes.resolve import resolve
 from flows.stages.evaluate import body as evaluation
 from flows.stages.evaluate.recipe import EvaluateStage
-from flows.stages.judge.sitting import told
+from flows.stages.judge.sitting import adapt_progress
 from gptcore.errors import ConfigError
 from gptcore.files import read_json_lines
 from gptcore.train import Progress
@@ -151,9 +151,9 @@ def test_the_time_left_is_the_stages_own_where_it_reckons_it() -> None:
 
 def test_what_is_told_of_the_time_left_is_unknown_until_the_judge_has_answered() -> None:
     seen: list[Progress] = []
-    tell = told(seen.append)
-    tell(Asked(1, 3, None))
-    tell(Asked(2, 3, 4.0))
+    on_questions = adapt_progress(seen.append)
+    on_questions(Asked(1, 3, None))
+    on_questions(Asked(2, 3, 4.0))
     assert math.isnan(seen[0].metrics[SECONDS_LEFT])
     assert [(one.step, one.n_steps) for one in seen] == [(1, 3), (2, 3)]
     assert seen[1].metrics == {SECONDS_LEFT: 4.0}

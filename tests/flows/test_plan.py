@@ -76,7 +76,7 @@ def test_what_exists_what_was_begun_and_what_training_costs_is_told(home: Path, 
         pass  # left without a commit, as by an interruption
     lines = {line.stage: line for line in plan(config, "pipeline", data_dir=None)}
     assert lines["prepare-data"].state == "exists"
-    assert lines["pretrain"].state == "goes on where it stopped"
+    assert lines["pretrain"].state == "resumes where it stopped"
     assert lines["finetune-classifier"].state == "will run"
     # 6 steps of 4 samples of 96 tokens
     assert lines["pretrain"].cost == "0.00 M tokens, 0.0 TFLOP"

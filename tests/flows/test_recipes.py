@@ -71,19 +71,25 @@ def test_overrides_reach_every_depth_in_their_order() -> None:
         ("pretrain.train.epoch=2", "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
         ("pretain.train.epochs=2", "Pipeline has no field 'pretain'; did you mean 'pretrain'?"),
         ("seed.x=1", "Pipeline.seed has no fields of its own; cannot set 'seed.x'"),
-        ("pretrain.train.epochs", "--set 'pretrain.train.epochs' must have the form a.b=value"),
+        ("pretrain.train.epochs", "--set: expected the form a.b=value, got 'pretrain.train.epochs'"),
         ("pretrain.train.batch_size=many", "expected TrainConfig.batch_size to be of type int, got 'many'"),
         ("pretrain.train.batch_size=0", "expected batch_size to be at least 1, got 0"),
         ("classify.tune=some", "expected ClassifyStage.tune to be one of 'head', 'last_blocks', 'all', got 'some'"),
         ("prepare.corpus_split=0.5,0.5", "expected PrepareStage.corpus_split to have 3 values, got 2"),
         ("prepare.balance=perhaps", "expected PrepareStage.balance to be of type bool, got 'perhaps'"),
-        ("prepare.corpus_split=0.5,0.6,0.1", "prepare.corpus_split is (0.5, 0.6, 0.1); the shares of train, val and"),
-        ("prepare.corpus_split=0.9,0,0.1", "must add up to 1, and none may be 0 but the last"),
-        ("prepare.classify_split=0.9,0.1,0", "prepare.classify_split is (0.9, 0.1, 0.0); the shares of train, val"),
+        (
+            "prepare.corpus_split=0.5,0.6,0.1",
+            "prepare.corpus_split: expected shares of train, val and test that add up to 1",
+        ),
+        ("prepare.corpus_split=0.9,0,0.1", "that add up to 1, none of them 0 but the last"),
+        (
+            "prepare.classify_split=0.9,0.1,0",
+            "prepare.classify_split: expected shares of train, val and test that add up to 1",
+        ),
         ("prepare.vocab_size=256", "expected PrepareStage.vocab_size to be at least 257, got 256"),
-        ("prepare.near_duplicates=8", "prepare.near_duplicates is 8.0; it must lie between 0 and 1, or be none"),
+        ("prepare.near_duplicates=8", "prepare.near_duplicates: expected a number between 0 and 1, or none, got 8.0"),
         ("classify.dropout=1", "expected probability to be at least 0 and below 1, got 1.0"),
-        ("classify.label_smoothing=-1", "label_smoothing is -1.0; it must be at least 0 and below 1"),
+        ("classify.label_smoothing=-1", "label_smoothing: expected at least 0 and below 1, got -1.0"),
         ("instruct.template=alpacca", "unknown template 'alpacca'; did you mean 'alpaca'?"),
         ("instruct.max_responses=0", "expected InstructStage.max_responses to be at least 1, got 0"),
         ("lora.rank=0", "expected rank to be at least 1, got 0"),
@@ -168,10 +174,13 @@ def test_no_two_kinds_of_configuration_share_a_name() -> None:
     ("overrides", "message"),
     [
         (["pretrain.model=LlamaConfig"], "compress.methods has hidden+tune, and pretrain.model is a LlamaConfig"),
-        (["lora.targets=qvk"], "the blocks of a GPT have no linear layer of that name; did you mean 'qkv'? (known: do"),
+        (
+            ["lora.targets=qvk"],
+            "expected linear layers of the blocks of a GPT, got 'qvk'; did you mean 'qkv'? (known: do",
+        ),
         (
             ["pretrain.model=LlamaConfig", "compress.methods=int8", "lora.targets=gate"],
-            "lora.targets names 'gate', and the blocks of a Llama have no linear layer of that name",
+            "lora.targets: expected linear layers of the blocks of a Llama, got 'gate'",
         ),
     ],
 )
@@ -191,5 +200,5 @@ def test_epochs_that_are_set_are_not_overruled_by_a_presets_steps() -> None:
     assert resolve("tiny").pretrain.train.steps == 6
     train = resolve("tiny", overrides=["pretrain.train.epochs=2"]).pretrain.train
     assert (train.epochs, train.steps) == (2.0, None)
-    with pytest.raises(ConfigError, match=r"pretrain\.train\.steps, which goes before it; set one of them"):
+    with pytest.raises(ConfigError, match=r"pretrain\.train\.steps, which overrides it; set one of them"):
         resolve("tiny", overrides=["pretrain.train.steps=9", "pretrain.train.epochs=2"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.chain.engine import handed_on
+from flows.chain.engine import read_result
 from flows.stage_flows import FLOWS, with_deployments
 from flows.stages.every import STAGES
 from flows.stages.prepare.result import PartFacts, PrepareResult
@@ -68,15 +68,15 @@ def entry(stage: str, result: dict[str, Any]) -> Entry:
 def test_a_store_made_before_is_taken_over(name: str) -> None:
     """The kind: an output whose key is still right must not crash those that read it."""
     stage = STAGES[name]
-    result = handed_on(stage, entry(name, EARLIER[name] | {"metrics": {"perf/seconds": 1.5}}))
+    result = read_result(stage, entry(name, EARLIER[name] | {"metrics": {"perf/seconds": 1.5}}))
     assert type(result) is stage.result
     assert result.metrics == {"perf/seconds": 1.5}
-    again = handed_on(stage, entry(name, result.to_dict()))
+    again = read_result(stage, entry(name, result.to_dict()))
     assert again == result
 
 
 def test_the_parts_of_an_earlier_preparation_are_found() -> None:
-    result = handed_on(STAGES["prepare-data"], entry("prepare-data", EARLIER["prepare-data"] | {"metrics": {}}))
+    result = read_result(STAGES["prepare-data"], entry("prepare-data", EARLIER["prepare-data"] | {"metrics": {}}))
     assert isinstance(result, PrepareResult)
     assert list(result.parts) == ["classify", "instruct"]
     rows = {"train": 5, "val": 1, "test": 1}
@@ -86,8 +86,8 @@ def test_the_parts_of_an_earlier_preparation_are_found() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_an_output_of_an_unknown_form_is_refused_with_the_command_that_makes_it_anew(name: str) -> None:
     for wrong in ({"metrics": {}, "novelty": 1}, {}):
-        with pytest.raises(DataError, match=rf"made by another version.*gptworks {name} --force"):
-            handed_on(STAGES[name], entry(name, EARLIER[name] | {"metrics": {}} | wrong if wrong else wrong))
+        with pytest.raises(DataError, match=rf"got one of another version.*gptworks {name} --force"):
+            read_result(STAGES[name], entry(name, EARLIER[name] | {"metrics": {}} | wrong if wrong else wrong))
 
 
 def test_the_deployments_of_the_stages_are_written_from_their_descriptions() -> None:

@@ -134,7 +134,7 @@ def test_one_large_text_is_read_in_passages_and_small_ones_are_not(places: Place
 def test_what_is_expected_is_near_what_there_is(shared_data: Path, demo: Demo, places: Places, tmp_path: Path) -> None:
     book = Places(shared_data, tmp_path / "cache")
     for source, where in ((Book(), book), (demo, places)):
-        told = source.expected(where)
+        told = source.estimate(where)
         corpus = sum(len(document.text) for document in source.documents(where, Ledger()) or ())
         assert told.corpus_chars == pytest.approx(corpus, rel=0.3)
         for part in (CLASSIFY, INSTRUCT):
@@ -147,7 +147,7 @@ def test_what_is_expected_is_near_what_there_is(shared_data: Path, demo: Demo, p
             assert told.rows[part.name] == pytest.approx(len(found), rel=0.1)
             assert told.row_chars[part.name] == pytest.approx(sum(len(text) for row in found for text in row), rel=0.4)
     rows = write_rows(tmp_path / "l.jsonl", [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}])
-    assert Files(labelled_rows=rows).expected(places) == (9, {"classify": 2}, {"classify": 9}, 0.0)
+    assert Files(labelled_rows=rows).estimate(places) == (9, {"classify": 2}, {"classify": 9}, 0.0)
 
 
 def test_without_a_corpus_there_are_only_rows(places: Places, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_grid_has_every_combination_once() -> None:
 def test_a_grid_goes_on_where_it_was() -> None:
     dimensions = [parse_dimension("lr=1,2,3")]
     again = Grid(dimensions)
-    again.known({"lr": "1"}, 0.5)
+    again.add_trial({"lr": "1"}, 0.5)
     assert drain(again) == [{"lr": "2"}, {"lr": "3"}]
 
 
@@ -54,7 +54,7 @@ def test_a_grid_goes_on_where_it_was() -> None:
     [
         ([], None, "at least one setting"),
         (["a=1", "a=2"], None, "each once"),
-        (["a=1:2"], None, "has no grid; say how many: --trials"),
+        (["a=1:2"], None, "has no grid; give the number of trials: --trials"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(vary: list[str], trials: int | None, message: str) -> None:
@@ -77,8 +77,8 @@ def test_a_search_stays_in_its_space_and_comes_nearer() -> None:
 def test_a_search_goes_on_with_what_it_knows() -> None:
     pytest.importorskip("optuna", reason="the sweep extra is not installed")
     study = Study([parse_dimension("lr=1e-5:1:log")], trials=3, maximize=False, seed=1)
-    study.known({"lr": "0.1"}, 0.7)
-    study.known({"lr": "0.2"}, None)
+    study.add_trial({"lr": "0.1"}, 0.7)
+    study.add_trial({"lr": "0.2"}, None)
     assert len(drain(study)) == 1
 
 

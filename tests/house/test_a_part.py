@@ -31,14 +31,14 @@ from flows.settings import read_settings
 from flows.sources.added import DataFolder
 from flows.sources.base import Places, Row, SourceConfig
 from flows.sources.files import Files
-from flows.sources.parts import Part, describe_lack, list_parts, register_part, registered
+from flows.sources.parts import Part, describe_lack, list_parts, register_part, use_part
 from flows.stages.context import Inputs
 from flows.stages.every import STAGES
 from flows.stages.outcome import Outcome, PipelineReport
 from flows.stages.pipeline import Pipeline
 from flows.stages.prepare import body as preparation
 from flows.stages.prepare.result import PrepareResult
-from flows.stages.registry import registered as registered_stage
+from flows.stages.registry import use_stage
 from flows.stages.unread import describe_unread
 from gptcore.data import Document
 from gptcore.data.ledger import Ledger
@@ -56,13 +56,13 @@ PAIRS = Part(
 )
 N_PAIRS, N_NEAR, N_EQUAL = 60, 3, 2
 UNREAD = "pairs of texts are prepared, and no stage reads them"
-Told = Callable[..., str]
+RunCommand = Callable[..., str]
 
 
 @pytest.fixture
 def part() -> Iterator[Part]:
     """The part, in the table until the test's end."""
-    with registered(PAIRS) as pairs:
+    with use_part(PAIRS) as pairs:
         yield pairs
 
 
@@ -75,7 +75,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], home: Path) -> Told:
+def run_command(capsys: pytest.CaptureFixture[str], home: Path) -> RunCommand:
     """What a command prints, its white space made even."""
 
     def run(*arguments: str, code: int = 0) -> str:
@@ -175,7 +175,7 @@ def test_a_configuration_with_it_survives_json_and_one_without_has_its_old_form(
     config = configuration("tiny", [], OwnData(rows={"pairs": file}))
     assert config.prepare.source == Files(more=(("pairs", file),))
     assert Pipeline.from_dict(config.to_dict()) == config
-    assert config.prepare.source.expected(Places(None, file.parent)).rows == {"pairs": N_PAIRS + N_NEAR + N_EQUAL}
+    assert config.prepare.source.estimate(Places(None, file.parent)).rows == {"pairs": N_PAIRS + N_NEAR + N_EQUAL}
     assert "more" not in Files(labelled_rows=file).to_dict()
 
 
@@ -198,23 +198,25 @@ def test_a_request_gives_known_parts_by_their_own_fields(part: Part, file: Path)
         configuration("tiny", [], OwnData(rows={"pears": file}))
 
 
-def test_a_dry_run_takes_its_option_and_says_that_no_stage_reads_it(told: Told, part: Part, file: Path) -> None:
-    text = told("pipeline", "--preset", "tiny", "--dry-run", "--pairs-of-texts", str(file))
+def test_a_dry_run_takes_its_option_and_says_that_no_stage_reads_it(
+    run_command: RunCommand, part: Part, file: Path
+) -> None:
+    text = run_command("pipeline", "--preset", "tiny", "--dry-run", "--pairs-of-texts", str(file))
     assert f"about 0.0 M characters; {UNREAD}" in text
     assert "finetune-classifier left out: the data has no labelled rows (--labelled)" in text
     for command in (("prepare-data",), ("sweep",)):
-        assert "--pairs-of-texts" in (shown := told(*command, "--help"))
+        assert "--pairs-of-texts" in (shown := run_command(*command, "--help"))
         assert "Own pairs of texts: jsonl, json, csv, tsv or parquet with first, second and label." in shown
         assert shown.index("--corpus") < shown.index("--pairs-of-texts")
 
 
-def test_its_option_is_gone_with_it(told: Told, file: Path) -> None:
-    assert "No such option: --pairs-of-texts" in told("pipeline", "--pairs-of-texts", str(file), code=2)
+def test_its_option_is_gone_with_it(run_command: RunCommand, file: Path) -> None:
+    assert "No such option: --pairs-of-texts" in run_command("pipeline", "--pairs-of-texts", str(file), code=2)
 
 
-def test_an_option_that_a_command_has_already_is_refused(told: Told) -> None:
-    with registered(replace(PAIRS, option="--seed")):
-        text = told("pipeline", "--help", code=2)
+def test_an_option_that_a_command_has_already_is_refused(run_command: RunCommand) -> None:
+    with use_part(replace(PAIRS, option="--seed")):
+        text = run_command("pipeline", "--help", code=2)
     assert "ConfigError: the part 'pairs' has the option --seed, which is taken; choose another" in text
 
 
@@ -230,7 +232,7 @@ def test_a_stage_that_wants_it_is_left_out_with_the_sentence_that_gives_it(part:
     ):
         nothing.part("pairs")
     assert describe_unread(["classify", "pairs"]) == [UNREAD]
-    with registered_stage(stage):
+    with use_stage(stage):
         assert describe_unread(["classify", "pairs"]) == []
 
 
@@ -242,24 +244,24 @@ def test_the_page_shows_its_rows_and_that_no_stage_reads_them(part: Part, file: 
     report = PipelineReport("tiny", "k", when, 1.0, resolve("tiny").to_dict(), {}, (made,), {}, lacks)
     page = write_report(report, tmp_path / "report.html").read_text()
     assert re.search(rf'pairs of texts</td><td class="n">{result.part("pairs").rows["train"]}</td>', page)
-    assert f"Not used: {UNREAD}." in page
+    assert f"Unused: {UNREAD}." in page
     assert "the data has no labelled rows" in page
 
 
 def test_it_is_added_by_its_columns_or_its_kind_and_grows_a_chain(
-    told: Told, part: Part, home: Path, file: Path, tmp_path: Path
+    run_command: RunCommand, part: Part, home: Path, file: Path, tmp_path: Path
 ) -> None:
-    assert "Kind of data: corpus, labelled, instructions or pairs-of-texts;" in told("data", "add", "--help")
-    assert "unknown kind of data 'pairs-of'; did you mean" in told(
+    assert "Kind of data: corpus, labelled, instructions or pairs-of-texts;" in run_command("data", "add", "--help")
+    assert "unknown kind of data 'pairs-of'; did you mean" in run_command(
         "data", "add", str(file), "--kind", "pairs-of", code=2
     )
     n = N_PAIRS + N_NEAR + N_EQUAL
-    assert f"pairs-of-texts {n} items" in told("data", "add", str(file))
+    assert f"pairs-of-texts {n} items" in run_command("data", "add", str(file))
     folder = DataFolder(home / "data")
     grown = with_added_data(resolve("tiny"), folder, snapshot=folder.freeze()).prepare.source
     places = Places(None, tmp_path, folder.root)
     assert grown.parts == ("classify", "instruct", "pairs")
-    assert grown.expected(places).rows["pairs"] == n == len(list(grown.rows(part, places) or ()))
+    assert grown.estimate(places).rows["pairs"] == n == len(list(grown.rows(part, places) or ()))
 
 
 def test_added_rows_of_a_part_that_is_gone_are_refused_and_not_left_out() -> None:
@@ -273,7 +275,7 @@ def test_rows_that_fit_two_parts_are_asked_about(part: Part, file: Path, tmp_pat
     columns = ("left", "right", "same")
     other = Part("twins", "--twins", "twins", keys=columns, identity=columns[:2], content=columns[:2])
     with (
-        registered(other),
+        use_part(other),
         pytest.raises(DataError, match="first row fits pairs-of-texts and twins; say which it is by"),
     ):
         DataFolder(tmp_path / "data").add([rows])
@@ -296,7 +298,7 @@ def test_the_gate_holds_its_rows_out_less_what_the_champion_knows(part: Part, fi
 
 
 def test_its_name_and_its_option_are_its_own() -> None:
-    with registered(PAIRS):
+    with use_part(PAIRS):
         for twin in (PAIRS, replace(PAIRS, name="twins"), replace(PAIRS, option="--twins")):
             with pytest.raises(ConfigError, match="two parts of the data have the name"):
                 register_part(twin)

@@ -18,7 +18,7 @@ from flows.progress import progress_bar
 from flows.recipes.resolve import resolve
 from flows.settings import read_settings
 from flows.stages.every import STAGES
-from flows.stages.registry import Stage, register, registered
+from flows.stages.registry import Stage, register, use_stage
 from flows.tracking.store import connect
 from gptcore.errors import ConfigError
 
@@ -117,7 +117,7 @@ def test_equal_names_and_missing_needs_are_refused() -> None:
 
 def test_a_stage_that_asks_for_what_the_model_cannot_do_is_left_out_with_a_sentence(tmp_path: Path) -> None:
     settings = read_settings({"GPTWORKS_HOME": str(tmp_path)})
-    with registered(a_stage(abilities=("pixels",), parts=())) as stage:
+    with use_stage(a_stage(abilities=("pixels",), parts=())) as stage:
         chain = Chain(resolve("tiny"), settings, None, progress_bar)
         assert chain.left_out.keys() == {"another"}
         assert "another" in (chain.absence(stage) or "")

@@ -29,7 +29,7 @@ from gptcore.transforms import Classifier, LoRA
 from tests.house.exports import NPZ, PRECISION, WORDS, archive
 from tests.house.networks import HouseEncoderConfig, HouseSeq2SeqConfig, HouseViewerConfig
 
-Told = Callable[..., str]
+RunCommand = Callable[..., str]
 Saved = Callable[..., Path]
 ENCODER = HouseEncoderConfig(vocab_size=280)
 pytestmark = [pytest.mark.flows, pytest.mark.filterwarnings("ignore")]
@@ -43,7 +43,7 @@ def npz() -> Iterator[Export]:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+def run_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """What a command prints, its white space made even."""
     for name, value in {"GPTWORKS_HOME": str(tmp_path / "var"), "OLLAMA_HOST": "127.0.0.1:9", "COLUMNS": "200"}.items():
         monkeypatch.setenv(name, value)
@@ -60,8 +60,8 @@ def told(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("npz")
-def test_it_and_its_option_are_in_the_help(told: Told) -> None:
-    text = told("export", "--help")
+def test_it_and_its_option_are_in_the_help(run_command: RunCommand) -> None:
+    text = run_command("export", "--help")
     assert "[hf|gguf|peft|ollama|mlflow|npz]" in text
     assert "npz: an archive for numpy." in text
     assert "Only with --to npz: Of the weights. One of single, half. By default single." in text
@@ -69,25 +69,25 @@ def test_it_and_its_option_are_in_the_help(told: Told) -> None:
     assert "Folder to write; the model's name with --to ollama." in text
 
 
-def test_it_is_gone_with_its_registration(told: Told) -> None:
-    assert "npz" not in told("export", "--help")
-    assert "No such option: --precision" in told("export", "a", "b", "--precision", "half", code=2)
+def test_it_is_gone_with_its_registration(run_command: RunCommand) -> None:
+    assert "npz" not in run_command("export", "--help")
+    assert "No such option: --precision" in run_command("export", "a", "b", "--precision", "half", code=2)
 
 
 @pytest.mark.usefixtures("npz")
 @pytest.mark.parametrize("config", ["gpt2", "llama", ENCODER])
 def test_it_is_written_read_back_and_compared(
-    told: Told, saved: Saved, tmp_path: Path, config: NetworkConfig | str
+    run_command: RunCommand, saved: Saved, tmp_path: Path, config: NetworkConfig | str
 ) -> None:
     source, out = saved(config=config), tmp_path / "out"
     for _ in range(2):  # an earlier export is replaced
-        text = told("export", str(source), str(out), "--to", "npz")
+        text = run_command("export", str(source), str(out), "--to", "npz")
         assert f"written: {out}; against fp32: logits differ by up to 0 of" in text
     with np.load(out / "weights.npz") as found:
         for name, tensor in checkpoint.load(source).model.state_dict().items():
             assert torch.equal(torch.from_numpy(found[name]), tensor)
     (out / "notes.txt").write_text("mine")
-    assert "exists and is not an earlier export" in told("export", str(source), str(out), "--to", "npz", code=2)
+    assert "exists and is not an earlier export" in run_command("export", str(source), str(out), "--to", "npz", code=2)
 
 
 def test_updates_beside_the_layers_are_merged_without_a_word_of_its_own(saved: Saved, tmp_path: Path) -> None:
@@ -106,19 +106,21 @@ def test_one_that_rounds_says_how_far_it_is_from_the_model(saved: Saved, tmp_pat
 
 
 @pytest.mark.usefixtures("npz")
-def test_a_changed_weight_is_refused_and_nothing_is_left(told: Told, saved: Saved, tmp_path: Path) -> None:
+def test_a_changed_weight_is_refused_and_nothing_is_left(run_command: RunCommand, saved: Saved, tmp_path: Path) -> None:
     source = saved()
     before = sorted(tmp_path.rglob("*"))
     with use_export(archive("Spoiled", name="spoiled")):
-        text = told("export", str(source), str(tmp_path / "out"), "--to", "spoiled", code=ExportMismatch.exit_code)
+        text = run_command(
+            "export", str(source), str(tmp_path / "out"), "--to", "spoiled", code=ExportMismatch.exit_code
+        )
     assert "what was written, read back, gives other logits than the model" in text
     assert [path for path in sorted(tmp_path.rglob("*")) if "var" not in path.parts] == before
     assert write_export(archive("Unlooked"), source, tmp_path / "out").agreement is not None
 
 
-def test_one_that_cannot_be_read_back_says_why(told: Told, saved: Saved, tmp_path: Path) -> None:
+def test_one_that_cannot_be_read_back_says_why(run_command: RunCommand, saved: Saved, tmp_path: Path) -> None:
     with use_export(WORDS):
-        text = told("export", str(saved()), str(tmp_path / "out"), "--to", "words")
+        text = run_command("export", str(saved()), str(tmp_path / "out"), "--to", "words")
     assert text.endswith("not read back: a list of words holds no weights")
     with pytest.raises(ConfigError, match="has no way to be read back, and does not say why; expected tests"):
         write_export(replace(WORDS, exporter="tests.house.exports:Mute"), saved(), tmp_path / "mute")
@@ -144,9 +146,9 @@ def test_one_that_cannot_be_read_back_says_why(told: Told, saved: Saved, tmp_pat
     ],
 )
 def test_what_is_unknown_or_does_not_apply_is_refused_by_name(
-    told: Told, tmp_path: Path, arguments: tuple[str, ...], message: str
+    run_command: RunCommand, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    assert message in told("export", str(tmp_path / "none"), str(tmp_path / "out"), *arguments, code=2)
+    assert message in run_command("export", str(tmp_path / "none"), str(tmp_path / "out"), *arguments, code=2)
 
 
 def test_equal_names_are_refused(npz: Export) -> None:

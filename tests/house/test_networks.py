@@ -117,8 +117,8 @@ def test_held_out_figures_and_measured_classes_do_not_depend_on_the_batch(
     network, source = built(config, HEAD), labelled.open()
     alone, together = (evaluate(network, source, Classify(), batch_size=size) for size in (1, 24))
     assert together.loss == pytest.approx(alone.loss, rel=1e-5)
-    told = [class_probabilities(network, source, batch_size=size) for size in (1, 24)]
-    assert torch.allclose(*told, atol=1e-5)
+    probabilities = [class_probabilities(network, source, batch_size=size) for size in (1, 24)]
+    assert torch.allclose(*probabilities, atol=1e-5)
     logits = [class_logits(network, source.batch(range(24), packed=packed)) for packed in (False, True)]
     assert torch.allclose(*logits, atol=1e-5)
 
@@ -257,11 +257,11 @@ def test_an_encoder_decoder_is_trained_and_answers_from_its_checkpoint(labelled:
     losses = [json.loads(line)["train/loss"] for line in lines if "train/loss" in line]
     assert losses[-1] < 0.6 * losses[0]
     assert result.metrics["val/loss"] < losses[-1] + 0.5
-    (told,) = (tmp_path / "out/samples.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "out/samples.jsonl").read_text().splitlines()
     text = TextModel.load(result.path)
     assert isinstance(text.model, HouseSeq2Seq)
     (answer,) = text.respond([("The keeper", "")], sampling=Sampling(max_new_tokens=40))
-    assert json.loads(told)["text"].strip() == answer
+    assert json.loads(line)["text"].strip() == answer
 
 
 def answering(data: LabelledText, **train: Any) -> Run:

@@ -35,4 +35,4 @@ class ClassifyStage(Config):
         if self.dropout is not None:
             Dropout(self.dropout)
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+            raise ConfigError(f"classify.label_smoothing: expected at least 0 and below 1, got {self.label_smoothing}")

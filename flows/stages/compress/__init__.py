@@ -7,10 +7,10 @@ STAGE = _Stage(
     room=__name__,
     title="Compression",
     heading="Compression",
-    sentence="Compress the instruction-tuned model by several methods, held against a gate.",
+    sentence="Compress the instruction-tuned model by several methods, each checked by a quality gate.",
     about=(
         "Compressed forms of a model against the original: bytes, perplexity, accuracy, tokens a second, each "
-        "held against its gate. Metrics without a curve are of the whole run."
+        "checked by its gate. Metrics without a curve are of the whole run."
     ),
     version="1",
     needs=("prepare-data", "pretrain", "finetune-classifier", "finetune-instruct"),

@@ -1,4 +1,4 @@
-"""Compression of the language model and of the classifier by several methods: one table, held against a gate."""
+"""Compression of the language model and of the classifier by several methods: one table, checked by a gate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from flows.stages.classify.recipe import ClassifyStage
 from flows.stages.compress.figures import tradeoff_svg
 from flows.stages.compress.recipe import CompressStage, beginnings
 from flows.stages.compress.result import CompressedForm, CompressResult
-from flows.stages.compress.rows import as_text, classified, measured_words, tracked
+from flows.stages.compress.rows import as_text, form_metrics, measure_classifier, measure_language_model
 from flows.stages.compress.steps import Subject, Workshop
 from flows.stages.context import Context, Inputs
-from flows.stages.equivalence import held_out_tokens, same_model
+from flows.stages.equivalence import compare_forms, first_tokens
 from flows.stages.instruct.recipe import InstructStage
 from flows.stages.judge.drawings import standalone
 from flows.stages.pipeline import Pipeline
@@ -32,7 +32,7 @@ ORIGINAL = "fp32"
 
 
 class QualityGateError(GptcoreError):
-    """A compressed model lost more than the gate allows; its text holds the table."""
+    """A compressed model lost more quality than its gate allows; the message has the table."""
 
     exit_code = 10
 
@@ -47,18 +47,18 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> CompressResult:
     config = pipeline.compress
     words, held_out, measured_on = _language_model(config, pipeline.instruct, inputs)
     rows = _Steps(config, context, n_subjects=1 + _has_classifier(config, inputs))
-    table = rows.made(words, _measure_words(words, held_out, config))
+    table = rows.make(words, _measure_words(words, held_out, config))
     if _has_classifier(config, inputs):
         subject, test, n_classes = _classifier(pipeline.classify, inputs)
-        accuracies = rows.made(subject, lambda loaded, _: classified(loaded, test, n_classes=n_classes))
+        accuracies = rows.make(subject, lambda loaded, _: measure_classifier(loaded, test, n_classes=n_classes))
         table = [row | {"accuracy": other["accuracy"]} for row, other in zip(table, accuracies, strict=True)]
-    variants = _gated(table, config)
-    metrics = tracked(variants)
+    variants = _apply_gates(table, config)
+    metrics = form_metrics(variants)
     _log(variants, metrics, context)
-    _hold_against_gate(variants)
+    _check_gates(variants)
     paths = {one.name: context.folder / one.checkpoint for one in variants if one.checkpoint}
     original = checkpoint.load(words.checkpoint)
-    equivalence = same_model(original, words.checkpoint, held_out_tokens(held_out, original.decoder), variants=paths)
+    equivalence = compare_forms(original, words.checkpoint, first_tokens(held_out, original.decoder), variants=paths)
     context.log.log_table([one.to_dict() for one in equivalence], "equivalence.json")
     parent = "pretrain" if words.checkpoint == inputs.path("pretrain", CHECKPOINT) else "finetune-instruct"
     return CompressResult(
@@ -66,7 +66,7 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> CompressResult:
     )
 
 
-def _gated(table: list[dict[str, Any]], config: CompressStage) -> tuple[CompressedForm, ...]:
+def _apply_gates(table: list[dict[str, Any]], config: CompressStage) -> tuple[CompressedForm, ...]:
     """The rows as values, each with its increase over the first and its gate."""
     forms = []
     for row in table:
@@ -76,31 +76,31 @@ def _gated(table: list[dict[str, Any]], config: CompressStage) -> tuple[Compress
     return tuple(forms)
 
 
-def _hold_against_gate(variants: Sequence[CompressedForm]) -> None:
+def _check_gates(variants: Sequence[CompressedForm]) -> None:
     failed = [one.name for one in variants if not one.passed]
     if failed:
         raise QualityGateError(
-            f"{', '.join(failed)} lost too much quality\n{as_text(variants)}\n"
+            f"{', '.join(failed)}: the perplexity increased by more than the gate allows\n{as_text(variants)}\n"
             "raise compress.max_increase_int8, _int4, _gptq or _other, lower compress.group_size, or leave the method "
             "out of compress.methods"
         )
 
 
 class _Steps:
-    """Makes and measures, and moves the progress bar."""
+    """Makes and measures the forms, and reports progress."""
 
     def __init__(self, config: CompressStage, context: Context, *, n_subjects: int) -> None:
         self.config, self.context = config, context
         self.done, self.n = 0, n_subjects * (1 + len(beginnings(config.methods)))
 
-    def made(self, subject: Subject, measure: Callable[[Loaded, Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    def make(self, subject: Subject, measure: Callable[[Loaded, Any], dict[str, Any]]) -> list[dict[str, Any]]:
         """A row for the original and for each method."""
         folder = self.context.folder / subject.name
         workshop = Workshop(subject, self.config, self.context, folder)
         rows = [{"name": ORIGINAL, **measure(checkpoint.load(subject.checkpoint), subject.checkpoint)}]
         self._step()
         for steps in beginnings(self.config.methods):
-            path = workshop.made(steps)
+            path = workshop.make(steps)
             if "+".join(steps) in self.config.methods:
                 row = {"name": "+".join(steps), "checkpoint": str(path.relative_to(self.context.folder))}
                 rows.append(row | measure(checkpoint.load(path), path))
@@ -160,7 +160,7 @@ def _measure_words(
     original = checkpoint.load(subject.checkpoint)
 
     def measure(loaded: Loaded, path: Any) -> dict[str, Any]:
-        return measured_words(
+        return measure_language_model(
             loaded, path, original=original, held_out=held_out, n_tokens=config.speed_tokens, meter=energy_meter()
         )
 

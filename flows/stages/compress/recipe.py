@@ -45,7 +45,7 @@ class CompressStage(Config):
     sparsity: float = 0.5
     """Share of zeros that magnitude and wanda make."""
     pattern: str | None = None
-    """n:m, as in 2:4: of each m neighbouring inputs n stay; it goes before ``sparsity``."""
+    """n:m, as in 2:4: of each m neighbouring inputs n stay; it overrides ``sparsity``."""
     heads_kept: float = 0.5
     """Share of the attention heads that heads keeps."""
     hidden_kept: float = 0.5
@@ -79,18 +79,18 @@ class CompressStage(Config):
         """Refuse what would be found out only after the model is trained."""
         require_at_least(self, group_size=1, block_size=2, calibration_samples=1, speed_tokens=1)
         if not self.methods:
-            raise ConfigError(f"compress.methods is empty; name one or more of {', '.join(STEPS)}")
+            raise ConfigError(f"compress.methods: expected one or more of {', '.join(STEPS)}, got none")
         if len(set(self.methods)) < len(self.methods):
-            raise ConfigError(f"compress.methods is {', '.join(self.methods)}; each must be there once")
+            raise ConfigError(f"compress.methods: expected each method once, got {', '.join(self.methods)}")
         for method in self.methods:
             _check(method)
         for name in ("heads_kept", "hidden_kept", "layers_kept", "width_kept"):
             if not 0.0 < getattr(self, name) < 1.0:
-                raise ConfigError(f"compress.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+                raise ConfigError(f"compress.{name}: expected a number between 0 and 1, got {getattr(self, name)}")
         if not self.temperature > 0:
-            raise ConfigError(f"compress.temperature is {self.temperature}; it must be above 0")
+            raise ConfigError(f"compress.temperature: expected a number above 0, got {self.temperature}")
         if not 0.0 <= self.soft <= 1.0:
-            raise ConfigError(f"compress.soft is {self.soft}; it must be from 0 to 1")
+            raise ConfigError(f"compress.soft: expected 0 to 1, got {self.soft}")
         self.zeros()
 
     def check_model(self, model: NetworkConfig) -> None:
@@ -120,7 +120,7 @@ class CompressStage(Config):
             return Pattern(self.sparsity)
         keep, colon, of = self.pattern.partition(":")
         if not (colon and keep.isdigit() and of.isdigit()):
-            raise ConfigError(f"compress.pattern is {self.pattern!r}; it must have the form n:m, as in 2:4")
+            raise ConfigError(f"compress.pattern: expected the form n:m, as in 2:4, got {self.pattern!r}")
         return Pattern(self.sparsity, keep=int(keep), of=int(of))
 
     def gate(self, method: str) -> float | None:

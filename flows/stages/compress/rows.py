@@ -40,7 +40,7 @@ _REPEATS = 3
 _JOULES_PER_KWH = 3.6e6
 
 
-def measured_words(
+def measure_language_model(
     loaded: Loaded, path: Path, *, original: Loaded, held_out: Source, n_tokens: int, meter: EnergyMeter | None
 ) -> dict[str, Any]:
     """A language model against the original: sizes in bytes, losses in nats, speeds in tokens a second.
@@ -75,7 +75,7 @@ def measured_words(
     }
 
 
-def classified(loaded: Loaded, test: Source, *, n_classes: int) -> dict[str, Any]:
+def measure_classifier(loaded: Loaded, test: Source, *, n_classes: int) -> dict[str, Any]:
     """The accuracy of a classifier on its test rows."""
     return {"accuracy": classify_rows(loaded.model, test, n_classes=n_classes).accuracy}
 
@@ -85,12 +85,12 @@ def _decoding_speeds(loaded: Loaded, n_tokens: int, n_rows: int) -> list[float]:
     rates = []
     for _ in range(_REPEATS):
         started = time.monotonic()
-        n = _continued(loaded, n_tokens, n_rows)
+        n = _continue_prompts(loaded, n_tokens, n_rows)
         rates.append(n / (time.monotonic() - started))
     return rates
 
 
-def _continued(loaded: Loaded, n_tokens: int, n_rows: int) -> int:
+def _continue_prompts(loaded: Loaded, n_tokens: int, n_rows: int) -> int:
     request = Request([loaded.tokenizer.end_of_text], Sampling(max_new_tokens=n_tokens))
     answers = Generator(loaded.model, slots=n_rows).generate([request] * n_rows)
     return sum(len(answer.tokens) for answer in answers)
@@ -101,12 +101,12 @@ def _joules(loaded: Loaded, n_tokens: int, meter: EnergyMeter | None) -> float |
     if meter is None:
         return None
     meter.start()
-    n = _continued(loaded, n_tokens, BATCHES[-1])
+    n = _continue_prompts(loaded, n_tokens, BATCHES[-1])
     kwh = meter.stop()
     return None if not kwh else kwh * _JOULES_PER_KWH / n
 
 
-def tracked(variants: Sequence[CompressedForm]) -> dict[str, float]:
+def form_metrics(variants: Sequence[CompressedForm]) -> dict[str, float]:
     """The figures of every form by ``<method>/<figure>``; MLflow takes no + in a name."""
     there = [(one, key, getattr(one, key)) for one in variants for key in METRICS]
     return {f"{one.name.replace('+', '-')}/{key}": float(value) for one, key, value in there if value is not None}

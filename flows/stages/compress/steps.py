@@ -70,7 +70,7 @@ class Workshop:
     folder: Path
     """Where they are written, each below the name of its steps."""
 
-    def made(self, steps: tuple[str, ...]) -> Path:
+    def make(self, steps: tuple[str, ...]) -> Path:
         """The checkpoint after some steps, made now unless it is there; the original after none.
 
         Raises:
@@ -81,7 +81,7 @@ class Workshop:
         path = self.folder / "+".join(steps) / "checkpoint"
         if (path / MANIFEST).is_file():
             return path
-        source, step = self.made(steps[:-1]), steps[-1]
+        source, step = self.make(steps[:-1]), steps[-1]
         if step in TRAINING:
             self._train(source, path.parent, step)
         else:
@@ -158,23 +158,23 @@ class Workshop:
         train_run(run, out, log, launch=self.context.launch, on_progress=self.context.on_progress)
 
 
-def _heads(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
+def _prune_heads(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
     return prune_heads(model, calibration, kept=max(1, round(config.heads_kept * prunable_sizes(model.config).n_heads)))
 
 
-def _hidden(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
+def _prune_hidden(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
     kept = max(1, round(config.hidden_kept * prunable_sizes(model.config).hidden_size))
     return prune_hidden(model, calibration, kept=kept // _HIDDEN_MULTIPLE * _HIDDEN_MULTIPLE or kept)
 
 
-def _depth(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
+def _prune_depth(model: Network, calibration: Calibration, config: CompressStage) -> GPT:
     return prune_blocks(model, calibration, kept=max(1, round(config.layers_kept * model.config.n_layers)))
 
 
 _STRUCTURE: dict[str, Callable[[Network, Calibration, CompressStage], GPT]] = {
-    "heads": _heads,
-    "hidden": _hidden,
-    "depth": _depth,
+    "heads": _prune_heads,
+    "hidden": _prune_hidden,
+    "depth": _prune_depth,
 }
 
 

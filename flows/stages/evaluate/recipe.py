@@ -14,11 +14,11 @@ class EvaluateStage(Config):
     """Scores of the held-out responses."""
 
     judge: Literal["auto", "required", "off"] = "auto"
-    """Ask the judge if one answers; insist on it; or never."""
+    """Ask the judge if one answers; require it; or never."""
     judge_model: str = "llama3"
     """Model tag on the judge's server; ``llama3@365c0bd3c000`` insists on the weights of this digest."""
     judge_panel: tuple[str, ...] = ()
-    """Further judges on the same server that score the same responses; how far all agree is told, the first decides."""
+    """Further judges on the same server, of the same responses; their agreement is reported, the first decides."""
     judge_backend: Literal["ollama", "openai"] = "ollama"
     """Which interface the judge's server speaks."""
     judge_url: str | None = None
@@ -39,11 +39,12 @@ class EvaluateStage(Config):
         require_at_least(self, concurrency=1, num_ctx=1024)
         if "instruct" not in self.judge_models or len(set(self.judge_models)) < len(self.judge_models):
             raise ConfigError(
-                f"evaluate.judge_models is {', '.join(self.judge_models) or 'empty'}; it must have instruct, each once"
+                "evaluate.judge_models: expected different models with instruct among them, got "
+                f"{', '.join(self.judge_models) or 'none'}"
             )
         panel = (self.judge_model, *self.judge_panel)
         if len(set(panel)) < len(panel):
             raise ConfigError(
-                f"evaluate.judge_panel is {', '.join(self.judge_panel)} beside the judge_model {self.judge_model};"
-                " name each judge once"
+                f"evaluate.judge_panel: expected judges that differ from each other and from {self.judge_model}, got "
+                f"{', '.join(self.judge_panel)}; name each judge once"
             )

@@ -14,4 +14,4 @@ class EvaluateResult(StageResult):
 
     stage: ClassVar[str] = "evaluate"
     judge: dict[str, Any]
-    """``state`` and ``reason``; where a judge was asked, also what ``flows.stages.judge.items.facts`` tells."""
+    """``state`` and ``reason``; where a judge was asked, also what ``flows.stages.judge.items.facts`` gives."""

@@ -40,12 +40,12 @@ def judge_in_short(judge: dict[str, Any]) -> str:
         short = reason.split(" (")[0].split(";")[0]  # what mends it stands in the report
         return f"judge: {state}, {short}" if short and state == "skipped" else f"judge: {state}"
     if mean is None or math.isnan(mean):
-        told = f"nothing scored, {judge.get('unscored', 0):.0f} unscored"
+        score = f"nothing scored, {judge.get('unscored', 0):.0f} unscored"
     else:
         has_interval = judge.get("ci_low") is not None and judge.get("ci_high") is not None
         interval = f" ({judge['ci_low']:.1f} to {judge['ci_high']:.1f})" if has_interval else ""
-        told = f"{mean:.1f} of 100{interval}"
-    return f"judge: {told}" if state == "scored" else f"{state}: {reason.split(';')[0]}; {told}"
+        score = f"{mean:.1f} of 100{interval}"
+    return f"judge: {score}" if state == "scored" else f"{state}: {reason.split(';')[0]}; {score}"
 
 
 def _overlap(metrics: dict[str, float]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> InstructResult:
     config = pipeline.instruct
     base = inputs.path("pretrain", CHECKPOINT)
     result = train_instruct(config, (), config.train, inputs, context, folder="run")
-    test, ledger = held_out_prompts(inputs, config)
+    test, ledger = choose_prompts(inputs, config)
     before = answer(base, config, test, context, offset=0)
     after = answer(context.folder / CHECKPOINT, config, test, context, offset=len(test), ledger=ledger)
     ledger.save(context.folder / "answers/ledger.json")
@@ -81,8 +81,8 @@ def train_instruct(
     return result
 
 
-def held_out_prompts(inputs: Inputs, config: InstructStage) -> tuple[list[dict[str, str]], Ledger]:
-    """The rows that are answered, and a ledger of those that are not."""
+def choose_prompts(inputs: Inputs, config: InstructStage) -> tuple[list[dict[str, str]], Ledger]:
+    """Choose the rows that are answered; with a ledger of those that are not."""
     rows, ledger = read_json_lines(inputs.path("prepare-data", "instruct/test.jsonl")), Ledger()
     if n := len(rows[config.max_responses :]):
         ledger.count("answer", "in", n=n, split="test")

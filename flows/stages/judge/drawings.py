@@ -39,7 +39,7 @@ def distribution_svg(scores: Mapping[str, Sequence[float]], *, name: str) -> str
     return inline_svg(figure, name=name)
 
 
-def paired_svg(differences: Sequence[float], *, name: str) -> str | None:
+def difference_svg(differences: Sequence[float], *, name: str) -> str | None:
     """Candidate minus baseline for each item, the largest loss first; None without pairs."""
     if not differences:
         return None

@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
-from flows.stages.judge.drawings import controls_svg, distribution_svg, length_svg, paired_svg
-from flows.stages.judge.sitting import FOLDER, MAIN, differences, unscored_reasons
+from flows.stages.judge.drawings import controls_svg, difference_svg, distribution_svg, length_svg
+from flows.stages.judge.sitting import FOLDER, MAIN, count_unscored, differences
 from gptcore.files import read_json_lines
 
 N_ITEMS: Final = 5
@@ -50,7 +50,7 @@ def judge_part(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "facts": facts,
         "models": [
-            {"name": _NAMES[name], "unscored_by": unscored_reasons(one), **one} for name, one in facts["models"].items()
+            {"name": _NAMES[name], "unscored_by": count_unscored(one), **one} for name, one in facts["models"].items()
         ],
         "comparisons": [
             {"candidate": _NAMES[name], "baseline": _NAMES[facts["baseline"]], **one}
@@ -113,7 +113,7 @@ def judge_figures(
     for name in rows:
         if baseline is None or name == baseline:
             continue
-        svg = paired_svg(differences(rows[baseline], rows[name]), name=f"judge-paired-{name}")
+        svg = difference_svg(differences(rows[baseline], rows[name]), name=f"judge-paired-{name}")
         title = f"{_NAMES[name]} minus {_NAMES[baseline]}"
         found.append((f"paired_{name}", title[0].upper() + title[1:], "each item; dashed: the mean", svg))
     return [Figure(name, title, note, svg) for name, title, note, svg in found if svg]

@@ -1,7 +1,7 @@
 """The judge's part of an evaluation: each model's responses scored on the same items, the judge weighed by controls,
 the models compared.
 
-A judge that fails its controls is told as such everywhere; what it said stays in the tables.
+A judge that fails its controls is reported as not validated everywhere; its answers stay in the tables.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def judge_models(
         config: the judges and how they are asked.
         samples: the items; N of them.
         responses: by model, N texts; the main model's are among them.
-        context: where answers are kept, and whom progress is told.
+        context: where answers are kept, and its ``on_progress``.
 
     Raises:
         EvalError: what ``eval.judge.open_panel`` and ``eval.run.judge_responses`` raise.
@@ -104,36 +104,39 @@ def judge_models(
     side_by_side = config.pairwise and len(names) > 1
     total = len(specs) * (count_questions(samples, texts[MAIN]) + (len(names) - 1) * len(samples))
     total += count_comparisons(samples, len(names)) if side_by_side else 0
-    tell = RoundsProgress(told(context.on_progress), total=total)
+    on_questions = RoundsProgress(adapt_progress(context.on_progress), total=total)
     with open_panel(specs, store=context.places.cache.joinpath(*STORE)) as opened:
-        judges = {one.model.model: _scored(one, config, samples, texts, context=context, tell=tell) for one in opened}
+        judges = {
+            one.model.model: _score(one, config, samples, texts, context=context, on_questions=on_questions)
+            for one in opened
+        }
         # the others are candidates against the first named, as where scores are compared
         ordered = dict(sorted(texts.items(), key=lambda one: one[0] != _baseline(names)))
         pairs = None
         if side_by_side:
             judge = opened[0].build_pairwise(shortcut=config.shortcut)
-            pairs = play(samples, ordered, judge=judge, on_progress=tell, concurrency=config.concurrency)
+            pairs = play(samples, ordered, judge=judge, on_progress=on_questions, concurrency=config.concurrency)
     return Sitting(judges, _agreement(judges, seed=context.seed), pairs)
 
 
-def told(on_progress: Callable[[Progress], None]) -> OnProgress:
-    """Progress of questions as a progress bar takes it."""
+def adapt_progress(on_progress: Callable[[Progress], None]) -> OnProgress:
+    """A callback for questions that calls ``on_progress`` of a stage."""
 
-    def tell(asked: Asked) -> None:
+    def on_questions(asked: Asked) -> None:
         left = math.nan if asked.seconds_left is None else asked.seconds_left
         on_progress(Progress(asked.done, asked.total, {SECONDS_LEFT: left}))
 
-    return tell
+    return on_questions
 
 
-def _scored(
+def _score(
     opened: JudgeSession,
     config: EvaluateStage,
     samples: Sequence[Sample],
     responses: Mapping[str, Sequence[str]],
     *,
     context: Context,
-    tell: OnProgress,
+    on_questions: OnProgress,
 ) -> Judged:
     """What one judge says of each model."""
     judge = opened.build_pointwise(shortcut=config.shortcut)
@@ -143,17 +146,17 @@ def _scored(
             texts,
             judge=judge,
             controls=ControlCounts() if name == MAIN else NO_CONTROLS,
-            on_progress=tell,
+            on_progress=on_questions,
             concurrency=config.concurrency,
         )
         for name, texts in responses.items()
     }
     controls = reports[MAIN].controls
     validity = {name: validate_run(report, controls=controls) for name, report in reports.items()}
-    return _compared(reports, validity, seed=context.seed)
+    return _compare(reports, validity, seed=context.seed)
 
 
-def _compared(reports: dict[str, Report], validity: dict[str, Validity], *, seed: int) -> Judged:
+def _compare(reports: dict[str, Report], validity: dict[str, Validity], *, seed: int) -> Judged:
     if len(reports) < 2:
         return Judged(reports, validity, {}, {}, None)
     baseline = _baseline(reports)
@@ -205,7 +208,7 @@ def differences(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mappi
     return [float(after - first) for first, after in pairs if first is not None and after is not None]
 
 
-def unscored_reasons(counts: Mapping[str, Any]) -> dict[str, int]:
+def count_unscored(counts: Mapping[str, Any]) -> dict[str, int]:
     """Of a model's figures, how many items have no score for each reason; reasons that did not come are left out."""
     found = {reason: int(counts.get(f"unscored_{reason}") or 0) for reason in UNSCORED_REASONS}
     return {reason: n for reason, n in found.items() if n}

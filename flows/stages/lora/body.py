@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from flows.stages.classify.body import train_classifier
 from flows.stages.context import Context, Inputs
-from flows.stages.equivalence import LONGEST, merged_model
-from flows.stages.instruct.body import RESPONSES, answer, held_out_prompts, train_instruct, write_responses
+from flows.stages.equivalence import LONGEST, compare_merged
+from flows.stages.instruct.body import RESPONSES, answer, choose_prompts, train_instruct, write_responses
 from flows.stages.lora.recipe import LoraStage
 from flows.stages.lora.result import Adapted, LoraResult
 from flows.stages.pipeline import Pipeline
@@ -27,7 +27,7 @@ def run(pipeline: Pipeline, inputs: Inputs, context: Context) -> LoraResult:
     if "classify" in parts:
         tasks["classify"] = _classifier(pipeline, inputs, context)
     if "instruct" in parts:
-        tasks["instruct"], equivalence = _instructed(pipeline, inputs, context)
+        tasks["instruct"], equivalence = _instruct(pipeline, inputs, context)
     metrics: dict[str, float] = {}
     for task, adapted in tasks.items():
         metrics |= {f"{task}/{name}": value for name, value in adapted.metrics.items()}
@@ -49,16 +49,16 @@ def _classifier(pipeline: Pipeline, inputs: Inputs, context: Context) -> Adapted
     )
 
 
-def _instructed(pipeline: Pipeline, inputs: Inputs, context: Context) -> tuple[Adapted, tuple[Equivalence, ...]]:
+def _instruct(pipeline: Pipeline, inputs: Inputs, context: Context) -> tuple[Adapted, tuple[Equivalence, ...]]:
     config, settings = pipeline.lora, pipeline.instruct
     transforms = _lora(config, config.also_train)
     result = train_instruct(settings, transforms, config.instruct, inputs, context, folder="instruct")
     path = context.folder / "instruct/checkpoint"
-    test, _ = held_out_prompts(inputs, settings)
+    test, _ = choose_prompts(inputs, settings)
     after = answer(path, settings, test, context, offset=0)
     write_responses(context, [{**row, "response": text} for row, text in zip(test, after, strict=True)])
     loaded = checkpoint.load(path)
-    merged = merged_model(loaded, loaded.tokenizer.encode(test[0]["instruction"])[:LONGEST] or [0])
+    merged = compare_merged(loaded, loaded.tokenizer.encode(test[0]["instruction"])[:LONGEST] or [0])
     saved = _save_adapter(context.folder, "instruct")
     return Adapted(checkpoint="instruct/checkpoint", metrics=result.metrics, **saved), (merged,)
 

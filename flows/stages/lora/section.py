@@ -33,12 +33,12 @@ def section(report: PipelineReport) -> dict[str, Any] | None:
     if made is None or result is None:
         return None
     return {
-        "compared": _compared(result.tasks, report),
+        "compared": _compare(result.tasks, report),
         "sizes": [_sizes(task, adapted, made, report) for task, adapted in result.tasks.items()],
     }
 
 
-def _compared(tasks: Mapping[str, Adapted], report: PipelineReport) -> list[dict[str, Any]]:
+def _compare(tasks: Mapping[str, Adapted], report: PipelineReport) -> list[dict[str, Any]]:
     compared = []
     for task, full_stage, metric, title, is_share in _COMPARED:
         full, adapted = _metrics(report, full_stage), tasks[task].metrics if task in tasks else {}

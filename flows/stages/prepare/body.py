@@ -63,7 +63,7 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResul
     offered = [find_part(name) for name in config.source.parts]
     n_steps = 3 + len(offered)
 
-    def tell(step: int) -> None:
+    def report_step(step: int) -> None:
         context.on_progress(Progress(step, n_steps, {}))
 
     texts = context.folder / "texts"
@@ -72,18 +72,18 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResul
     documents = config.source.documents(context.places, ledger)
     if documents is not None:
         _split_corpus(documents, config, texts, ledger, spread)
-    tell(1)
+    report_step(1)
     parts: dict[str, PartFacts] = {}
     for step, part in enumerate(offered, 2):
         rows = config.source.rows(part, context.places)
         if rows is not None:
             parts[part.name] = _prepare_part(part, rows, config, context.folder / part.name, ledger, spread)
-        tell(step)
+        report_step(step)
     if documents is None:
         _rows_as_corpus(config, context.folder, parts, texts, ledger, spread)
     tokenizer = _tokenizer(config, context, texts, parts, ledger)
     tokenizer.save(context.folder / "tokenizer")
-    tell(n_steps - 1)
+    report_step(n_steps - 1)
     tokens = {}
     for split in ("train", "val"):
         folder = context.folder / "corpus" / split
@@ -94,7 +94,7 @@ def _run(config: PrepareStage, context: Context, spread: Spread) -> PrepareResul
     shutil.rmtree(texts)
     ledger.check()
     ledger.save(context.folder / "ledger.json")
-    tell(n_steps)
+    report_step(n_steps)
     return PrepareResult(
         tokenizer=tokenizer.name,
         tokenizer_digest=tokenizer.digest,
@@ -196,7 +196,7 @@ def _prepare_part(
     )
     split: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for name, row in split_by_hash(
-        _balanced(part, clean, ledger) if part.label and config.balance else clean,
+        _balance(part, clean, ledger) if part.label and config.balance else clean,
         text=lambda row: row.get("document") or _join(row, part.identity),
         fractions=dict(zip(SPLITS, config.split(part.name), strict=True)),
         ledger=ledger,
@@ -270,7 +270,7 @@ def _remove_leaks(part: Part, split: dict[str, list[Row]], near: float | None, l
     return leaks
 
 
-def _balanced(part: Part, rows: Iterable[Row], ledger: Ledger) -> list[Row]:
+def _balance(part: Part, rows: Iterable[Row], ledger: Ledger) -> list[Row]:
     """As many rows of each class as the smallest has; which ones, the hash of what is theirs decides."""
     by_label: dict[str, list[Row]] = {}
     for row in rows:

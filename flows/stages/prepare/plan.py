@@ -12,7 +12,7 @@ _PREPARED_CHARS = 2e6
 def cost(estimate: Estimate) -> Cost:
     """From the sizes of the sources."""
     source = estimate.pipeline.prepare.source
-    there = source.expected(estimate.places)
+    there = source.estimate(estimate.places)
     n_chars = there.corpus_chars + sum(there.row_chars.values())
     words = "; ".join([f"about {n_chars / 1e6:.1f} M characters", *describe_unread(source.parts)])
     return Cost(words, seconds=there.seconds + n_chars / _PREPARED_CHARS)

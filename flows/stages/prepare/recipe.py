@@ -47,7 +47,7 @@ class PrepareStage(Config):
         require_at_least(self, vocab_size=257, min_chars=0)
         if self.near_duplicates is not None and not 0.0 < self.near_duplicates < 1.0:
             raise ConfigError(
-                f"prepare.near_duplicates is {self.near_duplicates}; it must lie between 0 and 1, or be none"
+                f"prepare.near_duplicates: expected a number between 0 and 1, or none, got {self.near_duplicates}"
             )
         for name in ("corpus_split", *_OWN_SPLITS.values(), "rows_split"):
             shares = getattr(self, name)
@@ -55,8 +55,8 @@ class PrepareStage(Config):
             needed = shares if name != "corpus_split" else shares[:2]
             if min(shares) < 0 or min(needed) == 0 or abs(sum(shares) - 1) > 1e-9:
                 raise ConfigError(
-                    f"prepare.{name} is {shares}; the shares of train, val and test must add up to 1, and none may be 0"
-                    + (" but the last" if needed != shares else "")
+                    f"prepare.{name}: expected shares of train, val and test that add up to 1, none of them 0"
+                    f"{' but the last' if needed != shares else ''}, got {shares}"
                 )
 
     def split_setting(self, part: str) -> str:

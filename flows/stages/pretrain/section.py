@@ -28,7 +28,7 @@ def section(report: PipelineReport) -> list[dict[str, Any]] | None:
 
 
 def headline(report: PipelineReport) -> Headline | None:
-    """How well held-out text is foreseen."""
+    """How well held-out text is predicted."""
     result = report.result(PretrainResult)
     return first_metric(result, "val/bits_per_byte", "val/perplexity", "val/loss")
 

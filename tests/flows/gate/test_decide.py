@@ -71,7 +71,7 @@ def test_a_difference_that_may_be_chance_decides_nothing_and_says_what_the_items
     noisy = {item: (value or 0) + random.Random(item).gauss(2, 30) for item, value in CHAMPION.values["judge"].items()}
     decision = decide(replace(CHAMPION, values={**CHAMPION.values, "judge": noisy}), CHAMPION, policy=POLICY)
     assert decision.verdict == "inconclusive"
-    assert f"{N} items show a difference of" in decision.reason
+    assert f"{N} items detect a difference of" in decision.reason
 
 
 @pytest.mark.parametrize("side", ["challenger", "champion"])
@@ -107,7 +107,7 @@ def test_the_first_model_must_only_meet_floors_and_budgets() -> None:
     assert decision.verdict == "promote"
     assert {one.kind for one in decision.rows} == {"floor"}
     refused = decide(first, None, policy=GatePolicy(floors={"accuracy": 0.9, "text": 8.0}))
-    assert (refused.verdict, refused.reason) == ("reject", "floor accuracy: 0.8 share, must be at least 0.9")
+    assert (refused.verdict, refused.reason) == ("reject", "floor accuracy: expected at least 0.9 share, got 0.8")
 
 
 def test_a_floor_counts_for_every_model() -> None:
@@ -132,7 +132,7 @@ def test_a_challenger_that_lost_an_ability_is_rejected_and_one_that_gained_one_i
     without = {name: items for name, items in CHAMPION.values.items() if name != "accuracy"}
     new = evidence("new", {"judge": 8.0})
     poorer = replace(new, values={name: items for name, items in new.values.items() if name != "accuracy"})
-    assert "the challenger cannot" in decide(poorer, CHAMPION, policy=POLICY).reason
+    assert "not on the challenger" in decide(poorer, CHAMPION, policy=POLICY).reason
     assert decide(new, replace(CHAMPION, values=without), policy=POLICY).verdict == "promote"
 
 
@@ -143,10 +143,10 @@ def test_budgets_of_size_and_speed_refuse_a_better_model() -> None:
     tight = {"int8": Budget(max_bytes=1_500, min_tokens_per_second=100.0), "int4": Budget(max_increase=0.04)}
     decision = decide(new, CHAMPION, policy=GatePolicy(budgets=tight))
     assert decision.verdict == "reject"
-    for told in ("int8 size: 2,000 bytes, must be at most 1,500", "int8 speed: 90", "int4 loss of quality: 0.05"):
-        assert told in decision.reason
+    for text in ("int8 size: expected at most 1,500 bytes, got 2,000", "tokens/s, got 90", "share, got 0.05"):
+        assert text in decision.reason
     absent = decide(new, None, policy=GatePolicy(budgets={"int2": Budget(max_share=0.1)}))
-    assert "no variant of this name (there are: int8, int4)" in absent.reason
+    assert "expected one of the variants int8, int4, got " in absent.reason
 
 
 def test_without_a_judge_the_reference_answers_decide() -> None:
@@ -162,7 +162,7 @@ def test_too_few_pairs_decide_nothing() -> None:
     few = {name: dict(list(items.items())[:5]) for name, items in evidence("new", {"judge": 20.0}).values.items()}
     decision = decide(Evidence("new", INSTRUMENT, few), CHAMPION, policy=POLICY)
     assert decision.verdict == "inconclusive"
-    assert "5 pairs of items; at least 10 are needed" in decision.reason
+    assert "expected at least 10 pairs of items, got 5" in decision.reason
 
 
 def test_unscored_items_that_could_turn_the_difference_decide_nothing() -> None:

@@ -16,7 +16,7 @@ from eval.stats.bootstrap import CONFIDENCE
 from flows.chain.request import OwnData, chain, configuration
 from flows.gate.decide import decide
 from flows.gate.evidence import Evidence
-from flows.gate.hold import EVALUATION, Gate, Held
+from flows.gate.hold import EVALUATION, Gate, GateResult
 from flows.gate.policy import GatePolicy
 from flows.registry.lineage import lineage
 from flows.registry.publish import promote, rollback
@@ -82,7 +82,7 @@ def test_first_it_promotes_then_it_skips_then_it_gates_honestly_and_can_be_undon
     folder.add([settings.home / "few.jsonl"])
     few = run(settings)
     assert (few["outcome"], few["cause"]) == ("skipped", "too_little")
-    assert "it is like the champion's data" in few["reason"]
+    assert "no drift from the champion's data" in few["reason"]
 
     (settings.home / "more.jsonl").write_text(rows(NUMBERS[170:290]))
     folder.add([settings.home / "more.jsonl"])
@@ -146,10 +146,10 @@ def check_told(settings: Settings, told: list[dict[str, Any]]) -> None:
 class Interrupted(Gate):
     """Somebody promotes another version while this gate is held for the first time."""
 
-    held: list[Held]
+    held: list[GateResult]
     other: int
 
-    def hold(self, challenger: Version, champion: Version | None) -> Held:
+    def hold(self, challenger: Version, champion: Version | None) -> GateResult:
         found = super().hold(challenger, champion)
         self.held.append(found)
         if len(self.held) == 1:
@@ -160,7 +160,7 @@ class Interrupted(Gate):
 def test_a_champion_that_changed_meanwhile_is_compared_with_too(settings: Settings) -> None:
     from prefect import flow
 
-    from flows.retrain import Round, gated, with_added
+    from flows.retrain import Round, hold_gate, with_added
     from flows.retraining.candidate import register
     from flows.retraining.situation import Why
 
@@ -173,7 +173,7 @@ def test_a_champion_that_changed_meanwhile_is_compared_with_too(settings: Settin
     other = 2 if registry.aliases().champion == 1 else 1
     gate = Interrupted(stages, registry, lenient, [], other)
     asked = Round(RetrainPolicy(), lenient, "tiny", None, data, None, None)
-    ended = flow(name="gate-alone")(lambda: gated(gate, version, asked))()
+    ended = flow(name="gate-alone")(lambda: hold_gate(gate, version, asked))()
     assert [held.champion for held in gate.held] == [1 if other == 2 else 2, other]
     assert [held.decision.verdict for held in gate.held] == ["promote", "promote"]
     assert (ended.outcome, registry.aliases()) == ("promoted", Aliases(version.number, None, other))

@@ -69,7 +69,7 @@ def test_added_data_starts_the_deployment_before_its_hour(machine: Any) -> None:
         return list(found.raise_for_status().json())
 
     before = {run["id"] for run in runs()}
-    assert "told http" in machine.command("data", "add", str(more))
+    assert "sent gptworks.data.added to http" in machine.command("data", "add", str(more))
     deadline = monotonic() + 60
     while not (new := [run for run in runs() if run["id"] not in before]) and monotonic() < deadline:
         sleep(0.5)
