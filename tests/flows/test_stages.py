@@ -33,6 +33,8 @@ from gptcore.data import batches, open_shards, read_manifest
 from gptcore.data.ledger import Ledger
 from gptcore.errors import ConfigError, DataError
 from gptcore.files import read_json_lines
+from gptcore.models import GPTConfig
+from gptcore.models.gpt.hf import to_hf_config
 from gptcore.tokenizer import END_OF_TEXT, Tokenizer
 from gptcore.train import Progress
 
@@ -234,6 +236,8 @@ def test_a_key_changes_with_whatever_decides_the_output_and_with_nothing_else(ro
 def test_other_starting_weights_in_the_same_folder_are_another_key(rows: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
+    sizes = to_hf_config(GPTConfig(context_length=64, width=32, n_layers=2, n_heads=2), end_of_text=0)
+    (folder / "config.json").write_text(json.dumps(sizes))
     (folder / "model.safetensors").write_bytes(b"one")
     whole = own(rows, f"pretrain.init={folder}")  # their tokenizer prepares the data, too
     apart = own(rows, f"pretrain.init={folder}", "prepare.tokenizer=gpt2")

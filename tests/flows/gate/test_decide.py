@@ -215,7 +215,7 @@ def test_every_row_is_in_every_form_of_the_table_and_texts_are_escaped() -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"floors": {"text": -1.0}}, "must be 0 or more"),
+        ({"floors": {"text": -1.0}}, "expected 0 or more bits/byte, got -1.0"),
         ({"primary": "loss"}, "Input should be"),
         ({"margin": {}}, "Extra inputs are not permitted"),
     ],
