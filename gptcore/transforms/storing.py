@@ -30,13 +30,11 @@ def store(
     Raises:
         ConfigError: a layer of a stack, or the embedding, is not plain.
     """
-    inside = stack_modules(model)
     embedding, head = getattr(model, "token_embedding", None), getattr(model, "head", None)
-    words_too = {*inside, embedding} if embedding is not None else inside
-    require_plain(model, what="storing it in another form", within=words_too)
+    names = _check_plain(model, embedding)
     replace_modules(
         model,
-        lambda _, module: type(module) is nn.Linear and module in inside,
+        lambda name, module: type(module) is nn.Linear and name in names,
         lambda module: linear(cast(nn.Linear, module)),
     )
     if table is not None and embedding is not None:
@@ -47,3 +45,14 @@ def store(
             model.register_module("head", tied_head)
     freeze(model)
     return model
+
+
+def _check_plain(model: Network, embedding: nn.Module | None) -> set[str]:
+    """Insist on plain stacks and a plain embedding, and give the names of all in the stacks.
+
+    Not the modules: whoever held them would keep every layer's weights until the last one is stored.
+    """
+    inside = stack_modules(model)
+    within = {*inside, embedding} if embedding is not None else inside
+    require_plain(model, what="storing it in another form", within=within)
+    return {name for name, module in model.named_modules() if module in inside}

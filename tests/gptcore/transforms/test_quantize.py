@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gptcore.models import GPT
 from gptcore.nn import merge_adapters
 from gptcore.tokenizer import Tokenizer
 from gptcore.transforms import (
+    NF4,
     LoRA,
     LoRALinear,
     Quantize,
@@ -42,6 +44,26 @@ def test_int4_packs_two_codes_a_byte_low_nibble_first() -> None:
     assert matrix.scales.tolist() == [[1.0, 1.0]]
     assert matrix.minimums.tolist() == [[0.0, -1.0]]
     assert matrix.dense().tolist() == [[0.0, 15.0, 3.0, 7.0, -1.0, 0.0, 14.0, 0.0]]
+
+
+@pytest.mark.parametrize("transform", [Quantize(bits=8), NF4(block_size=16)], ids=["int8", "nf4"])
+def test_a_layer_that_was_stored_is_let_go_before_the_next_one(
+    gpt: Build, monkeypatch: pytest.MonkeyPatch, transform: Transform
+) -> None:
+    """The kind: whoever replaces layers holds all the old ones to the end, and a model takes twice its memory."""
+    stored: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[int] = []
+    linear = type(transform)._linear
+
+    def watched(self: Transform, layer: torch.nn.Linear) -> torch.nn.Module:
+        alive.append(sum(each() is not None for each in stored))
+        stored.append(weakref.ref(layer))
+        return linear(self, layer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(transform), "_linear", watched)
+    transform.apply(gpt())
+    assert len(alive) == 8
+    assert max(alive) <= 1  # the one that was just replaced may still be on its way
 
 
 @pytest.mark.parametrize("bits", [4, 8])
