@@ -195,5 +195,8 @@ def complete() -> None:
 @contextmanager
 def use_stage(stage: Stage) -> Iterator[Stage]:
     """A stage for the time of a block, as tests need it."""
-    yield register(stage)
-    del REGISTERED.found[stage.name]
+    register(stage)
+    try:
+        yield stage
+    finally:
+        del REGISTERED.found[stage.name]

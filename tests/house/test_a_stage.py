@@ -147,3 +147,10 @@ def test_a_component_that_cannot_be_loaded_is_an_error_like_any(tmp_path: Path) 
     assert done.returncode == ConfigError.exit_code
     assert "Traceback" not in done.stderr
     assert "the component 'broken' (nothing_such) of broken could not be loaded" in " ".join(done.stderr.split())
+
+
+def test_a_stage_for_a_block_is_gone_after_it_also_when_the_block_fails() -> None:
+    """The kind: one failing test would leave its stage to all that come after it in the process."""
+    with pytest.raises(ConfigError, match="two stages are named 'another'"), use_stage(a_stage()):
+        register(a_stage())  # refused because the block's stage is there
+    assert "another" not in STAGES
